@@ -1,0 +1,34 @@
+"""ray_synth: how many synthetic images per real image should a classifier be trained on?
+
+Public names are loaded when they are first used, so that `import ray_synth` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "run": "ray_synth.pipeline",
+    "estimate_ratio": "ray_synth.bound.estimator",
+    "RatioEstimate": "ray_synth.bound.estimator",
+    "regularized_loss": "ray_synth.classifier.losses",
+    "RegularizedLoss": "ray_synth.classifier.losses",
+    "kmeans_partition": "ray_synth.partition",
+    "Partition": "ray_synth.partition",
+    "rapsd": "ray_synth.metrics.spectrum",
+    "Spectrum": "ray_synth.metrics.spectrum",
+    "InputError": "ray_synth.errors",
+    "WorkError": "ray_synth.errors",
+}
+__all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'ray_synth' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

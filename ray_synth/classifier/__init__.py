@@ -1,0 +1,1 @@
+"""Real and synthetic images with regions in, a trained classifier out."""

@@ -1,0 +1,134 @@
+"""Named settings in, trained classifiers in the run folder out: the final trainings, on Ray Train workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import torch as safetensors
+from torch import nn
+
+from ray_synth.classifier.models import build_model
+from ray_synth.data.images import ImageSet
+from ray_synth.errors import WorkError
+from ray_synth.runs import RunFolder
+
+CLASSIFIER = "model/classifier.safetensors"
+DESCRIPTION = "model/classifier.json"
+OUTPUTS = ("model",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One final training: its name (`best-0`), and what `train` needs for it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def file(self) -> str:
+        return f"model/runs/{self.name}.safetensors"
+
+
+def train_final(
+    folder: RunFolder,
+    trainings: Sequence[Training],
+    train: Callable[..., tuple[nn.Module, float]],
+    *,
+    num_workers: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Train what is not in the run folder yet. Ray must be up.
+
+    `train(**arguments, prepare=, rank=, world_size=)` gives a model and its validation accuracy; every worker calls it.
+    """
+    import ray
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    missing = [training for training in trainings if not folder.exists(training.file)]
+    progress(len(trainings) - len(missing))
+    if not missing:
+        return
+    gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
+    with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"url": folder.absolute_url, "trainings": ray.put(missing), "train": ray.put(train)},
+            scaling_config=ScalingConfig(
+                num_workers=num_workers, use_gpu=gpus, resources_per_worker=None if gpus else {"CPU": 1}
+            ),
+            run_config=RunConfig(name="final", storage_path=scratch),
+        )
+        try:
+            with _watching(folder, trainings, progress):
+                trainer.fit()
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", {})
+            reason = next((str(failure).strip().splitlines()[-1] for failure in failures.values()), str(error))
+            raise WorkError(f"a final training failed: {reason}") from error
+
+
+def _worker(config: Mapping[str, Any]) -> None:
+    import ray
+    import ray.train
+    import torch
+    from ray.train.torch import prepare_model
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if not torch.cuda.is_available():  # Ray would leave a worker one thread, and idle cores beside it
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
+    folder = RunFolder(config["url"])
+    train = ray.get(config["train"])
+    for training in ray.get(config["trainings"]):
+        model, accuracy = train(**training.arguments, prepare=prepare_model, rank=rank, world_size=world_size)
+        if rank == 0:
+            folder.write(training.file, safetensors.save(model.state_dict(), metadata={"accuracy": repr(accuracy)}))
+        ray.train.report({"accuracy": accuracy})
+
+
+class _watching:
+    """Calls `progress` with the number of finished trainings while the body waits for Ray Train."""
+
+    def __init__(self, folder: RunFolder, trainings: Sequence[Training], progress: Callable[[int], None]):
+        self.folder, self.trainings, self.progress = folder, trainings, progress
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.5):
+            self.progress(sum(self.folder.exists(training.file) for training in self.trainings))
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+
+def load_run(folder: RunFolder, training: Training, model_name: str, like: ImageSet) -> tuple[nn.Module, float]:
+    """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
+    data = folder.read(training.file)
+    model = build_model(model_name, like.images.shape[1:], like.num_classes, seed=0)
+    model.load_state_dict(safetensors.load(data))
+    return model.eval(), float(_metadata(data)["accuracy"])
+
+
+def save_classifier(folder: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """The deliverable: weights, and beside them what is needed to build the model around them."""
+    folder.write(CLASSIFIER, safetensors.save(model.state_dict()))
+    folder.write_json(DESCRIPTION, description)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The string table at the head of a safetensors file: eight bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return metadata

@@ -1,0 +1,224 @@
+"""Words in, exit codes out: 0 when the work is complete, 2 for wrong input, 1 for failed work, 130 after Ctrl-C.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ray_synth.progress import Reporter
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""How many synthetic images per real image should a classifier be trained on?
+
+    Example: ray-synth run sweeps/digits.yaml --out runs/digits
+
+    Every verb takes an experiment file, does what is needed up to its stage, and skips what is complete.""",
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="the experiment file")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a setting; repeatable")
+]
+Out = Annotated[
+    str | None, typer.Option("--out", metavar="DIR", help="run folder, a path or an fsspec URL; default runs/NAME")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="replaces the file's seed")]
+
+
+@contextmanager
+def _exit_codes(reporter: Reporter) -> Iterator[None]:
+    """Errors as one line each, without a traceback; the traceback of a failure is in log.txt."""
+    from ray_synth.errors import InputError, WorkError
+
+    try:
+        yield
+    except InputError as error:
+        reporter.log(f"wrong input: {error}")
+        for line in str(error).splitlines():
+            typer.echo(f"ray-synth: {line}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        reporter.log("interrupted")
+        typer.echo("ray-synth: interrupted; run the same command again to continue", err=True)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        reporter.log_traceback()
+        cause = _root(error)
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else ""
+        if not isinstance(cause, WorkError):
+            reason = f"{type(cause).__name__}: {reason}"
+        where = f"; details in {reporter.folder.url}/log.txt" if reporter.folder else ""
+        typer.echo(f"ray-synth: {reason}{where}; run the same command again to continue", err=True)
+        raise typer.Exit(1) from None
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a worker raised, inside what Ray wrapped around it."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:
+    """The command of one stage: all stages take the same words."""
+
+    def command(experiment: ExperimentFile, set_: Set = None, out: Out = None, seed: Seed = None) -> None:
+        _perform(experiment, set_, out, seed, until=verb)
+
+    command.__doc__ = f"Example: {example}\n\n    {purpose}, after the stages that it needs."
+    return command
+
+
+def _perform(
+    experiment: Path, set_: list[str] | None, out: str | None, seed: int | None, *, until: str, dry_run: bool = False
+) -> None:
+    from ray_synth.progress import Reporter
+
+    reporter = Reporter()
+    with _exit_codes(reporter):
+        from ray_synth.config import parse_assignments
+        from ray_synth.pipeline import run as run_pipeline
+
+        result = run_pipeline(
+            experiment,
+            out=out,
+            overrides=parse_assignments(set_ or []),
+            seed=seed,
+            until=until,
+            dry_run=dry_run,
+            reporter=reporter,
+        )
+        if dry_run:
+            return
+        from ray_synth import tables
+
+        if until in ("evaluate", "report"):
+            tables.print_summary(result)
+        elif until == "estimate":
+            tables.print_estimate(result)
+        if until == "report" and reporter.folder is not None:
+            typer.echo(f"report: {reporter.folder.url}/report.html")
+
+
+@app.command(short_help="Every stage in order, each skipped when its output is complete")
+def run(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything, count what would be done, write nothing")
+    ] = False,
+) -> None:
+    """Example: ray-synth run sweeps/digits.yaml --out runs/digits
+
+    The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
+    """
+    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run)
+
+
+for _verb, _purpose in (
+    ("finetune", "Train the generator"),
+    ("generate", "Generate the synthetic images"),
+):
+    app.command(_verb, short_help=_purpose)(
+        _stage(_verb, _purpose, f"ray-synth {_verb} sweeps/digits.yaml --out runs/digits")
+    )
+
+
+@app.command(short_help="Predict the best synthetic ratio before training")
+def estimate(
+    experiment: Annotated[Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")] = None,
+    real: Annotated[
+        Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")
+    ] = None,
+    synthetic: Annotated[
+        Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")
+    ] = None,
+    max_ratio: Annotated[float, typer.Option("--max-ratio", help="largest ratio considered, with --real")] = 16.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+) -> None:
+    """Example: ray-synth estimate --real photos/train --synthetic generated --json
+
+    Predict the best synthetic ratio before training: from two image folders, or from an experiment file
+    (ray-synth estimate sweeps/digits.yaml --out runs/digits), after the stages that it needs.
+    """
+    from ray_synth.progress import Reporter
+
+    reporter = Reporter()
+    with _exit_codes(reporter):
+        from ray_synth.errors import InputError
+
+        if (real is None) != (synthetic is None) or (experiment is None) == (real is None):
+            raise InputError(
+                "give either an experiment file or both folders; type ray-synth estimate --real DIR --synthetic DIR"
+            )
+        result: dict[str, Any]
+        if real is not None and synthetic is not None:
+            if set_ or out is not None:
+                raise InputError(
+                    "--set and --out belong to an experiment file; leave them out with --real and --synthetic"
+                )
+            from ray_synth.folders import estimate_folders
+
+            estimated, notes = estimate_folders(real, synthetic, max_ratio=max_ratio, seed=seed or 0)
+            for note in notes:
+                reporter.say(f"note: {note}")
+            result = estimated.to_dict()
+        else:
+            from ray_synth.config import parse_assignments
+            from ray_synth.pipeline import run as run_pipeline
+
+            result = run_pipeline(
+                str(experiment),
+                out=out,
+                overrides=parse_assignments(set_ or []),
+                seed=seed,
+                until="estimate",
+                reporter=reporter,
+            )
+        if as_json:
+            typer.echo(json.dumps(result, indent=2, allow_nan=False))
+        else:
+            from ray_synth import tables
+
+            tables.print_estimate(result)
+
+
+for _verb, _purpose in (
+    ("sweep", "Search ratio, lambda_1, lambda_2 and clusters with Ray Tune and Optuna"),
+    ("train", "Train the final classifiers: real only, at the predicted ratio, at the swept best"),
+    ("evaluate", "Read the test set, once, and write metrics.json and summary.json"),
+    ("report", "Write report.html"),
+):
+    app.command(_verb, short_help=_purpose)(
+        _stage(_verb, _purpose, f"ray-synth {_verb} sweeps/digits.yaml --out runs/digits")
+    )
+
+
+def main() -> None:
+    """The `ray-synth` command."""
+    app(prog_name="ray-synth")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

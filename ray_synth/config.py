@@ -1,0 +1,364 @@
+"""An experiment file in, a checked `Experiment` out: one model per section, unknown keys refused by name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_synth.errors import InputError
+
+
+class Section(BaseModel):
+    """A section of the experiment file: frozen, and strict about what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Data(Section):
+    """Where real images come from, and how they are split (four disjoint sets; the rest is the few-shot pool)."""
+
+    kind: Literal["digits", "folder"] = "digits"
+    path: str | None = Field(None, description="folder of class folders, for kind: folder")
+    image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
+    shots: int | None = Field(10, ge=1, description="real training images per class; null takes the whole pool")
+    generator_split: Literal["disjoint", "shared"] = "disjoint"
+    generator_fraction: float = Field(0.33, gt=0, lt=1)
+    validation_fraction: float = Field(0.25, gt=0, lt=1)
+    test_fraction: float = Field(0.27, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.kind == "folder" and self.path is None:
+            raise ValueError("path is missing: kind: folder needs it; type --set data.path=FOLDER")
+        if self.kind == "digits" and self.path is not None:
+            raise ValueError(
+                f"path must be empty for kind: digits, got {self.path!r}; "
+                "type --set data.kind=folder to read images from it"
+            )
+        total = self.generator_fraction + self.validation_fraction + self.test_fraction
+        if total >= 1:
+            raise ValueError(
+                "generator_fraction + validation_fraction + test_fraction must be < 1 to leave images to train on, "
+                f"got {total:.3g}; type --set data.generator_fraction=0.33"
+            )
+        return self
+
+
+class Generator(Section):
+    """A class-conditional diffusion model in pixel space (diffusers' UNet2DModel), trained from scratch."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    block_out_channels: tuple[int, ...] = Field((32, 64), min_length=1, max_length=6)
+    layers_per_block: int = Field(1, ge=1, le=4)
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    num_train_timesteps: int = Field(1000, ge=10, le=10_000)
+    steps: int = Field(500, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    class_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _channels(self) -> Generator:
+        for width in self.block_out_channels:
+            if width < 8 or width % 8:
+                raise ValueError(
+                    f"block_out_channels must be multiples of 8, got {width}; "
+                    "type --set generator.block_out_channels=[32,64]"
+                )
+        return self
+
+
+class Generate(Section):
+    """How many images to sample, and how."""
+
+    images_per_class: int = Field(160, ge=1)
+    scheduler: Literal["UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"] = (
+        "UniPCMultistepScheduler"
+    )
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(1.5, ge=0, le=100)
+    chunk_size: int = Field(80, ge=1, description="images per chunk: one batch, one file")
+    num_actors: int | None = Field(None, ge=1, description="sampling actors; default one per CPU (or GPU)")
+
+
+class PartitionSettings(Section):
+    """The k-means regions of Eq. 7 (paper 000)."""
+
+    num_clusters: int | None = Field(None, ge=1, description="default: 2 x classes")
+    iterations: int = Field(300, ge=1)
+
+
+class Classifier(Section):
+    """The classifier, its loss (Eq. 7 of paper 000) and its budget."""
+
+    model: Literal["small_cnn"] = "small_cnn"
+    weighting: Literal["uniform", "fixed"] = "uniform"
+    real_weight: float = Field(4.0, gt=0, description="lambda of Eq. 7, used when weighting: fixed")
+    lambda_1: float = Field(0.1, ge=0)
+    lambda_2: float = Field(1.0, ge=0)
+    variant: Literal["paper", "released"] = "paper"
+    budget: Literal["updates", "epochs"] = "updates"
+    updates: int = Field(500, ge=1, description="optimizer updates, the same at every ratio (budget: updates)")
+    epochs: int = Field(30, ge=1, description="passes over the larger side (budget: epochs)")
+    batch_size: int = Field(64, ge=2, description="images per update, half real and half synthetic where both exist")
+    learning_rate: float = Field(2e-3, gt=0, le=10)
+    weight_decay: float = Field(1e-2, ge=0)
+    evaluations: int = Field(5, ge=1, description="validation passes per training")
+    num_workers: int = Field(1, ge=1, description="Ray Train workers of the final trainings")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Classifier:
+        if self.batch_size < 2 * self.num_workers:
+            raise ValueError(
+                f"batch_size must be >= 2 x num_workers ({2 * self.num_workers}), got {self.batch_size}; "
+                f"type --set classifier.batch_size={2 * self.num_workers}"
+            )
+        if self.budget == "updates" and self.evaluations > self.updates:
+            raise ValueError(
+                f"evaluations must be <= updates ({self.updates}), got {self.evaluations}; "
+                "type --set classifier.evaluations=1"
+            )
+        return self
+
+
+class Estimate(Section):
+    """The prediction of the best ratio before training."""
+
+    max_ratio: float = Field(16.0, gt=0, le=1000)
+    pilot_ratio: float = Field(8.0, gt=0, description="synthetic images the estimate may look at, per real image")
+    confidence: float = Field(0.9, gt=0.5, lt=1)
+
+
+class Range(Section):
+    """A searched interval. `log1p` spreads trials evenly over log(1 + value), which includes zero."""
+
+    low: float
+    high: float
+    scale: Literal["linear", "log", "log1p"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low must be <= high, got low={self.low:g}, high={self.high:g}; swap them")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"low must be > 0 on a log scale, got {self.low:g}; use scale: log1p to include zero")
+        if self.low < 0:
+            raise ValueError(f"low must be >= 0, got {self.low:g}")
+        return self
+
+
+class Space(Section):
+    """What the sweep searches. The ratio always runs from 0 to what the generated images allow."""
+
+    lambda_1: Range = Range(low=0.01, high=1.0, scale="log")
+    lambda_2: Range = Range(low=0.01, high=1.0, scale="log")
+    clusters_per_class: Range = Range(low=0.5, high=4.0)
+
+
+class Sweep(Section):
+    """The search of ratio, lambda_1, lambda_2 and clusters with Ray Tune and Optuna."""
+
+    num_trials: int = Field(24, ge=1, le=100_000)
+    max_ratio: float = Field(16.0, gt=0, le=1000)
+    space: Space = Space()
+    sampler: Literal["tpe", "random"] = "tpe"
+    grace: int = Field(2, ge=1, description="validation passes before ASHA may stop a trial")
+    reduction_factor: float = Field(3.0, gt=1)
+    concurrency: int | None = Field(None, ge=1, description="trials at once; default one per CPU")
+
+
+class Evaluate(Section):
+    """The final comparison: real only, at the predicted ratio, at the swept best."""
+
+    repeats: int = Field(3, ge=1, le=100, description="trainings per setting, each with its own seed")
+
+
+class Experiment(Section):
+    """A whole experiment file. Every default runs on a laptop."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data = Data()
+    generator: Generator = Generator()
+    generate: Generate = Generate()
+    partition: PartitionSettings = PartitionSettings()
+    classifier: Classifier = Classifier()
+    estimate: Estimate = Estimate()
+    sweep: Sweep = Sweep()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _steps_exist(self) -> Experiment:
+        steps, times = self.generate.num_inference_steps, self.generator.num_train_timesteps
+        if steps > times:
+            raise ValueError(
+                f"generate.num_inference_steps must be <= generator.num_train_timesteps ({times}), got {steps}; "
+                f"type --set generate.num_inference_steps={times}"
+            )
+        return self
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of JSON-ready parts (models included), independent of key order."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_experiment(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, seed: int | None = None
+) -> Experiment:
+    """Read, override and check an experiment file.
+
+    Args:
+        path: YAML file, read safely (no tags, no duplicate keys).
+        overrides: dotted key -> value, as `--set data.shots=5` gives them.
+        seed: replaces the file's `seed`.
+
+    Raises:
+        InputError: for anything wrong in the file or the overrides, one line per problem.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"experiment file not found: {path}{_near_files(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
+    try:
+        raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a plain YAML file: {reason}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold sections such as 'name:' and 'data:', got {type(raw).__name__}")
+    raw = dict(raw)
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+    if seed is not None:
+        raw["seed"] = seed
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(raw, item) for item in error.errors())
+        raise InputError("\n".join(f"{path.name}: {problem}" for problem in problems)) from None
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`key.path=value` strings into overrides; values are read as YAML (5, 0.1, null, [1, 2], text)."""
+    overrides: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set needs key.path=value, got {text!r}; type --set data.shots=5")
+        try:
+            overrides[key.strip()] = yaml.load(value, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"--set {key}: the value {value!r} is not plain YAML: {reason}") from None
+    return overrides
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, and aliases (an experiment has no use for them)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key must be text, got {key!r}", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed here", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _override(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    here = raw
+    for depth, name in enumerate(parents):
+        below = here.get(name)
+        if below is None:
+            below = {}
+        if not isinstance(below, dict):
+            raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {below!r}, not a section")
+        here[name] = dict(below)
+        here = here[name]
+    here[last] = value
+
+
+def _problem(raw: Any, error: Any) -> str:
+    """One pydantic error as one line: the key, the value received, what is allowed, what to type."""
+    names = [str(part) for part in error["loc"]]
+    key = ".".join(names)
+    received = _short(error["input"])
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = list(_model_at(names[:-1]).model_fields)
+        close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+        prefix = ".".join([*names[:-1], ""])
+        hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if kind == "missing":
+        return f"{key} is missing; add '{names[-1]}: ...' to the file or type --set {key}=VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "value_error":
+        return f"{key}.{message}" if message.split(" ")[0].rstrip(":") in _field_names(names) else f"{key}: {message}"
+    return f"{key}: {message}, got {received}{_example(names)}"
+
+
+def _field_names(names: list[str]) -> set[str]:
+    return set(_model_at(names).model_fields)
+
+
+def _model_at(names: list[str]) -> type[BaseModel]:
+    model: type[BaseModel] = Experiment
+    for name in names:
+        field = model.model_fields.get(name)
+        candidates = [field.annotation, *get_args(field.annotation)] if field is not None else []
+        below = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not below:
+            break
+        model = below[0]
+    return model
+
+
+def _example(names: list[str]) -> str:
+    field = _model_at(names[:-1]).model_fields.get(names[-1])
+    if field is None or field.is_required() or field.default is None or isinstance(field.default, BaseModel):
+        return ""
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"; type --set {'.'.join(names)}={str(default).replace(' ', '')}"
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("sweeps")
+    if not folder.is_dir():
+        return ""
+    found = sorted(str(p) for p in folder.rglob("*.yaml"))
+    close = difflib.get_close_matches(str(path), found, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""Image sources in, disjoint labelled image sets out."""

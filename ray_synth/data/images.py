@@ -1,0 +1,76 @@
+"""Labelled images in memory: what readers give and splits, generators and classifiers take."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_synth.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images of one size with their labels.
+
+    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; notes: what reading had to change.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise InputError(f"images must be uint8 [N,H,W,C], got {self.images.dtype} {list(self.images.shape)}")
+        if self.labels.shape != self.images.shape[:1]:
+            raise InputError(f"labels must be [{len(self.images)}], one per image, got {list(self.labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def take(self, indices: np.ndarray) -> ImageSet:
+        return ImageSet(images=self.images[indices], labels=self.labels[indices], class_names=self.class_names)
+
+    def keys(self) -> list[str]:
+        """One stable id per image: its class and pixels, wherever it was read from."""
+        names = [name.encode() for name in self.class_names]
+        shape = str(self.images.shape[1:]).encode()
+        return [
+            hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
+            for image, label in zip(self.images, self.labels, strict=True)
+        ]
+
+    def digest(self) -> str:
+        """Hash of the set: class names, and every image with its label, in any order."""
+        joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def first_per_class(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Indices of the first `counts[c]` images of every class c, in their order.
+
+    labels: [N]; counts: [C]. A smaller count gives a subset of a larger one: ratios are prefixes.
+    """
+    return np.flatnonzero(rank_in_class(labels) < counts[labels])
+
+
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """For each image, how many of its class stand before it. [N] -> [N]"""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - starts
+    return rank
+
+
+def synthetic_counts(real_counts: np.ndarray, synthetic_ratio: float) -> np.ndarray:
+    """Synthetic images per class at a ratio: class c with n_c real ones gets round(ratio * n_c). [C] -> [C]"""
+    return np.floor(np.asarray(real_counts) * synthetic_ratio + 0.5).astype(np.int64)

@@ -1,0 +1,144 @@
+"""A source in, an `ImageSet` out: one function per format, one row per format in `READERS`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ray_synth.config import Data
+from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def read_images(data: Data) -> ImageSet:
+    """The images that a `data` section names, in one size and mode."""
+    return READERS[data.kind](data)
+
+
+def read_digits(image_size: int | None = None) -> ImageSet:
+    """Scikit-learn's 1,797 handwritten digits, 8x8 grey; a part of the package, nothing is downloaded."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    if image_size is not None and image_size != images.shape[1]:
+        images = np.stack([_resized(image, (image_size, image_size)) for image in images])
+    return ImageSet(
+        images=images[..., None],
+        labels=digits.target.astype(np.int64),
+        class_names=tuple(str(name) for name in digits.target_names),
+    )
+
+
+def read_folder(
+    path: str | Path, *, image_size: int | None = None, size: tuple[int, int] | None = None, channels: int | None = None
+) -> ImageSet:
+    """A folder of class folders: `path/class_name/*.png|jpg|jpeg|webp`, any case.
+
+    Images of several sizes are resized to the commonest one, of several modes turned to colour; `notes` says so.
+    `size` (height, width) and `channels` (1 or 3) fix both instead.
+
+    Raises:
+        InputError: no such folder, no class or one class only, an empty class, an image that cannot be read.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise InputError(f"image folder not found: {root}; it must hold one folder per class")
+    if not root.is_dir():
+        raise InputError(f"{root} is a file; give the folder that holds one folder per class")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(f"no class folder in {root}; expected {root}/class_name/*.png (or jpg, jpeg, webp)")
+    if len(folders) == 1:
+        raise InputError(
+            f"only one class in {root}: {folders[0].name!r}; a classifier needs at least two class folders"
+        )
+    decoded: list[np.ndarray] = []
+    labels: list[int] = []
+    skipped: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    for label, folder in enumerate(folders):
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        images = [p for p in files if p.suffix.lower() in EXTENSIONS]
+        skipped.update(p.suffix.lower() or "no extension" for p in files if p.suffix.lower() not in EXTENSIONS)
+        if not images:
+            raise InputError(
+                f"class folder {folder} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
+            )
+        for file in images:
+            decoded.append(_decode(file, changed))
+            labels.append(label)
+    notes = [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(skipped.items())]
+    notes += [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
+    wanted = (image_size, image_size) if image_size is not None else size
+    images_out = _unify(decoded, wanted, channels, notes)
+    return ImageSet(
+        images=images_out,
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=tuple(folder.name for folder in folders),
+        notes=tuple(notes),
+    )
+
+
+READERS = {
+    "digits": lambda data: read_digits(data.image_size),
+    "folder": lambda data: read_folder(data.path, image_size=data.image_size),
+}
+
+
+def _decode(file: Path, changed: Counter[str]) -> np.ndarray:
+    """One file as uint8 [H,W] (grey) or [H,W,3] (colour)."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise InputError(f"image cannot be read: {file} ({error}); repair or remove it") from None
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        changed[f"of mode {image.mode} scaled to 8 bits"] += 1
+        return np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
+    if image.mode in ("L", "RGB"):
+        return np.asarray(image)
+    grey = image.mode in ("1", "LA")
+    changed[f"of mode {image.mode} turned to {'grey' if grey else 'RGB'}"] += 1
+    return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _unify(
+    decoded: list[np.ndarray], size: tuple[int, int] | None, channels: int | None, notes: list[str]
+) -> np.ndarray:
+    """One size and one mode for all: uint8 [N,H,W,C]."""
+    sizes = Counter((image.shape[0], image.shape[1]) for image in decoded)
+    height, width = size or min(sizes, key=lambda shape: (-sizes[shape], shape))
+    resized = sum(count for shape, count in sizes.items() if shape != (height, width))
+    if resized:
+        notes.append(f"{resized} image(s) resized to {width}x{height}; {len(sizes)} size(s) were found")
+    modes = Counter(3 if image.ndim == 3 else 1 for image in decoded)
+    target = channels or max(modes)
+    if any(mode != target for mode in modes):
+        notes.append(
+            f"{len(decoded) - modes[target]} image(s) turned from {'grey to RGB' if target == 3 else 'RGB to grey'}"
+        )
+    out = np.empty((len(decoded), height, width, target), dtype=np.uint8)
+    for i, image in enumerate(decoded):
+        if image.shape[:2] != (height, width):
+            image = _resized(image, (height, width))
+        if image.ndim == 3 and target == 1:
+            image = np.round(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        out[i] = image[..., None] if image.ndim == 2 else image
+    return out
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,44 @@
+"""Real and synthetic images in, how faithful the synthetic ones are out: to their labels, and to the real spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ray_synth.classifier.train import TrainingData, fit, logits_of
+from ray_synth.config import Classifier
+from ray_synth.data.images import ImageSet
+from ray_synth.data.transforms import to_model_range
+from ray_synth.metrics.spectrum import rapsd, rapsd_distance
+
+JUDGE = Classifier(updates=600, evaluations=1, lambda_1=0.0, lambda_2=0.0)
+
+
+def label_fidelity(
+    judge_train: ImageSet, test: ImageSet, synthetic: ImageSet, *, seed: int
+) -> Iterator[tuple[str, float]]:
+    """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
+
+    judge_train: every real image outside the test set. The judge's own test accuracy is yielded beside it: a fidelity
+    above what the judge can tell means nothing.
+    """
+    nothing = synthetic.take(np.zeros(0, dtype=np.int64))
+    regions = np.zeros(len(judge_train), dtype=np.int64)
+    data = TrainingData(
+        real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
+    )
+    judge, accuracy = fit(data, test, JUDGE, seed=seed)
+    right = logits_of(judge, to_model_range(synthetic.images)).argmax(1).numpy() == synthetic.labels
+    yield "label_fidelity", float(right.mean())
+    yield "label_fidelity/judge_accuracy", accuracy
+    for label, name in enumerate(synthetic.class_names):
+        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+
+
+def spectral_distance(real: ImageSet, synthetic: ImageSet) -> Iterator[tuple[str, float]]:
+    """Distance of the radially averaged spectra, pixels in [0, 1]."""
+    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (real, synthetic)]
+    yield "rapsd_distance", rapsd_distance(*spectra)
+    yield "rapsd_slope/real", spectra[0].slope
+    yield "rapsd_slope/synthetic", spectra[1].slope

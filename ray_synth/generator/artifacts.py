@@ -1,0 +1,5 @@
+"""Where the generator's files lie in the run folder; light, so that looking costs no import of torch."""
+
+CONFIG = "generator/config.json"
+WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
+CHECKPOINT = "generator/checkpoint.safetensors"

@@ -1,0 +1,530 @@
+"""An experiment file in, a finished run folder out: the stages in order, each skipped when its digest is complete.
+
+A stage's digest covers its settings and the content of what it reads, so it is known when its turn comes: whatever
+changed upstream makes exactly those stages stale that depend on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_synth.config import Experiment, digest, load_experiment
+from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
+from ray_synth.data.readers import read_images
+from ray_synth.data.splits import Splits, split
+from ray_synth.errors import InputError
+from ray_synth.generator import chunks
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+from ray_synth.runtime import ray_session
+from ray_synth.seeding import derive_seed
+
+STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    until: str = "report",
+    dry_run: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Do what `ray-synth run` does, up to and including the stage `until`.
+
+    Args:
+        path: experiment file.
+        out: run folder, a path or an fsspec URL; default `runs/NAME`.
+        overrides: dotted key -> value, e.g. {"data.shots": 5}.
+        dry_run: check everything, count what would be done, and write nothing.
+
+    Returns:
+        summary.json, or the result of the last stage where it stops earlier.
+
+    Raises:
+        InputError: wrong input, found before anything starts.
+        WorkError: a stage failed; what is finished is kept, and the next call continues.
+    """
+    if until not in STAGES:
+        raise InputError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
+    experiment = load_experiment(path, overrides, seed=seed)
+    job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter or Reporter())
+    return job.check() if dry_run else job.perform(until)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage when its turn has come. `plan` says what it will do, with counts; `total` is what its bar counts to."""
+
+    digest: str
+    outputs: tuple[str, ...]
+    plan: str
+    total: int
+    work: Callable[[Callable[[int], None]], None]
+    ready: bool = True  # False: the record may say complete, but more is asked for now
+
+
+class Run:
+    """One experiment in one run folder."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
+        self.experiment, self.folder, self.reporter = experiment, folder, reporter
+        self.resources = ExitStack()
+        images = read_images(experiment.data)
+        self.splits: Splits = split(images, experiment.data, experiment.seed)
+        self.sets = self.splits.named()
+        self._check_generator()
+
+    def _check_generator(self) -> None:
+        height, width = self.splits.train.images.shape[1:3]
+        factor = 2 ** (len(self.experiment.generator.block_out_channels) - 1)
+        if height % factor or width % factor:
+            raise InputError(
+                f"images of {width}x{height} cannot be halved {len(self.experiment.generator.block_out_channels) - 1} "
+                f"time(s), as generator.block_out_channels={list(self.experiment.generator.block_out_channels)} asks; "
+                f"type --set data.image_size={max(factor, round(width / factor) * factor)}"
+            )
+
+    # What is known before anything starts.
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        return {name: images.digest() for name, images in self.sets.items()}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.splits.train.class_names
+
+    @functools.cached_property
+    def real_counts(self) -> np.ndarray:
+        return np.bincount(self.splits.train.labels, minlength=len(self.class_names))
+
+    @property
+    def images_per_class(self) -> int:
+        return self.experiment.generate.images_per_class
+
+    @property
+    def num_synthetic(self) -> int:
+        return self.images_per_class * len(self.class_names)
+
+    @property
+    def finetune_digest(self) -> str:
+        return digest("finetune", self.experiment.generator, self.experiment.seed, self.digests["generator"])
+
+    @property
+    def generator_digest(self) -> str:
+        """What an image is a function of, beside its class and index."""
+        sampling = self.experiment.generate.model_dump(include={"scheduler", "num_inference_steps", "guidance_scale"})
+        return digest("generate", self.finetune_digest, sampling, list(self.class_names))
+
+    def max_ratio(self, limit: float) -> float:
+        """The largest ratio up to `limit` for which every class has enough synthetic images."""
+        return min(limit, self.images_per_class / int(self.real_counts.max()))
+
+    def check(self) -> dict[str, Any]:
+        """Say what would be done, and write nothing."""
+        self.reporter.say(self._overview())
+        return {"name": self.experiment.name, "stages": list(STAGES), "sets": {n: len(s) for n, s in self.sets.items()}}
+
+    def _overview(self) -> str:
+        e = self.experiment
+        sets = ", ".join(f"{len(images):,} {name}" for name, images in self.sets.items())
+        trainings = 3 * e.evaluate.repeats
+        budget = (
+            f"{e.classifier.updates:,} updates" if e.classifier.budget == "updates" else f"{e.classifier.epochs} epochs"
+        )
+        lines = [
+            f"{e.name}: {len(self.class_names)} classes; real images: {sets}",
+            f"  generator   {e.generator.steps:,} training steps",
+            f"  images      {self.num_synthetic:,} synthetic, ratios 0 to {self.max_ratio(e.sweep.max_ratio):g}",
+            f"  sweep       {e.sweep.num_trials} trials of at most {budget}",
+            f"  final       {trainings} trainings of {budget}, then the test set is read once",
+        ]
+        wanted = min(e.sweep.max_ratio, e.estimate.max_ratio)
+        if self.max_ratio(wanted) < wanted:
+            need = int(np.ceil(wanted * self.real_counts.max()))
+            lines.append(
+                f"  note: ratio {wanted:g} needs {need} images per class; "
+                f"type --set generate.images_per_class={need} to search it"
+            )
+        return "\n".join(lines + [f"  note: {note}" for note in self.splits.notes])
+
+    # The work.
+
+    def perform(self, until: str) -> dict[str, Any]:
+        moved = self.folder.open_for(self.experiment)
+        self.reporter.log_to(self.folder)
+        self.reporter.log(f"--- {self.experiment.name}, until {until}")
+        self._report_moved(moved)
+        self._write_splits()
+        done = 0
+        with self.resources:
+            for name in STAGES[: STAGES.index(until) + 1]:
+                stage: Stage = getattr(self, f"_{name}")()
+                if stage.ready and self.folder.is_complete(name, stage.digest):
+                    continue
+                if not done:
+                    self.reporter.say(self._overview())
+                done += 1
+                with self.folder.working_on(name, stage.digest, stage.outputs) as moved:
+                    self._report_moved(moved)
+                    with self.reporter.stage(name, stage.plan, stage.total) as advance:
+                        stage.work(advance)
+                if name in ("evaluate", "report"):
+                    self._write_summary()
+        if not done:
+            self.reporter.say(f"{self.experiment.name}: everything up to {until} is complete in {self.folder.url}")
+        return self._result(until)
+
+    def _result(self, until: str) -> dict[str, Any]:
+        if until in ("evaluate", "report"):
+            self._write_summary()
+            summary: dict[str, Any] = self.folder.read_json("summary.json")
+            return summary
+        if until == "estimate":
+            return self._estimated()
+        return {"stage": until, "folder": self.folder.url}
+
+    def _report_moved(self, moved: list[str]) -> None:
+        if moved:
+            self.reporter.say(f"settings changed: moved the old {', '.join(moved)} to {self.folder.url}/stale/")
+
+    def _write_splits(self) -> None:
+        content = {
+            "digests": self.digests,
+            "generator_split": self.experiment.data.generator_split,
+            "keys": {name: images.keys() for name, images in self.sets.items()},
+        }
+        if self.folder.exists("splits.json"):
+            if self.folder.read_json("splits.json") == content:
+                return
+            self.folder.set_aside(["splits.json"], "splits")
+        self.folder.write_json("splits.json", content)
+
+    def _ray(self) -> None:
+        """Ray is started by the first stage that needs it, and stopped at the end of the run."""
+        import ray
+
+        if not ray.is_initialized():
+            self.resources.enter_context(ray_session())
+
+    def _finetune(self) -> Stage:
+        from ray_synth.generator.artifacts import WEIGHTS
+
+        settings = self.experiment.generator
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.generator.finetune import finetune
+
+            finetune(
+                self.folder,
+                self.splits.generator,
+                settings,
+                seed=derive_seed("finetune", self.experiment.seed),
+                progress=advance,
+            )
+            sha256 = hashlib.sha256(self.folder.read(WEIGHTS)).hexdigest()
+            self.folder.write_json(
+                "generator/digest.json", {"settings": self.finetune_digest, "weights_sha256": sha256}
+            )
+
+        return Stage(
+            self.finetune_digest,
+            ("generator",),
+            f"training the generator on {len(self.splits.generator):,} images",
+            settings.steps,
+            work,
+            ready=self.folder.exists(WEIGHTS),
+        )
+
+    def _generate(self) -> Stage:
+        settings = self.experiment.generate
+        total = self.num_synthetic
+        missing = chunks.missing_chunks(
+            chunks.finished_chunks(self.folder, self.generator_digest),
+            self.generator_digest,
+            num_classes=len(self.class_names),
+            images_per_class=self.images_per_class,
+            chunk_size=settings.chunk_size,
+        )
+        there = total - sum(chunk.stop - chunk.start for chunk in missing)
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.generator.generate import generate_chunks
+
+            self._ray()
+            made = there
+            advance(made)
+
+            def count(images: int) -> None:
+                nonlocal made
+                made += images
+                advance(made)
+
+            generate_chunks(
+                self.folder,
+                missing,
+                self.experiment.generator,
+                settings,
+                generator_digest=self.generator_digest,
+                class_names=self.class_names,
+                progress=count,
+            )
+            self._synthetic  # noqa: B018 - reading checks that the keys are those of the plan
+
+        plan = f"generating {total - there:,} images in {len(missing)} chunks" + (
+            f"; {there:,} are there" if there else ""
+        )
+        return Stage(self.generator_digest, ("synthetic",), plan, total, work, ready=not missing)
+
+    @functools.cached_property
+    def _synthetic(self) -> ImageSet:
+        images, _ = chunks.read_synthetic(
+            self.folder, self.generator_digest, class_names=self.class_names, images_per_class=self.images_per_class
+        )
+        return images
+
+    def _estimate(self) -> Stage:
+        settings = self.experiment.estimate
+        limit = self.max_ratio(settings.max_ratio)
+        pilot = np.minimum(synthetic_counts(self.real_counts, settings.pilot_ratio), self.images_per_class)
+        seed = derive_seed("estimate", self.experiment.seed) % 2**32
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.bound.estimator import estimate_ratio
+
+            real, synthetic = self.splits.train, self._synthetic
+            rows = first_per_class(synthetic.labels, pilot)
+            estimate = estimate_ratio(
+                real.images,
+                real.labels,
+                synthetic.images[rows],
+                synthetic.labels[rows],
+                max_ratio=limit,
+                confidence=settings.confidence,
+                seed=seed,
+            )
+            self.folder.write_json("estimate.json", estimate.to_dict())
+            advance(1)
+
+        plan = f"predicting the ratio from {self.real_counts.sum():,} real and {pilot.sum():,} synthetic images"
+        stage_digest = digest(
+            "estimate", settings, limit, seed, pilot.tolist(), self.generator_digest, self.digests["train"]
+        )
+        return Stage(stage_digest, ("estimate.json",), plan, 1, work)
+
+    def _estimated(self) -> dict[str, Any]:
+        estimate: dict[str, Any] = self.folder.read_json("estimate.json")
+        return estimate
+
+    def _predicted_ratio(self) -> float:
+        return min(float(self._estimated()["ratio"]), self.max_ratio(self.experiment.sweep.max_ratio))
+
+    def _sweep(self) -> Stage:
+        from ray_synth import sweep
+
+        e = self.experiment
+        limit, predicted = self.max_ratio(e.sweep.max_ratio), self._predicted_ratio()
+        ended = len(sweep.read_ledger(self.folder)[1])
+
+        def work(advance: Callable[[int], None]) -> None:
+            self._ray()
+            first = [
+                sweep.default_setting(e, len(self.class_names), ratio) for ratio in dict.fromkeys((0.0, predicted))
+            ]
+            advance(ended)
+            sweep.run_sweep(
+                self.folder,
+                e,
+                self.splits.train,
+                self._synthetic,
+                self.splits.validation,
+                first=first,
+                max_ratio=limit,
+                progress=lambda trials, _: advance(trials),
+            )
+
+        stage_digest = digest(
+            "sweep",
+            e.sweep.model_dump(mode="json", exclude={"num_trials", "concurrency"}),
+            e.classifier,
+            e.partition,
+            e.seed,
+            limit,
+            predicted,
+            self.generator_digest,
+            self.digests["train"],
+            self.digests["validation"],
+        )
+        plan = f"{e.sweep.num_trials} trials of ratio, lambda_1, lambda_2 and clusters"
+        return Stage(stage_digest, sweep.OUTPUTS, plan, e.sweep.num_trials, work, ready=ended >= e.sweep.num_trials)
+
+    def _settings(self) -> dict[str, Any]:
+        """The three settings that are compared at the end, by name."""
+        from ray_synth import sweep
+
+        e, classes = self.experiment, len(self.class_names)
+        return {
+            "real_only": sweep.default_setting(e, classes, 0.0),
+            "at_predicted": sweep.default_setting(e, classes, self._predicted_ratio()),
+            "best": sweep.best_trial(sweep.read_ledger(self.folder)[1]).setting,
+        }
+
+    def _trainings(self) -> Iterator[Any]:
+        from ray_synth.classifier.final import Training
+
+        for name, setting in self._settings().items():
+            for repeat in range(self.experiment.evaluate.repeats):
+                arguments = {"setting": setting, "seed": derive_seed("final", self.experiment.seed, repeat)}
+                yield Training(name=f"{name}-{repeat}", arguments=arguments)
+
+    def _train(self) -> Stage:
+        e = self.experiment
+        trainings = list(self._trainings())
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth import sweep
+            from ray_synth.classifier import final
+
+            self._ray()
+            train = functools.partial(
+                sweep.train_setting,
+                experiment=e,
+                real=self.splits.train,
+                synthetic=self._synthetic,
+                validation=self.splits.validation,
+            )
+            final.train_final(self.folder, trainings, train, num_workers=e.classifier.num_workers, progress=advance)
+            best = [t for t in trainings if t.name.startswith("best-")]
+            loaded = [final.load_run(self.folder, t, e.classifier.model, self.splits.train) for t in best]
+            model, accuracy = max(loaded, key=lambda pair: pair[1])
+            description = {
+                "model": e.classifier.model,
+                "shape": list(self.splits.train.images.shape[1:]),
+                "class_names": list(self.class_names),
+                "setting": dataclasses.asdict(best[0].arguments["setting"]),
+                "validation_accuracy": accuracy,
+            }
+            final.save_classifier(self.folder, model, description)
+            advance(len(trainings))
+
+        stage_digest = digest(
+            "train",
+            [[t.name, dataclasses.asdict(t.arguments["setting"]), t.arguments["seed"]] for t in trainings],
+            e.classifier,
+            e.partition,
+            e.seed,
+            self.generator_digest,
+            self.digests["train"],
+            self.digests["validation"],
+        )
+        plan = "final trainings: real only, at the predicted ratio, at the swept best"
+        return Stage(stage_digest, ("model",), plan, len(trainings), work)
+
+    def _evaluate(self) -> Stage:
+        e = self.experiment
+        trained = self.folder.stage("train")
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.classifier.final import load_run
+            from ray_synth.evaluation.accuracy import test_accuracy
+            from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
+
+            models: dict[str, list[Any]] = {}
+            for training in self._trainings():
+                model, _ = load_run(self.folder, training, e.classifier.model, self.splits.train)
+                models.setdefault(training.name.rsplit("-", 1)[0], []).append(model)
+            metrics = dict(test_accuracy(models, self.splits.test))
+            advance(1)
+            judge_train = self._all_but_test()
+            metrics |= label_fidelity(judge_train, self.splits.test, self._synthetic, seed=derive_seed("judge", e.seed))
+            advance(2)
+            metrics |= spectral_distance(self.splits.train, self._synthetic)
+            self.folder.write_json("metrics.json", {k: v for k, v in metrics.items() if np.isfinite(v)})
+            self._write_summary()
+            advance(3)
+
+        plan = f"reading the {len(self.splits.test):,} test images, once"
+        stage_digest = digest(
+            "evaluate", trained.digest if trained else "", self.digests, self.images_per_class, e.seed
+        )
+        return Stage(stage_digest, ("metrics.json", "summary.json"), plan, 3, work)
+
+    def _all_but_test(self) -> ImageSet:
+        names = ("train", "validation") + (("generator",) if self.experiment.data.generator_split == "disjoint" else ())
+        return ImageSet(
+            images=np.concatenate([self.sets[name].images for name in names]),
+            labels=np.concatenate([self.sets[name].labels for name in names]),
+            class_names=self.class_names,
+        )
+
+    def _write_summary(self) -> None:
+        """summary.json from what the other files say; untouched when it says the same already."""
+        from ray_synth import sweep
+
+        estimate, metrics = self._estimated(), self.folder.read_json("metrics.json")
+        settings = self._settings()
+        records = {name: self.folder.stage(name) for name in STAGES}
+        names = tuple(settings)
+        summary = {
+            "name": self.experiment.name,
+            "predicted_ratio": self._predicted_ratio(),
+            "interval": estimate["interval"],
+            "verdict": estimate["verdict"],
+            "best_ratio": settings["best"].synthetic_ratio,
+            "best_setting": dataclasses.asdict(settings["best"]),
+            "accuracy": {name: metrics[f"accuracy/{name}"] for name in names},
+            "accuracy_std": {name: metrics[f"accuracy/{name}/std"] for name in names},
+            "repeats": self.experiment.evaluate.repeats,
+            "label_fidelity": metrics["label_fidelity"],
+            "num_real": int(self.real_counts.sum()),
+            "num_generated": self.num_synthetic,
+            "num_trials": len(sweep.read_ledger(self.folder)[1]),
+            "seconds": {name: record.seconds for name, record in records.items() if record and record.complete},
+        }
+        if not self.folder.exists("summary.json") or self.folder.read_json("summary.json") != summary:
+            self.folder.write_json("summary.json", summary)
+
+    def _report(self) -> Stage:
+        from ray_synth import sweep
+
+        evaluated = self.folder.stage("evaluate")
+
+        def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.report.html import write_report
+
+            write_report(
+                self.folder,
+                summary=self.folder.read_json("summary.json"),
+                estimate=self._estimated(),
+                metrics=self.folder.read_json("metrics.json"),
+                trials=sweep.read_ledger(self.folder)[1],
+                real=self.splits.generator,
+                synthetic=self._synthetic,
+                settings=self.experiment.model_dump(mode="json"),
+            )
+            advance(1)
+
+        trials = [
+            dataclasses.asdict(trial) | {"accuracy": repr(trial.accuracy)}
+            for trial in sweep.read_ledger(self.folder)[1]
+        ]
+        stage_digest = digest(
+            "report",
+            evaluated.digest if evaluated else "",
+            hashlib.sha256(json.dumps([self._estimated(), trials], sort_keys=True).encode()).hexdigest(),
+        )
+        return Stage(stage_digest, ("report.html",), "writing report.html", 1, work)

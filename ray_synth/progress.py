@@ -1,0 +1,56 @@
+"""What happens in, what a person sees out: lines and bars on the terminal, every line with its time in log.txt."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ray_synth.runs import RunFolder
+
+
+class Reporter:
+    """Talks to standard error, so that standard output holds results alone."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.folder: RunFolder | None = None
+
+    def log_to(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def log(self, text: str) -> None:
+        if self.folder is not None:
+            stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self.folder.append("log.txt", "".join(f"{stamp} {line}\n" for line in text.splitlines()))
+
+    def log_traceback(self) -> None:
+        self.log(traceback.format_exc())
+
+    def say(self, text: str) -> None:
+        self.log(text)
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, plan: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar for one stage. Yields `advance(done)`, which takes the number done so far."""
+        self.log(f"{name}: {plan} ({total})")
+        start = time.monotonic()
+        columns = (
+            TextColumn("{task.fields[stage]:>9}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            task = bar.add_task(plan, total=total, stage=name)
+            yield lambda done: bar.update(task, completed=min(done, total))
+            bar.update(task, completed=total)
+        self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")

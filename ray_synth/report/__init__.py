@@ -1,0 +1,1 @@
+"""Results in, pictures and one HTML file out."""

@@ -1,0 +1,191 @@
+"""The run folder: bytes in by atomic writes, and which stages are complete, by digest and never by time stamp."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import yaml
+from fsspec.implementations.local import LocalFileSystem
+
+from ray_synth.config import Experiment, digest
+from ray_synth.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What `stages/NAME.json` holds."""
+
+    digest: str
+    complete: bool
+    outputs: tuple[str, ...]
+    seconds: float = 0.0
+
+
+class RunFolder:
+    """A folder at a local path or any fsspec URL. Files appear whole (rename, or one PUT) or not at all."""
+
+    def __init__(self, url: str | os.PathLike[str]):
+        self.url = os.fspath(url)
+        self.fs, root = fsspec.core.url_to_fs(self.url)
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        # For workers, whose current folder is another one.
+        self.absolute_url = self.root if self.is_local else self.url
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        return bytes(self.fs.cat_file(self.path(name)))
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole: aside and renamed on a disk, one PUT on an object store."""
+        path = self.path(name)
+        if not self.is_local:
+            self.fs.pipe_file(path, data)
+            return
+        folder, base = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        aside = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            if os.path.exists(aside):
+                os.unlink(aside)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+    def append(self, name: str, text: str) -> None:
+        """Add a line to a file; an object store rewrites it."""
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+            with open(self.path(name), "a", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            before = self.read(name) if self.exists(name) else b""
+            self.fs.pipe_file(self.path(name), before + text.encode())
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm_file(self.path(name))
+
+    def list(self, folder: str) -> list[str]:
+        """Names of the finished files in a subfolder, sorted; what is still being written is left out."""
+        path = self.path(folder)
+        self.fs.invalidate_cache(path)
+        if not self.fs.isdir(path):
+            return []
+        names = (str(entry).rsplit("/", 1)[-1] for entry in self.fs.ls(path, detail=False))
+        return sorted(name for name in names if name and not name.startswith("."))
+
+    def open_for(self, experiment: Experiment) -> list[str]:
+        """Claim the folder for an experiment, and write its resolved settings.
+
+        Returns what was moved aside. Raises InputError when the folder holds something else or cannot be written.
+        """
+        try:
+            if self.is_local:
+                os.makedirs(self.root, exist_ok=True)
+            present = [name for name in self.list("") if name != "log.txt"]
+        except OSError as error:
+            raise InputError(f"output folder {self.url} cannot be made: {error.strerror or error}") from None
+        if self.is_local and not os.access(self.root, os.W_OK | os.X_OK):
+            raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
+        settings = experiment.model_dump(mode="json")
+        text = yaml.safe_dump({"digest": digest(settings), **settings}, sort_keys=False).encode()
+        moved = []
+        if "experiment.yaml" in present:
+            before = self.read("experiment.yaml")
+            owner = _name_in(before)
+            if owner != experiment.name:
+                raise InputError(
+                    f"output folder {self.url} belongs to experiment {owner!r}, not {experiment.name!r}; "
+                    "choose another folder with --out DIR"
+                )
+            if before == text:
+                return []
+            moved = self.set_aside(["experiment.yaml"], "experiment")
+        elif present:
+            raise InputError(
+                f"output folder {self.url} is not empty and holds no experiment.yaml (found {present[0]}); "
+                "choose another folder with --out DIR"
+            )
+        try:
+            self.write("experiment.yaml", text)
+        except OSError as error:
+            raise InputError(f"output folder {self.url} is not writable: {error.strerror or error}") from None
+        return moved
+
+    def set_aside(self, names: Sequence[str], label: str) -> list[str]:
+        """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""
+        present = [name for name in names if self.exists(name)]
+        if not present:
+            return []
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
+        for name in present:
+            target = self.path(f"stale/{label}-{stamp}/{name}")
+            if self.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.replace(self.path(name), target)
+            else:
+                self.fs.mv(self.path(name), target, recursive=True)
+        return present
+
+    def stage(self, name: str) -> StageRecord | None:
+        if not self.exists(f"stages/{name}.json"):
+            return None
+        record = self.read_json(f"stages/{name}.json")
+        return StageRecord(**{**record, "outputs": tuple(record["outputs"])})
+
+    def is_complete(self, name: str, stage_digest: str) -> bool:
+        record = self.stage(name)
+        return (
+            record is not None
+            and record.complete
+            and record.digest == stage_digest
+            and all(self.exists(output) for output in record.outputs)
+        )
+
+    @contextmanager
+    def working_on(self, name: str, stage_digest: str, outputs: Sequence[str]) -> Iterator[list[str]]:
+        """Around the work of a stage: outputs of other settings are moved aside first, completion is recorded last.
+
+        Yields what was moved aside. A kill in between leaves the record open, and the next start continues.
+        """
+        before = self.stage(name)
+        moved = []
+        if before is None or before.digest != stage_digest:
+            moved = self.set_aside(outputs, name)
+        record = {"digest": stage_digest, "complete": False, "outputs": list(outputs), "seconds": 0.0}
+        self.write_json(f"stages/{name}.json", record)
+        start = time.monotonic()
+        yield moved
+        record |= {"complete": True, "seconds": round(time.monotonic() - start, 3)}
+        self.write_json(f"stages/{name}.json", record)
+
+
+def _name_in(text: bytes) -> str | None:
+    try:
+        return yaml.safe_load(text).get("name")
+    except (yaml.YAMLError, AttributeError):
+        return None
