@@ -18,7 +18,7 @@ from ray_synth.errors import InputError
 class Section(BaseModel):
     """A section of the experiment file: frozen, and strict about what it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Data(Section):
@@ -55,7 +55,7 @@ class Generator(Section):
     """A class-conditional diffusion model in pixel space (diffusers' UNet2DModel), trained from scratch."""
 
     kind: Literal["diffusion"] = "diffusion"
-    block_out_channels: tuple[int, ...] = Field((32, 64), min_length=1, max_length=6)
+    block_out_channels: tuple[int, ...] = Field((32, 64), min_length=1, max_length=6, strict=False)
     layers_per_block: int = Field(1, ge=1, le=4)
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     num_train_timesteps: int = Field(1000, ge=10, le=10_000)

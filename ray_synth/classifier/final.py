@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -77,13 +76,10 @@ def train_final(
 def _worker(config: Mapping[str, Any]) -> None:
     import ray
     import ray.train
-    import torch
     from ray.train.torch import prepare_model
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    if not torch.cuda.is_available():  # Ray would leave a worker one thread, and idle cores beside it
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
     folder = RunFolder(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):

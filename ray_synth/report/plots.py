@@ -31,7 +31,7 @@ def ratio_curve(
 ) -> Figure:
     """Error of the sweep's trials over the ratio, with the predicted curve, its band and the interval on it."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = figure.add_subplot()
         curve = estimate["curve"]
         u = np.log2(1 + np.asarray(curve["ratio"]))
@@ -60,7 +60,7 @@ def ratio_curve(
         axes.set_xlabel("synthetic images per real image (synthetic_ratio)")
         axes.set_ylabel("classification error")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -1,0 +1,111 @@
+"""`fit`: it learns, repeats itself, counts images and updates as promised, and weighs every image the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ray_synth.classifier.train import _Side, fit, logits_of, mix, num_updates
+from ray_synth.config import Classifier
+from ray_synth.data.images import ImageSet, first_per_class
+from ray_synth.data.splits import Splits
+from ray_synth.data.transforms import to_model_range
+from ray_synth.errors import InputError, WorkError
+
+QUICK = Classifier(updates=60, evaluations=3, batch_size=32)
+
+
+def mixed(splits: Splits, ratio: float, num_clusters: int = 20):
+    """The generator's own images play the synthetic side: more real digits."""
+    return mix(splits.train, splits.generator, synthetic_ratio=ratio, num_clusters=num_clusters, iterations=20, seed=0)
+
+
+def test_the_mix_holds_exactly_the_ratio_and_is_a_prefix(splits: Splits) -> None:
+    half, double = mixed(splits, 0.5), mixed(splits, 2)
+    assert np.bincount(half.synthetic.labels).tolist() == [5] * 10
+    assert np.bincount(double.synthetic.labels).tolist() == [20] * 10
+    rows = first_per_class(double.synthetic.labels, np.full(10, 5))
+    assert (double.synthetic.images[rows] == half.synthetic.images).all()
+    assert len(double.real_regions) == 100
+    assert len(double.synthetic_regions) == 200
+    assert mixed(splits, 0).synthetic.images.shape[0] == 0
+
+
+def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> None:
+    with pytest.raises(
+        InputError, match=r"more synthetic image\(s\) than exist; type --set generate.images_per_class=160"
+    ):
+        mixed(splits, 16)
+
+
+def test_it_learns_and_repeats_itself_bit_for_bit(splits: Splits) -> None:
+    reported: list[float] = []
+    settings = QUICK.model_copy(update={"updates": 150})
+    model, accuracy = fit(mixed(splits, 4), splits.validation, settings, seed=3, report=reported.append)
+    assert accuracy > 0.85
+    assert len(reported) == 3
+    assert reported[-1] == accuracy
+    again, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3)
+    other, _ = fit(mixed(splits, 4), splits.validation, settings, seed=4)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    predicted = logits_of(model, to_model_range(splits.validation.images)).argmax(1).numpy()
+    assert (predicted == splits.validation.labels).mean() == accuracy
+
+
+def test_one_side_may_be_empty(splits: Splits) -> None:
+    data = mixed(splits, 1)
+    nothing = data.real.take(np.zeros(0, dtype=np.int64))
+    only_synthetic = type(data)(
+        real=nothing,
+        synthetic=data.synthetic,
+        real_regions=data.real_regions[:0],
+        synthetic_regions=data.synthetic_regions,
+    )
+    for sides in (mixed(splits, 0), only_synthetic):
+        _, accuracy = fit(sides, splits.validation, QUICK, seed=0)
+        assert accuracy > 0.3
+
+
+def test_updates_are_the_same_at_every_ratio_unless_epochs_are_asked() -> None:
+    assert num_updates(Classifier(updates=77), 100, 1600) == num_updates(Classifier(updates=77), 100, 0) == 77
+    epochs = Classifier(budget="epochs", epochs=3, batch_size=64)
+    assert num_updates(epochs, 100, 1600) == 3 * 50
+    assert num_updates(epochs, 100, 0) == 3 * 2
+
+
+def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: ImageSet) -> None:
+    images = digits.take(np.arange(30))
+    side = _Side(images, np.arange(30), 8, updates=15, seed=0, device="cpu")
+    seen = torch.cat([side.batch(step, 0, 1)[2] for step in range(15)])
+    assert torch.bincount(seen).tolist() == [4] * 30
+    halves = [torch.cat([side.batch(0, rank, 2)[2] for rank in range(2)]).tolist()]
+    assert sorted(halves[0]) == sorted(side.batch(0, 0, 1)[2].tolist())
+
+
+def test_uniform_weighting_weighs_every_image_the_same(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    from ray_synth.classifier import train
+
+    original = train.regularized_loss
+    monkeypatch.setattr(
+        train, "regularized_loss", lambda *a, **k: weights.append(k["real_weight"]) or original(*a, **k)
+    )
+    one = QUICK.model_copy(update={"updates": 1, "evaluations": 1})
+    for ratio in (0.0, 0.5, 4.0):
+        fit(mixed(splits, ratio), splits.validation, one, seed=0)
+    fit(mixed(splits, 4.0), splits.validation, one.model_copy(update={"weighting": "fixed"}), seed=0)
+    assert weights == [1.0, 2.0, 0.25, 4.0]
+
+
+def test_a_loss_that_is_not_finite_is_a_failure(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_synth.classifier import train
+
+    original = train.regularized_loss
+    monkeypatch.setattr(
+        train, "regularized_loss", lambda *a, **k: original(*a, **k)._replace(total=a[0].sum() * float("nan"))
+    )
+    with pytest.raises(WorkError, match=r"lower classifier\.learning_rate"):
+        fit(mixed(splits, 1), splits.validation, QUICK, seed=0)

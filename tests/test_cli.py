@@ -1,0 +1,131 @@
+"""The command line as a person meets it: help, exit codes, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_synth.data.images import ImageSet
+
+from .conftest import DIGITS, write_folder
+
+VERBS = ["run", "finetune", "generate", "estimate", "sweep", "train", "evaluate", "report"]
+
+
+def ray_synth(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ray_synth.cli", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, "COLUMNS": "200"}
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("ray-synth: ")
+    for word in words:
+        assert word in line
+
+
+def test_help_lists_the_verbs_that_work_and_no_other() -> None:
+    text = ray_synth("--help").stdout
+    listed = re.findall(r"^  (\w+)  ", text.split("Commands:")[1], flags=re.MULTILINE)
+    assert sorted(listed) == sorted(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_opens_with_an_example(verb: str) -> None:
+    lines = [line.strip() for line in ray_synth(verb, "--help").stdout.splitlines() if line.strip()]
+    assert lines[0].startswith("Usage:")
+    assert lines[1].startswith(f"Example: ray-synth {verb} ")
+
+
+def test_wrong_words_exit_with_2(tmp_path: Path) -> None:
+    refused(ray_synth("run", "nowhere.yaml"), "experiment file not found", "nowhere.yaml")
+    refused(
+        ray_synth("run", DIGITS, "--set", "data.shots=99", "--dry-run"),
+        "data.shots must be <= ",
+        "got 99",
+        "type --set",
+    )
+    refused(ray_synth("run", DIGITS, "--set", "data.shots", "--dry-run"), "key.path=value")
+    refused(ray_synth("run", DIGITS, "--set", "data.image_size=9", "--dry-run"), "9x9", "--set data.image_size=")
+    assert ray_synth("distill", DIGITS).returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_folder_of_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "experiment.yaml").write_text("name: theirs\n")
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "other"), "belongs to experiment 'theirs'", "--out DIR")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "thesis"), "not empty", "chapter.tex")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
+    (tmp_path / "file").write_text("")
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "file"), "file")
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "file" / "below"), "below")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "locked"), "not writable")
+
+
+def test_broken_image_folders_are_refused(tmp_path: Path, image_folder: Path) -> None:
+    def dry(path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        return ray_synth("run", DIGITS, "--dry-run", "--set", "data.kind=folder", "--set", f"data.path={path}", *more)
+
+    assert dry(image_folder, "--set", "data.shots=2").returncode == 0
+    refused(dry(tmp_path / "nowhere"), "image folder not found", "nowhere")
+    refused(dry(image_folder, "--set", "data.shots=50"), "data.shots must be <=", "got 50")
+    (image_folder / "empty").mkdir()
+    refused(dry(image_folder), "class folder", "empty", "holds no image")
+    (image_folder / "empty").rmdir()
+    victim = image_folder / "digit 1" / "003.png"
+    victim.write_bytes(victim.read_bytes()[:40])
+    refused(dry(image_folder), "image cannot be read", "digit 1/003.png")
+    single = tmp_path / "single"
+    single.mkdir()
+    (image_folder / "digit 0").rename(single / "digit 0")
+    refused(dry(single), "only one class", "digit 0")
+
+
+def test_estimate_on_two_folders(tmp_path: Path, digits: ImageSet) -> None:
+    real = write_folder(tmp_path / "real", digits, classes=(0, 1, 2), each=10)
+    synthetic = write_folder(tmp_path / "synthetic", digits, classes=(1, 2, 3), each=60, skip=10)
+    grown = Image.open(synthetic / "digit 1" / "000.png").resize((12, 12)).convert("RGB")
+    grown.save(synthetic / "digit 1" / "000.png")
+    done = ray_synth("estimate", "--real", real, "--synthetic", synthetic, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert 0 <= result["interval"][0] <= result["ratio"] <= result["interval"][1] <= 16
+    assert set(result["methods"]) == {"closed_form", "probe"}
+    for words in ("'digit 0'", "'digit 3'", "1 image(s) resized to 8x8", "RGB to grey"):
+        assert words in done.stderr
+    again = ray_synth("estimate", "--real", real, "--synthetic", synthetic, "--json")
+    assert again.stdout == done.stdout
+    table = ray_synth("estimate", "--real", real, "--synthetic", synthetic).stdout
+    assert "predicted ratio" in table
+    assert "closed form" in table
+
+
+def test_estimate_says_what_it_lacks(tmp_path: Path, image_folder: Path) -> None:
+    refused(ray_synth("estimate"), "--real DIR --synthetic DIR")
+    refused(ray_synth("estimate", "--real", image_folder), "--real DIR --synthetic DIR")
+    refused(ray_synth("estimate", DIGITS, "--real", image_folder, "--synthetic", image_folder), "either")
+    other = tmp_path / "other"
+    for name in ("cat", "dog"):
+        (other / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(other / name / "a.png")
+    refused(ray_synth("estimate", "--real", image_folder, "--synthetic", other), "no class name in common", "'cat'")

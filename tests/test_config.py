@@ -1,0 +1,175 @@
+"""Whatever stands in an experiment file, the loader gives an Experiment or one clear line per problem."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ray_synth import cli
+from ray_synth.config import Data, Experiment, digest, load_experiment, parse_assignments
+from ray_synth.data import readers
+from ray_synth.errors import InputError
+
+from .conftest import DIGITS
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"data.shot": 5}, ["unknown key data.shot", "did you mean data.shots?"]),
+        ({"swep.num_trials": 5}, ["unknown key swep", "did you mean sweep?"]),
+        ({"data.shots": "ten"}, ["data.shots", "'ten'", "integer", "--set data.shots=10"]),
+        ({"data.shots": 0}, ["data.shots", "got 0", "greater than or equal to 1"]),
+        ({"data.shots": True}, ["data.shots", "True"]),
+        ({"sweep.num_trials": 2.5}, ["sweep.num_trials", "2.5"]),
+        ({"classifier.lambda_1": -1}, ["classifier.lambda_1", "-1"]),
+        ({"classifier.lambda_1": float("nan")}, ["classifier.lambda_1", "nan"]),
+        ({"classifier.model": "resnet"}, ["classifier.model", "'small_cnn'", "'resnet'"]),
+        ({"sweep.space.lambda_1": {"low": 2, "high": 1}}, ["sweep.space.lambda_1", "low=2", "high=1"]),
+        ({"sweep.space.lambda_1": {"low": 0, "high": 1, "scale": "log"}}, ["must be > 0 on a log scale", "log1p"]),
+        ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
+        ({"data.test_fraction": 0.9}, ["must be < 1", "1.48"]),
+        ({"generate.num_inference_steps": 600, "generator.num_train_timesteps": 500}, ["<= ", "500", "got 600"]),
+        ({"generator.block_out_channels": [30]}, ["multiples of 8", "got 30"]),
+        ({"name": "../elsewhere"}, ["name", "../elsewhere"]),
+        ({"data": 5}, ["data", "5"]),
+    ],
+)
+def test_an_error_names_the_key_the_value_and_the_cure(override: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        load_experiment(DIGITS, override)
+    for words in expected:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nname: b\n", "stands twice"),
+        ("name: &n a\nseed: *n\n", "aliases"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not a plain YAML file"),
+        ("name: [unclosed\n", "not a plain YAML file"),
+        ("- just\n- a list\n", "must hold sections"),
+        ("", "must hold sections"),
+        ("seed: 3\n", "name is missing"),
+        ("? [1, 2]\n: 3\n", "not a plain YAML file"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        load_experiment(file)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"did you mean .*digits\.yaml"):
+        load_experiment(DIGITS.with_name("digit.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_experiment(tmp_path / "binary.yaml")
+
+
+def test_assignments_are_read_as_yaml() -> None:
+    assert parse_assignments(["a.b=5", "c=[1, 2]", "d=null", "e=x=y"]) == {"a.b": 5, "c": [1, 2], "d": None, "e": "x=y"}
+    with pytest.raises(InputError, match=r"key\.path=value"):
+        parse_assignments(["data.shots"])
+
+
+def test_the_seed_option_wins_and_defaults_are_enough() -> None:
+    assert load_experiment(DIGITS, seed=7).seed == 7
+    assert Experiment(name="x").data == Data()
+
+
+def test_digest_ignores_order_and_sees_every_value() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest(Experiment(name="x")) != digest(Experiment(name="x", seed=1))
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**20)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["digits", "folder", "log", "0", "1e-3", "/", "é\n", "runs"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _paths(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if not isinstance(tree, dict):
+        return [prefix]
+    below = [path for key, value in tree.items() for path in _paths(value, (*prefix, key))]
+    return [*below, prefix] if prefix else below
+
+
+DEFAULTS = Experiment(name="mutant").model_dump(mode="json")
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> bytes:
+    """A complete experiment with up to three of its places replaced, removed or added, then perhaps a broken byte."""
+    tree = copy.deepcopy(DEFAULTS)
+    for _ in range(draw(st.integers(0, 3))):
+        path = draw(st.sampled_from(_paths(DEFAULTS)))
+        here = tree
+        for key in path[:-1]:
+            here = here[key] if isinstance(here.get(key), dict) else here.setdefault(f"{key}_", {})
+        action = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if action == "remove":
+            here.pop(path[-1], None)
+        else:
+            here[path[-1] if action == "replace" else draw(st.text(max_size=8))] = draw(VALUES)
+    text = yaml.safe_dump(tree, allow_unicode=True).encode()
+    if draw(st.integers(0, 4)) == 0:
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.binary(max_size=4)) + text[at + draw(st.integers(0, 3)) :]
+    return text
+
+
+@pytest.fixture(scope="module")
+def read_once() -> Any:
+    """The digits are read once; everything after that is done each time."""
+    known = {}
+    kept = dict(readers.READERS)
+
+    def cached(data: Data) -> Any:
+        if data.image_size is not None and data.image_size > 64:
+            raise InputError(f"data.image_size {data.image_size}: left out of this test, it only takes long")
+        return (
+            known.setdefault(data.image_size, None)
+            or known.__setitem__(data.image_size, kept["digits"](data))
+            or known[data.image_size]
+        )
+
+    readers.READERS["digits"] = cached
+    yield
+    readers.READERS.update(kept)
+
+
+@settings(
+    max_examples=500,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+@given(text=mutants())
+def test_500_mutants_exit_with_0_or_2_and_no_traceback(
+    text: bytes, read_once: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "mutant.yaml"
+    file.write_bytes(text)
+    result = CliRunner().invoke(cli.app, ["run", str(file), "--dry-run"])
+    assert result.exit_code in (0, 2), (text, result.output, result.exception)
+    assert "Traceback" not in result.output
+    if result.exit_code == 2:
+        assert "ray-synth: " in result.output

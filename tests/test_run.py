@@ -1,0 +1,227 @@
+"""Whole runs: killed at every stage and continued, changed and partly redone, repeated and left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import ray_synth as rs
+from ray_synth.pipeline import STAGES
+
+from .conftest import DIGITS, TINY
+
+pytestmark = pytest.mark.slow
+
+OUTPUTS = {
+    "finetune": ["generator"],
+    "generate": ["synthetic"],
+    "estimate": ["estimate.json"],
+    "sweep": ["sweep"],
+    "train": ["model"],
+    "evaluate": ["metrics.json", "summary.json"],
+    "report": ["report.html"],
+}
+
+
+def command(out: Path, verb: str = "run", **changes: Any) -> list[str]:
+    settings = {**TINY, **changes}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return [sys.executable, "-m", "ray_synth.cli", verb, str(DIGITS), "--out", str(out), *words]
+
+
+def perform(out: Path, verb: str = "run", **changes: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(out, verb, **changes), capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def keys(out: Path) -> list[str]:
+    files = sorted((out / "synthetic").glob("*.parquet"))
+    return [key for file in files for key in pq.read_table(io.BytesIO(file.read_bytes()))["key"].to_pylist()]
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Every file but the log, with its hash."""
+    files = [p for p in out.rglob("*") if p.is_file() and p.name != "log.txt"]
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    perform(out)
+    return out
+
+
+def test_the_run_folder_holds_what_is_promised(undisturbed: Path) -> None:
+    for name in ("experiment.yaml", "estimate.json", "metrics.json", "summary.json", "report.html", "log.txt"):
+        assert (undisturbed / name).stat().st_size > 0
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    assert set(summary["accuracy"]) == {"real_only", "at_predicted", "best"}
+    assert summary["num_generated"] == 80
+    assert summary["num_trials"] == 5
+    assert set(summary["seconds"]) == set(STAGES)
+    assert len(keys(undisturbed)) == len(set(keys(undisturbed))) == 80
+    rows = (undisturbed / "sweep" / "trials.csv").read_text().splitlines()
+    assert len(rows) == 6
+    assert rows[1].split(",")[4] == "0.0"  # ratio 0 is the first trial
+    assert float(rows[2].split(",")[4]) == summary["predicted_ratio"]
+    page = (undisturbed / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org/", "")  # opens without a network (svg names its namespaces)
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_a_second_run_changes_nothing_but_the_log(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    done = perform(undisturbed)
+    assert "everything up to report is complete" in done.stderr
+    assert contents(undisturbed) == before
+
+
+def kill_in(stage: str, process: subprocess.Popen[bytes], out: Path) -> bool:
+    """SIGKILL while the stage's record is open. False when the stage was over before the signal came."""
+    record = out / "stages" / f"{stage}.json"
+    ready = {
+        "finetune": lambda: (out / "generator" / "checkpoint.safetensors").exists(),
+        "generate": lambda: len(list((out / "synthetic").glob("*.parquet"))) >= 3,
+        "sweep": lambda: "ended" in (out / "sweep" / "ledger.jsonl").read_text(),
+        "train": lambda: any((out / "model" / "runs").glob("*.safetensors")),
+    }.get(stage, lambda: True)
+    end = time.monotonic() + 200
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if not json.loads(record.read_text())["complete"] and ready():
+                break
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return not json.loads(record.read_text())["complete"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for later in STAGES[STAGES.index(stage) :]:  # as the folder was before this stage began
+        (out / "stages" / f"{later}.json").unlink()
+        for output in OUTPUTS[later]:
+            path = out / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert kill_in(stage, process, out), f"{stage} was over before the signal came"
+    perform(out)
+    expected, found = (json.loads((run / "summary.json").read_text()) for run in (undisturbed, out))
+    assert found["predicted_ratio"] == expected["predicted_ratio"]
+    assert found["interval"] == expected["interval"]
+    assert found["num_trials"] == expected["num_trials"]
+    assert sorted(keys(out)) == sorted(keys(undisturbed))
+    for part in ("generator", "synthetic"):
+        before, after = ({k: v for k, v in contents(run).items() if k.startswith(part)} for run in (undisturbed, out))
+        assert after == before, f"{part} differs from the undisturbed run"
+    trials = (out / "sweep" / "trials.csv").read_text().splitlines()[1:]
+    assert len({row.split(",")[0] for row in trials}) == len(trials) == TINY["sweep.num_trials"]
+    assert not (out / "stale").exists()
+
+
+def test_fewer_shots_reuse_the_generator_and_redo_the_rest(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    before = contents(out)
+    done = perform(out, **{"data.shots": 2})
+    after = contents(out)
+    for name in before:
+        if name.startswith(("generator/", "synthetic/")):
+            assert after[name] == before[name]
+    assert "finetune" not in done.stderr
+    for name in ("estimate.json", "report.html", "summary.json", "sweep/trials.csv", "experiment.yaml"):
+        assert after[name] != before[name]
+        kept = [new for new in after if new.startswith("stale/") and new.endswith("/" + name)]
+        assert [after[new] for new in kept] == [before[name]]
+
+
+def test_more_images_are_added_and_none_is_made_again(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    before = contents(out)
+    perform(out, "generate", **{"generate.images_per_class": 11})
+    after = contents(out)
+    assert {k: v for k, v in after.items() if k.startswith("synthetic/") and k in before} == {
+        k: v for k, v in before.items() if k.startswith("synthetic/")
+    }
+    assert len(set(keys(out))) == len(keys(out)) == 110
+
+
+def test_one_actor_or_two_write_the_same_files(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    before = contents(out)
+    shutil.rmtree(out / "synthetic")
+    perform(out, "generate", **{"generate.num_actors": 1})
+    after = contents(out)
+    assert {k: v for k, v in after.items() if k.startswith("synthetic/")} == {
+        k: v for k, v in before.items() if k.startswith("synthetic/")
+    }
+
+
+def test_two_train_workers_share_each_batch(undisturbed: Path, tmp_path: Path) -> None:
+    """Without the two terms over pairs, the mean of two workers' gradients is the gradient of the whole batch."""
+    accuracies = []
+    for workers in (1, 2):
+        out = tmp_path / f"workers{workers}"
+        shutil.copytree(undisturbed, out)
+        changes = {"classifier.lambda_1": 0, "classifier.lambda_2": 0, "sweep.num_trials": 2}
+        perform(out, "evaluate", **changes, **{"classifier.num_workers": workers})
+        metrics = json.loads((out / "metrics.json").read_text())
+        accuracies.append([metrics[f"accuracy/{name}"] for name in ("real_only", "at_predicted")])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
+
+
+def test_a_folder_of_photos_runs_from_python(image_folder: Path, tmp_path: Path) -> None:
+    overrides = {**TINY, "data.kind": "folder", "data.path": str(image_folder), "sweep.num_trials": 2}
+    summary = rs.run(DIGITS, out=tmp_path / "run", overrides=overrides)
+    assert summary["num_real"] == 12
+    assert summary["num_generated"] == 24
+    with pytest.raises(rs.InputError, match="belongs to experiment 'digits'"):
+        rs.run(DIGITS, out=tmp_path / "run", overrides={**overrides, "name": "other"})
+
+
+def test_a_stage_that_fails_exits_with_1_and_says_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    victim = sorted((out / "synthetic").glob("*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:100])
+    (out / "estimate.json").unlink()
+    done = subprocess.run(command(out), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert victim.name in done.stderr
+    assert "Traceback" in (out / "log.txt").read_text()
+    victim.unlink()
+    perform(out)
+
+
+def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
+    """`sweeps/digits.yaml` as it is, on the real digits."""
+    summary = rs.run(DIGITS, out=tmp_path / "digits")
+    metrics = json.loads((tmp_path / "digits" / "metrics.json").read_text())
+    assert metrics["label_fidelity"] >= 0.9
+    assert metrics["label_fidelity/judge_accuracy"] >= 0.9
+    assert summary["num_trials"] >= 24
+    assert summary["num_generated"] == 1600
+    assert 0 <= summary["interval"][0] <= summary["predicted_ratio"] <= summary["interval"][1] <= 16
+    assert summary["accuracy"]["best"] > summary["accuracy"]["real_only"]

@@ -1,0 +1,99 @@
+"""The run folder: whole files or none, digests and not times decide, nothing is deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_synth.config import Experiment
+from ray_synth.errors import InputError
+from ray_synth.runs import RunFolder
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    """One contract for a disk and for an object store."""
+    return RunFolder(tmp_path / "run" if request.param == "local" else f"memory://{tmp_path}")
+
+
+def test_files_are_written_read_listed_and_removed(folder: RunFolder) -> None:
+    folder.write("a/b.txt", b"one")
+    folder.write("a/b.txt", b"two")
+    folder.append("log.txt", "x\n")
+    folder.append("log.txt", "y\n")
+    assert folder.read("a/b.txt") == b"two"
+    assert folder.read("log.txt") == b"x\ny\n"
+    assert folder.list("a") == ["b.txt"]
+    assert folder.list("nowhere") == []
+    folder.remove("a/b.txt")
+    folder.remove("a/b.txt")
+    assert not folder.exists("a/b.txt")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("file", b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("file", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert folder.read("file") == b"old"
+
+
+def test_a_torn_write_is_not_listed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("synthetic/whole", b"1")
+    (tmp_path / "synthetic" / ".torn.abcd.tmp").write_bytes(b"half")
+    assert folder.list("synthetic") == ["whole"]
+
+
+def test_a_stage_is_complete_when_its_digest_and_outputs_say_so(folder: RunFolder) -> None:
+    assert not folder.is_complete("estimate", "d1")
+    with folder.working_on("estimate", "d1", ["estimate.json"]):
+        folder.write("estimate.json", b"1")
+        assert not folder.is_complete("estimate", "d1")
+    assert folder.is_complete("estimate", "d1")
+    assert not folder.is_complete("estimate", "d2")
+    folder.remove("estimate.json")
+    assert not folder.is_complete("estimate", "d1")
+
+
+def test_work_that_fails_stays_open_and_keeps_what_it_has(folder: RunFolder) -> None:
+    def killed() -> None:
+        with folder.working_on("generate", "d1", ["synthetic"]):
+            folder.write("synthetic/chunk", b"1")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        killed()
+    assert not folder.is_complete("generate", "d1")
+    with folder.working_on("generate", "d1", ["synthetic"]) as moved:
+        assert moved == []
+        assert folder.read("synthetic/chunk") == b"1"
+
+
+def test_outputs_of_other_settings_are_moved_aside(folder: RunFolder) -> None:
+    for stage_digest in ("d1", "d2", "d1"):
+        with folder.working_on("generate", stage_digest, ["synthetic", "absent"]) as moved:
+            assert moved == ([] if not folder.exists("stale") else ["synthetic"]) or stage_digest == "d2"
+            assert not folder.exists("synthetic/chunk")
+            folder.write("synthetic/chunk", stage_digest.encode())
+    kept = [folder.read(f"stale/{name}/synthetic/chunk") for name in folder.list("stale")]
+    assert sorted(kept) == [b"d1", b"d2"]
+
+
+def test_a_folder_belongs_to_one_experiment(folder: RunFolder) -> None:
+    mine = Experiment(name="mine")
+    assert folder.open_for(mine) == []
+    assert folder.open_for(mine) == []
+    assert folder.open_for(Experiment(name="mine", seed=1)) == ["experiment.yaml"]
+    with pytest.raises(InputError, match="belongs to experiment 'mine', not 'other'"):
+        folder.open_for(Experiment(name="other"))
+
+
+def test_a_folder_with_other_files_is_refused(folder: RunFolder) -> None:
+    folder.write("holiday.jpg", b"1")
+    with pytest.raises(InputError, match=r"not empty and holds no experiment\.yaml"):
+        folder.open_for(Experiment(name="mine"))
+    assert folder.list("") == ["holiday.jpg"]
