@@ -151,7 +151,9 @@ def estimate(
     synthetic: Annotated[
         Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")
     ] = None,
-    max_ratio: Annotated[float, typer.Option("--max-ratio", help="largest ratio considered, with --real")] = 16.0,
+    max_ratio: Annotated[
+        float | None, typer.Option("--max-ratio", help="largest ratio considered, with --real; default 16")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     set_: Set = None,
     out: Out = None,
@@ -180,11 +182,17 @@ def estimate(
                 )
             from ray_synth.folders import estimate_folders
 
-            estimated, notes = estimate_folders(real, synthetic, max_ratio=max_ratio, seed=seed or 0)
+            estimated, notes = estimate_folders(
+                real, synthetic, max_ratio=16.0 if max_ratio is None else max_ratio, seed=seed or 0
+            )
             for note in notes:
                 reporter.say(f"note: {note}")
             result = estimated.to_dict()
         else:
+            if max_ratio is not None:
+                raise InputError(
+                    f"--max-ratio belongs to --real and --synthetic; type --set estimate.max_ratio={max_ratio:g}"
+                )
             from ray_synth.config import parse_assignments
             from ray_synth.pipeline import run as run_pipeline
 

@@ -440,14 +440,14 @@ class Run:
 
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.classifier.final import load_run
-            from ray_synth.evaluation.accuracy import test_accuracy
+            from ray_synth.evaluation.accuracy import final_accuracy
             from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
 
             models: dict[str, list[Any]] = {}
             for training in self._trainings():
                 model, _ = load_run(self.folder, training, e.classifier.model, self.splits.train)
                 models.setdefault(training.name.rsplit("-", 1)[0], []).append(model)
-            metrics = dict(test_accuracy(models, self.splits.test))
+            metrics = dict(final_accuracy(models, self.splits.test))
             advance(1)
             judge_train = self._all_but_test()
             metrics |= label_fidelity(judge_train, self.splits.test, self._synthetic, seed=derive_seed("judge", e.seed))

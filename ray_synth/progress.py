@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from ray_synth.runs import RunFolder
 
@@ -39,18 +39,16 @@ class Reporter:
     @contextmanager
     def stage(self, name: str, plan: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar for one stage. Yields `advance(done)`, which takes the number done so far."""
-        self.log(f"{name}: {plan} ({total})")
+        self.say(f"{name}: {plan}")
         start = time.monotonic()
         columns = (
-            TextColumn("{task.fields[stage]:>9}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
         )
         with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task(plan, total=total, stage=name)
+            task = bar.add_task(name, total=total)
             yield lambda done: bar.update(task, completed=min(done, total))
             bar.update(task, completed=total)
         self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")

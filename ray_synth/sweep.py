@@ -159,6 +159,8 @@ def run_sweep(
                 ),
             ).fit()
     write_trials(folder, search.trials)
+    if len(search.trials) < experiment.sweep.num_trials:  # Tune takes Ctrl-C for itself and returns
+        raise WorkError(f"the sweep stopped after {len(search.trials)} of {experiment.sweep.num_trials} trials")
     return search.trials
 
 
@@ -347,13 +349,13 @@ def read_ledger(folder: RunFolder) -> tuple[dict[str, Setting], list[Trial]]:
 
 def write_trials(folder: RunFolder, trials: Sequence[Trial]) -> None:
     """trials.csv, by trial_id."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for trial in sorted(trials, key=lambda trial: trial.trial_id):
         row = asdict(trial)
         rows.append({**{name: row[name] for name in ("trial_id", "status", "seconds", "accuracy")}, **row["setting"],
                      **{name: row[name] for name in ("num_synthetic", "evaluations", "error")}})  # fmt: skip
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else ["trial_id"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     folder.write(TRIALS, buffer.getvalue().encode())

@@ -12,7 +12,7 @@ from ray_synth.data.images import ImageSet
 from ray_synth.data.transforms import to_model_range
 
 
-def test_accuracy(models: Mapping[str, Sequence[nn.Module]], test: ImageSet) -> Iterator[tuple[str, float]]:
+def final_accuracy(models: Mapping[str, Sequence[nn.Module]], test: ImageSet) -> Iterator[tuple[str, float]]:
     """Yields `accuracy/NAME` and `accuracy/NAME/std` (ddof=1; 0 for one repeat)."""
     inputs = to_model_range(test.images)
     for name, repeats in models.items():

@@ -95,7 +95,7 @@ def as_svg(figure: Figure) -> str:
     """The <svg> element, without a date, so that equal figures are equal bytes."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
