@@ -159,7 +159,7 @@ def run_sweep(
                 ),
             ).fit()
     write_trials(folder, search.trials)
-    if len(search.trials) < experiment.sweep.num_trials:  # Tune takes Ctrl-C for itself and returns
+    if len(search.trials) < experiment.sweep.num_trials:
         raise WorkError(f"the sweep stopped after {len(search.trials)} of {experiment.sweep.num_trials} trials")
     return search.trials
 
