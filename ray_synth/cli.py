@@ -36,7 +36,7 @@ Set = Annotated[
 Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="run folder, a path or an fsspec URL; default runs/NAME")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="replaces the file's seed")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="replaces the file's seed")]
 
 
 @contextmanager
@@ -58,7 +58,10 @@ def _exit_codes(reporter: Reporter) -> Iterator[None]:
     except Exception as error:
         reporter.log_traceback()
         cause = _root(error)
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else ""
+        if isinstance(cause, InputError):  # found by a worker
+            typer.echo(f"ray-synth: {cause}", err=True)
+            raise typer.Exit(2) from None
+        reason = next((line for line in str(cause).splitlines() if line.strip()), "")
         if not isinstance(cause, WorkError):
             reason = f"{type(cause).__name__}: {reason}"
         where = f"; details in {reporter.folder.url}/log.txt" if reporter.folder else ""
@@ -68,11 +71,14 @@ def _exit_codes(reporter: Reporter) -> Iterator[None]:
 
 def _root(error: BaseException) -> BaseException:
     """What a worker raised, inside what Ray wrapped around it."""
-    while True:
+    from ray_synth.errors import InputError, WorkError
+
+    while not isinstance(error, InputError | WorkError):
         inner = getattr(error, "cause", None) or error.__cause__
         if not isinstance(inner, BaseException):
-            return error
+            break
         error = inner
+    return error
 
 
 def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:

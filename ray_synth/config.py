@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -116,10 +117,11 @@ class Classifier(Section):
 
     @model_validator(mode="after")
     def _shares(self) -> Classifier:
-        if self.batch_size < 2 * self.num_workers:
+        share = 2 * self.num_workers
+        if self.batch_size % share:
             raise ValueError(
-                f"batch_size must be >= 2 x num_workers ({2 * self.num_workers}), got {self.batch_size}; "
-                f"type --set classifier.batch_size={2 * self.num_workers}"
+                f"batch_size must be a multiple of 2 x num_workers ({share}), got {self.batch_size}; "
+                f"type --set classifier.batch_size={max(1, round(self.batch_size / share)) * share}"
             )
         if self.budget == "updates" and self.evaluations > self.updates:
             raise ValueError(
@@ -133,7 +135,9 @@ class Estimate(Section):
     """The prediction of the best ratio before training."""
 
     max_ratio: float = Field(16.0, gt=0, le=1000)
-    pilot_ratio: float = Field(8.0, gt=0, description="synthetic images the estimate may look at, per real image")
+    pilot_ratio: float = Field(
+        8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
+    )
     confidence: float = Field(0.9, gt=0.5, lt=1)
 
 
@@ -161,6 +165,15 @@ class Space(Section):
     lambda_1: Range = Range(low=0.01, high=1.0, scale="log")
     lambda_2: Range = Range(low=0.01, high=1.0, scale="log")
     clusters_per_class: Range = Range(low=0.5, high=4.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _partial_ranges(cls, given: Any) -> Any:
+        """A range of which some keys are given keeps the default's others: `lambda_1: {high: 10}`."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
+        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
 
 
 class Sweep(Section):
@@ -234,12 +247,13 @@ def load_experiment(
         raise InputError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
     try:
         raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except Exception as error:  # PyYAML's constructors raise whatever Python raises on odd scalars
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a plain YAML file: {reason}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections such as 'name:' and 'data:', got {type(raw).__name__}")
     raw = dict(raw)
+    raw.pop("digest", None)  # of an experiment.yaml out of a run folder, which can be run again
     for key, value in (overrides or {}).items():
         _override(raw, key, value)
     if seed is not None:
@@ -258,9 +272,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise InputError(f"--set needs key.path=value, got {text!r}; type --set data.shots=5")
+        if not value.strip():
+            raise InputError(f"--set {key}= has no value; type --set {key}=null if none is meant")
         try:
             overrides[key.strip()] = yaml.load(value, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except Exception as error:
             reason = " ".join(str(error).split())
             raise InputError(f"--set {key}: the value {value!r} is not plain YAML: {reason}") from None
     return overrides
@@ -291,6 +307,22 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+# YAML 1.1 reads 1:30 as 90, 010 as 8, no as false and 1e-3 as text; YAML 1.2's core schema does not, and nor do we.
+_CORE = {
+    "tag:yaml.org,2002:bool": r"true|True|TRUE|false|False|FALSE",
+    "tag:yaml.org,2002:int": r"[-+]?[0-9]+",
+    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
+}
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] in ("null", "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _CORE.items():
+    _StrictLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), None)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
+
+
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     here = raw
@@ -319,8 +351,10 @@ def _problem(raw: Any, error: Any) -> str:
         return f"unknown key {key}; {hint}"
     if kind == "missing":
         return f"{key} is missing; add '{names[-1]}: ...' to the file or type --set {key}=VALUE"
-    message = error["msg"].removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if kind == "value_error" and not key:
+        return message
     if kind == "value_error":
         return f"{key}.{message}" if message.split(" ")[0].rstrip(":") in _field_names(names) else f"{key}: {message}"
     return f"{key}: {message}, got {received}{_example(names)}"
@@ -351,7 +385,10 @@ def _example(names: list[str]) -> str:
 
 
 def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a huge {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -359,6 +396,6 @@ def _near_files(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("sweeps")
     if not folder.is_dir():
         return ""
-    found = sorted(str(p) for p in folder.rglob("*.yaml"))
+    found = sorted(str(p) for p in folder.glob("*.yaml"))
     close = difflib.get_close_matches(str(path), found, n=1, cutoff=0.4)
     return f"; did you mean {close[0]}?" if close else ""

@@ -16,7 +16,7 @@ def estimate_folders(real: Path, synthetic: Path, *, max_ratio: float, seed: int
     """Estimate from `DIR/class_name/*` folders. Synthetic images take the size and mode of the real ones.
 
     Raises:
-        InputError: no class in common, or a real class without synthetic images under another spelling at hand.
+        InputError: no class in common, or a folder that cannot be read.
     """
     real_set = read_folder(real)
     height, width, channels = real_set.images.shape[1:]

@@ -136,6 +136,7 @@ class Run:
 
     def check(self) -> dict[str, Any]:
         """Say what would be done, and write nothing."""
+        self.folder.check_free_for(self.experiment)
         self.reporter.say(self._overview())
         return {"name": self.experiment.name, "stages": list(STAGES), "sets": {n: len(s) for n, s in self.sets.items()}}
 
@@ -179,12 +180,11 @@ class Run:
                 if not done:
                     self.reporter.say(self._overview())
                 done += 1
+                self._set_results_aside(name, stage)
                 with self.folder.working_on(name, stage.digest, stage.outputs) as moved:
                     self._report_moved(moved)
                     with self.reporter.stage(name, stage.plan, stage.total) as advance:
                         stage.work(advance)
-                if name in ("evaluate", "report"):
-                    self._write_summary()
         if not done:
             self.reporter.say(f"{self.experiment.name}: everything up to {until} is complete in {self.folder.url}")
         return self._result(until)
@@ -197,6 +197,12 @@ class Run:
         if until == "estimate":
             return self._estimated()
         return {"stage": until, "folder": self.folder.url}
+
+    def _set_results_aside(self, name: str, stage: Stage) -> None:
+        """Before a stage is redone with other settings: figures of the old ones must not stand beside it."""
+        before = self.folder.stage(name)
+        if before is not None and before.digest != stage.digest:
+            self._report_moved(self.folder.set_aside(["metrics.json", "summary.json", "report.html"], "results"))
 
     def _report_moved(self, moved: list[str]) -> None:
         if moved:
@@ -265,9 +271,12 @@ class Run:
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.generator.generate import generate_chunks
 
-            self._ray()
             made = there
             advance(made)
+            if not missing:  # killed between the last chunk and the record
+                return
+
+            self._ray()
 
             def count(images: int) -> None:
                 nonlocal made
@@ -300,7 +309,7 @@ class Run:
     def _estimate(self) -> Stage:
         settings = self.experiment.estimate
         limit = self.max_ratio(settings.max_ratio)
-        pilot = np.minimum(synthetic_counts(self.real_counts, settings.pilot_ratio), self.images_per_class)
+        pilot = np.clip(synthetic_counts(self.real_counts, settings.pilot_ratio), 1, self.images_per_class)
         seed = derive_seed("estimate", self.experiment.seed) % 2**32
 
         def work(advance: Callable[[int], None]) -> None:
@@ -342,10 +351,10 @@ class Run:
 
         def work(advance: Callable[[int], None]) -> None:
             self._ray()
+            advance(len(sweep.read_ledger(self.folder)[1]))
             first = [
                 sweep.default_setting(e, len(self.class_names), ratio) for ratio in dict.fromkeys((0.0, predicted))
             ]
-            advance(ended)
             sweep.run_sweep(
                 self.folder,
                 e,
@@ -354,13 +363,13 @@ class Run:
                 self.splits.validation,
                 first=first,
                 max_ratio=limit,
-                progress=lambda trials, _: advance(trials),
+                progress=advance,
             )
 
         stage_digest = digest(
             "sweep",
             e.sweep.model_dump(mode="json", exclude={"num_trials", "concurrency"}),
-            e.classifier,
+            e.classifier.model_dump(mode="json", exclude={"num_workers"}),
             e.partition,
             e.seed,
             limit,
@@ -400,6 +409,9 @@ class Run:
             from ray_synth.classifier import final
 
             self._ray()
+            self.folder.write_json(
+                "model/settings.json", {k: dataclasses.asdict(s) for k, s in self._settings().items()}
+            )
             train = functools.partial(
                 sweep.train_setting,
                 experiment=e,
@@ -476,7 +488,7 @@ class Run:
         from ray_synth import sweep
 
         estimate, metrics = self._estimated(), self.folder.read_json("metrics.json")
-        settings = self._settings()
+        settings = self.folder.read_json("model/settings.json")  # as trained
         records = {name: self.folder.stage(name) for name in STAGES}
         names = tuple(settings)
         summary = {
@@ -484,8 +496,8 @@ class Run:
             "predicted_ratio": self._predicted_ratio(),
             "interval": estimate["interval"],
             "verdict": estimate["verdict"],
-            "best_ratio": settings["best"].synthetic_ratio,
-            "best_setting": dataclasses.asdict(settings["best"]),
+            "best_ratio": settings["best"]["synthetic_ratio"],
+            "best_setting": settings["best"],
             "accuracy": {name: metrics[f"accuracy/{name}"] for name in names},
             "accuracy_std": {name: metrics[f"accuracy/{name}/std"] for name in names},
             "repeats": self.experiment.evaluate.repeats,
@@ -495,20 +507,26 @@ class Run:
             "num_trials": len(sweep.read_ledger(self.folder)[1]),
             "seconds": {name: record.seconds for name, record in records.items() if record and record.complete},
         }
-        if not self.folder.exists("summary.json") or self.folder.read_json("summary.json") != summary:
-            self.folder.write_json("summary.json", summary)
+        if self.folder.exists("summary.json"):
+            before = self.folder.read_json("summary.json")
+            if before == summary:
+                return
+            if before | {"seconds": {}} != summary | {"seconds": {}}:
+                self._report_moved(self.folder.set_aside(["summary.json"], "results"))
+        self.folder.write_json("summary.json", summary)
 
     def _report(self) -> Stage:
         from ray_synth import sweep
 
-        evaluated = self.folder.stage("evaluate")
+        self._write_summary()
+        summary = self.folder.read_json("summary.json")
 
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.report.html import write_report
 
             write_report(
                 self.folder,
-                summary=self.folder.read_json("summary.json"),
+                summary=summary,
                 estimate=self._estimated(),
                 metrics=self.folder.read_json("metrics.json"),
                 trials=sweep.read_ledger(self.folder)[1],
@@ -524,7 +542,8 @@ class Run:
         ]
         stage_digest = digest(
             "report",
-            evaluated.digest if evaluated else "",
+            summary | {"seconds": {}},
+            self.folder.read_json("metrics.json"),
             hashlib.sha256(json.dumps([self._estimated(), trials], sort_keys=True).encode()).hexdigest(),
         )
         return Stage(stage_digest, ("report.html",), "writing report.html", 1, work)

@@ -17,8 +17,8 @@ from ray_synth.runs import RunFolder
 class Reporter:
     """Talks to standard error, so that standard output holds results alone."""
 
-    def __init__(self, *, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
         self.folder: RunFolder | None = None
 
     def log_to(self, folder: RunFolder) -> None:
@@ -27,7 +27,11 @@ class Reporter:
     def log(self, text: str) -> None:
         if self.folder is not None:
             stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            self.folder.append("log.txt", "".join(f"{stamp} {line}\n" for line in text.splitlines()))
+            try:
+                self.folder.append("log.txt", "".join(f"{stamp} {line}\n" for line in text.splitlines()))
+            except OSError as error:  # a full disk must not hide the message that says so
+                url, self.folder = self.folder.url, None
+                self.console.print(f"{url}/log.txt cannot be written: {error}", markup=False, soft_wrap=True)
 
     def log_traceback(self) -> None:
         self.log(traceback.format_exc())

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,12 @@ class RunFolder:
 
     def __init__(self, url: str | os.PathLike[str]):
         self.url = os.fspath(url)
-        self.fs, root = fsspec.core.url_to_fs(self.url)
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise InputError(
+                f"output folder {self.url} cannot be used: {error}; for s3:// type pip install 'ray_synth[s3]'"
+            ) from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         # For workers, whose current folder is another one.
@@ -86,7 +91,7 @@ class RunFolder:
             self.fs.pipe_file(self.path(name), before + text.encode())
 
     def remove(self, name: str) -> None:
-        if self.exists(name):
+        with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     def list(self, folder: str) -> list[str]:
@@ -98,50 +103,58 @@ class RunFolder:
         names = (str(entry).rsplit("/", 1)[-1] for entry in self.fs.ls(path, detail=False))
         return sorted(name for name in names if name and not name.startswith("."))
 
-    def open_for(self, experiment: Experiment) -> list[str]:
-        """Claim the folder for an experiment, and write its resolved settings.
-
-        Returns what was moved aside. Raises InputError when the folder holds something else or cannot be written.
-        """
-        try:
-            if self.is_local:
-                os.makedirs(self.root, exist_ok=True)
-            present = [name for name in self.list("") if name != "log.txt"]
-        except OSError as error:
-            raise InputError(f"output folder {self.url} cannot be made: {error.strerror or error}") from None
-        if self.is_local and not os.access(self.root, os.W_OK | os.X_OK):
-            raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
-        settings = experiment.model_dump(mode="json")
-        text = yaml.safe_dump({"digest": digest(settings), **settings}, sort_keys=False).encode()
-        moved = []
+    def check_free_for(self, experiment: Experiment) -> None:
+        """Raise InputError when the folder cannot be made or written, or holds something else. Writes nothing."""
+        if self.is_local:
+            nearest = self.root
+            while not os.path.lexists(nearest):
+                nearest = os.path.dirname(nearest)
+            if not os.path.isdir(nearest):
+                raise InputError(f"output folder {self.url} cannot be made: {nearest} is a file; choose another")
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
+        present = [name for name in self.list("") if name != "log.txt"]
         if "experiment.yaml" in present:
-            before = self.read("experiment.yaml")
-            owner = _name_in(before)
+            owner = _name_in(self.read("experiment.yaml"))
             if owner != experiment.name:
                 raise InputError(
                     f"output folder {self.url} belongs to experiment {owner!r}, not {experiment.name!r}; "
                     "choose another folder with --out DIR"
                 )
-            if before == text:
-                return []
-            moved = self.set_aside(["experiment.yaml"], "experiment")
         elif present:
             raise InputError(
                 f"output folder {self.url} is not empty and holds no experiment.yaml (found {present[0]}); "
                 "choose another folder with --out DIR"
             )
+
+    def open_for(self, experiment: Experiment) -> list[str]:
+        """Claim the folder for an experiment, and write its resolved settings; older ones are kept in `stale/`.
+
+        Returns the files of which an older version was kept. Raises InputError as `check_free_for`.
+        """
+        self.check_free_for(experiment)
+        settings = experiment.model_dump(mode="json")
+        text = yaml.safe_dump({"digest": digest(settings), **settings}, sort_keys=False).encode()
         try:
+            if not self.exists("experiment.yaml"):
+                self.write("experiment.yaml", text)
+                return []
+            before = self.read("experiment.yaml")
+            if before == text:
+                return []
+            # Copied, not moved: a kill must not leave the folder without its owner.
+            self.write(f"stale/experiment-{_stamp()}/experiment.yaml", before)
             self.write("experiment.yaml", text)
         except OSError as error:
             raise InputError(f"output folder {self.url} is not writable: {error.strerror or error}") from None
-        return moved
+        return ["experiment.yaml"]
 
     def set_aside(self, names: Sequence[str], label: str) -> list[str]:
         """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""
         present = [name for name in names if self.exists(name)]
         if not present:
             return []
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
+        stamp = _stamp()
         for name in present:
             target = self.path(f"stale/{label}-{stamp}/{name}")
             if self.is_local:
@@ -176,12 +189,17 @@ class RunFolder:
         moved = []
         if before is None or before.digest != stage_digest:
             moved = self.set_aside(outputs, name)
-        record = {"digest": stage_digest, "complete": False, "outputs": list(outputs), "seconds": 0.0}
+        spent = before.seconds if before is not None and before.digest == stage_digest else 0.0
+        record = {"digest": stage_digest, "complete": False, "outputs": list(outputs), "seconds": spent}
         self.write_json(f"stages/{name}.json", record)
         start = time.monotonic()
         yield moved
-        record |= {"complete": True, "seconds": round(time.monotonic() - start, 3)}
+        record |= {"complete": True, "seconds": round(spent + time.monotonic() - start, 3)}
         self.write_json(f"stages/{name}.json", record)
+
+
+def _stamp() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
 
 
 def _name_in(text: bytes) -> str | None:

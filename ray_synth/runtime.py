@@ -31,6 +31,7 @@ def ray_session() -> Iterator[None]:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(
+                address="local",  # not whatever cluster was started on this machine last
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

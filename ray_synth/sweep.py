@@ -13,7 +13,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -110,14 +110,14 @@ def run_sweep(
     *,
     first: Sequence[Setting],
     max_ratio: float,
-    progress: Callable[[int, int], None] = lambda ended, evaluations: None,
+    progress: Callable[[int], None] = lambda ended: None,
 ) -> list[Trial]:
     """Run what is left of the sweep. Ray must be up.
 
     Args:
         first: settings tried before the sampler has its say (ratio 0 and the prediction).
         max_ratio: upper end of the searched ratios.
-        progress: called with trials ended and validation passes done.
+        progress: called with the number of trials that ended.
     """
     import ray
 
@@ -127,23 +127,18 @@ def run_sweep(
         gpus = ray.cluster_resources().get("GPU", 0)
         slots = int(gpus or ray.cluster_resources().get("CPU", 1))
         settings = experiment.sweep
-        if settings.concurrency is not None and settings.concurrency > slots:
-            raise WorkError(
-                f"sweep.concurrency is {settings.concurrency}, but only {slots} trial(s) fit on this cluster at once; "
-                f"type --set sweep.concurrency={slots}"
-            )
         trainable = tune.with_parameters(
             _trial, experiment=experiment, real=real, synthetic=synthetic, validation=validation
         )
         with tempfile.TemporaryDirectory(prefix="ray_synth-sweep-") as scratch:
-            tune.Tuner(
+            results = tune.Tuner(
                 tune.with_resources(trainable, {"gpu": 1} if gpus else {"cpu": 1}),
                 tune_config=tune.TuneConfig(
                     metric="accuracy",
                     mode="max",
                     num_samples=search.left,
                     search_alg=search,
-                    max_concurrent_trials=settings.concurrency or slots,
+                    max_concurrent_trials=min(settings.concurrency or slots, slots),
                     reuse_actors=True,
                     scheduler=ASHAScheduler(
                         max_t=experiment.classifier.evaluations,
@@ -158,10 +153,15 @@ def run_sweep(
                     failure_config=tune.FailureConfig(max_failures=1),
                 ),
             ).fit()
-    write_trials(folder, search.trials)
-    if len(search.trials) < experiment.sweep.num_trials:
-        raise WorkError(f"the sweep stopped after {len(search.trials)} of {experiment.sweep.num_trials} trials")
-    return search.trials
+        for result in results:
+            if result.error is not None:
+                search.record_error(result.config["trial_id"], str(result.error))
+    trials = read_ledger(folder)[1]
+    write_trials(folder, trials)
+    if len(trials) < experiment.sweep.num_trials:
+        raise WorkError(f"the sweep stopped after {len(trials)} of {experiment.sweep.num_trials} trials")
+    best_trial(trials)  # a sweep without a complete trial has failed
+    return trials
 
 
 def _trial(
@@ -196,7 +196,7 @@ class LedgerSearch(Searcher):
         *,
         first: Sequence[Setting],
         max_ratio: float,
-        progress: Callable[[int, int], None],
+        progress: Callable[[int], None],
     ):
         super().__init__(metric="accuracy", mode="max")
         self.folder, self.experiment, self.real_counts, self.progress = folder, experiment, real_counts, progress
@@ -212,11 +212,11 @@ class LedgerSearch(Searcher):
             for name, r in self.ranges.items()
         }
         self.running: dict[str, tuple[optuna.Trial, str, Setting]] = {}
-        self.evaluations_done = 0
         if folder.exists(LEDGER) and not folder.read(LEDGER).endswith(b"\n"):
             folder.append(LEDGER, "\n")  # a kill cut the last line short; what follows must not join it
-        started, self.trials = read_ledger(folder)
-        ended = {trial.trial_id for trial in self.trials}
+        started, ended = read_ledger(folder)
+        self.trials = [trial for trial in ended if trial.status != "failed"]  # what failed is tried again
+        done = {trial.trial_id for trial in self.trials}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         seed = derive_seed("sweep", experiment.seed, len(self.trials)) % 2**32
@@ -228,11 +228,11 @@ class LedgerSearch(Searcher):
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in self.trials:
             self.study.add_trial(self._frozen(trial))
-        cut_off = [(trial_id, setting) for trial_id, setting in started.items() if trial_id not in ended]
+        cut_off = [(trial_id, setting) for trial_id, setting in started.items() if trial_id not in done]
         tried = list(started.values())
         self.queue = cut_off + [("", setting) for setting in first if setting not in tried]
         self.next_number = 1 + max((int(trial_id[1:]) for trial_id in started), default=-1)
-        self.left = max(0, experiment.sweep.num_trials - len(ended))
+        self.left = max(0, experiment.sweep.num_trials - len(done))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         name = ""
@@ -253,8 +253,6 @@ class LedgerSearch(Searcher):
         trial, _, _ = self.running[trial_id]
         if math.isfinite(result["accuracy"]):
             trial.report(result["accuracy"], result["training_iteration"])
-        self.evaluations_done += 1
-        self.progress(len(self.trials), self.evaluations_done)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial, name, setting = self.running.pop(trial_id)
@@ -273,13 +271,18 @@ class LedgerSearch(Searcher):
             setting=setting,
             num_synthetic=int(synthetic_counts(self.real_counts, setting.synthetic_ratio).sum()),
             evaluations=evaluations,
-            error="the trial failed; see log.txt" if status == "failed" else "",
+            error="its accuracy is not a number" if status == "failed" and not error else "",
         )
         self._record({"event": "ended", **asdict(ended), "accuracy": None if status == "failed" else ended.accuracy})
         self.trials.append(ended)
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self.study.tell(trial, accuracy if status == "complete" else None, state=states[status])
-        self.progress(len(self.trials), self.evaluations_done)
+        self.progress(len(self.trials))
+
+    def record_error(self, trial_id: str, error: str) -> None:
+        """Why a trial failed: the last line of what its worker raised."""
+        lines = [line for line in error.strip().splitlines() if line.strip()] or ["unknown"]
+        self._record({"event": "error", "trial_id": trial_id, "error": lines[-1].strip()})
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for its own restore, which is not used here."""
@@ -338,12 +341,16 @@ def read_ledger(folder: RunFolder) -> tuple[dict[str, Setting], list[Trial]]:
         except json.JSONDecodeError:
             continue
         event = row.pop("event")
+        if event == "error":
+            if row["trial_id"] in ended:
+                ended[row["trial_id"]] = replace(ended[row["trial_id"]], error=row["error"])
+            continue
         row["setting"] = Setting(**row["setting"])
         if event == "started":
             started[row["trial_id"]] = row["setting"]
         else:
             row["accuracy"] = math.nan if row["accuracy"] is None else row["accuracy"]
-            ended.setdefault(row["trial_id"], Trial(**row))
+            ended[row["trial_id"]] = Trial(**row)
     return started, list(ended.values())
 
 

@@ -59,6 +59,8 @@ def test_wrong_words_exit_with_2(tmp_path: Path) -> None:
     )
     refused(ray_synth("run", DIGITS, "--set", "data.shots", "--dry-run"), "key.path=value")
     refused(ray_synth("run", DIGITS, "--set", "data.image_size=9", "--dry-run"), "9x9", "--set data.image_size=")
+    refused(ray_synth("estimate", DIGITS, "--max-ratio", "4"), "--set estimate.max_ratio=4")
+    assert ray_synth("run", DIGITS, "--seed", "-1").returncode == 2
     assert ray_synth("distill", DIGITS).returncode == 2
     assert not list(tmp_path.iterdir())
 
@@ -67,6 +69,8 @@ def test_an_output_folder_of_another_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "experiment.yaml").write_text("name: theirs\n")
     refused(ray_synth("run", DIGITS, "--out", tmp_path / "other"), "belongs to experiment 'theirs'", "--out DIR")
+    refused(ray_synth("run", DIGITS, "--out", tmp_path / "other", "--dry-run"), "belongs to experiment 'theirs'")
+    refused(ray_synth("run", DIGITS, "--out", "foo://bucket/x"), "foo://bucket/x")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     refused(ray_synth("run", DIGITS, "--out", tmp_path / "thesis"), "not empty", "chapter.tex")

@@ -16,6 +16,7 @@ from ray_synth import cli
 from ray_synth.config import Data, Experiment, digest, load_experiment, parse_assignments
 from ray_synth.data import readers
 from ray_synth.errors import InputError
+from ray_synth.runs import RunFolder
 
 from .conftest import DIGITS
 
@@ -40,6 +41,8 @@ from .conftest import DIGITS
         ({"generator.block_out_channels": [30]}, ["multiples of 8", "got 30"]),
         ({"name": "../elsewhere"}, ["name", "../elsewhere"]),
         ({"data": 5}, ["data", "5"]),
+        ({"classifier.batch_size": 7}, ["multiple of 2 x num_workers (2)", "got 7", "--set classifier.batch_size="]),
+        ({"seed": 10**5000}, ["seed", "huge"]),
     ],
 )
 def test_an_error_names_the_key_the_value_and_the_cure(override: dict[str, Any], expected: list[str]) -> None:
@@ -60,6 +63,9 @@ def test_an_error_names_the_key_the_value_and_the_cure(override: dict[str, Any],
         ("", "must hold sections"),
         ("seed: 3\n", "name is missing"),
         ("? [1, 2]\n: 3\n", "not a plain YAML file"),
+        ("name: !!bool x\n", "not a plain YAML file"),
+        ("name: !!timestamp x\n", "not a plain YAML file"),
+        ("name: a\ndata: {shots: 1:30}\n", "shots"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -79,8 +85,28 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 def test_assignments_are_read_as_yaml() -> None:
     assert parse_assignments(["a.b=5", "c=[1, 2]", "d=null", "e=x=y"]) == {"a.b": 5, "c": [1, 2], "d": None, "e": "x=y"}
+    assert parse_assignments(["a=1e-3", "b=010", "c=no", "d=1:30", "e=true"]) == {
+        "a": 0.001,
+        "b": 10,
+        "c": "no",
+        "d": "1:30",
+        "e": True,
+    }
     with pytest.raises(InputError, match=r"key\.path=value"):
         parse_assignments(["data.shots"])
+    with pytest.raises(InputError, match="has no value"):
+        parse_assignments(["data.shots="])
+
+
+def test_a_partial_range_keeps_the_rest_of_its_default() -> None:
+    space = load_experiment(DIGITS, {"sweep.space.lambda_1.high": 10}).sweep.space
+    assert (space.lambda_1.low, space.lambda_1.high, space.lambda_1.scale) == (0.01, 10, "log")
+
+
+def test_the_settings_of_a_run_can_be_run_again(tmp_path: Path) -> None:
+    experiment = load_experiment(DIGITS, {"data.shots": 3})
+    RunFolder(tmp_path).open_for(experiment)
+    assert load_experiment(tmp_path / "experiment.yaml") == experiment
 
 
 def test_the_seed_option_wins_and_defaults_are_enough() -> None:

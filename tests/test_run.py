@@ -92,8 +92,19 @@ def test_a_second_run_changes_nothing_but_the_log(undisturbed: Path) -> None:
     assert contents(undisturbed) == before
 
 
-def kill_in(stage: str, process: subprocess.Popen[bytes], out: Path) -> bool:
-    """SIGKILL while the stage's record is open. False when the stage was over before the signal came."""
+def as_before(stage: str, undisturbed: Path, out: Path) -> Path:
+    """A copy of the run, as its folder was before this stage began."""
+    shutil.copytree(undisturbed, out)
+    for later in STAGES[STAGES.index(stage) :]:
+        (out / "stages" / f"{later}.json").unlink()
+        for output in OUTPUTS[later]:
+            path = out / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return out
+
+
+def wait_for(stage: str, process: subprocess.Popen[Any], out: Path) -> None:
+    """Until the stage is under way: its record is open, and something of it is done where it takes long."""
     record = out / "stages" / f"{stage}.json"
     ready = {
         "finetune": lambda: (out / "generator" / "checkpoint.safetensors").exists(),
@@ -109,22 +120,16 @@ def kill_in(stage: str, process: subprocess.Popen[bytes], out: Path) -> bool:
         except (OSError, ValueError):
             pass
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return not json.loads(record.read_text())["complete"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    for later in STAGES[STAGES.index(stage) :]:  # as the folder was before this stage began
-        (out / "stages" / f"{later}.json").unlink()
-        for output in OUTPUTS[later]:
-            path = out / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out = as_before(stage, undisturbed, tmp_path / "run")
     with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        assert kill_in(stage, process, out), f"{stage} was over before the signal came"
+        wait_for(stage, process, out)
+        os.kill(process.pid, signal.SIGKILL)
+    record = json.loads((out / "stages" / f"{stage}.json").read_text())
+    assert not record["complete"], f"{stage} was over before the signal came"
     perform(out)
     expected, found = (json.loads((run / "summary.json").read_text()) for run in (undisturbed, out))
     assert found["predicted_ratio"] == expected["predicted_ratio"]
@@ -137,6 +142,31 @@ def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed:
     trials = (out / "sweep" / "trials.csv").read_text().splitlines()[1:]
     assert len({row.split(",")[0] for row in trials}) == len(trials) == TINY["sweep.num_trials"]
     assert not (out / "stale").exists()
+
+
+def test_killed_after_the_last_chunk_it_continues(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for stage in ("finetune", "generate"):
+        record = json.loads((out / "stages" / f"{stage}.json").read_text())
+        (out / "stages" / f"{stage}.json").write_text(json.dumps(record | {"complete": False}))
+    before = contents(out)
+    perform(out)
+    changed = {name for name, value in contents(out).items() if before.get(name) != value}
+    assert changed == {"stages/finetune.json", "stages/generate.json", "summary.json"}  # seconds
+
+
+@pytest.mark.parametrize("stage", ["finetune", "generate", "sweep", "train"])
+def test_ctrl_c_exits_with_130_and_the_next_start_continues(stage: str, undisturbed: Path, tmp_path: Path) -> None:
+    out = as_before(stage, undisturbed, tmp_path / "run")
+    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(stage, process, out)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().endswith("run the same command again to continue")
+    assert "Traceback" not in errors
+    perform(out)
 
 
 def test_fewer_shots_reuse_the_generator_and_redo_the_rest(undisturbed: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ FIRST = [default_setting(EXPERIMENT, 10, ratio) for ratio in (0.0, 5.0)]
 
 
 def search(folder: RunFolder) -> LedgerSearch:
-    return LedgerSearch(folder, EXPERIMENT, COUNTS, first=FIRST, max_ratio=16.0, progress=lambda *_: None)
+    return LedgerSearch(folder, EXPERIMENT, COUNTS, first=FIRST, max_ratio=16.0, progress=lambda _: None)
 
 
 def finish(engine: LedgerSearch, tune_id: str, accuracy: float, evaluations: int = 5, *, error: bool = False) -> None:
@@ -51,13 +51,17 @@ def test_statuses_are_told_as_they_are(tmp_path: Path) -> None:
     finish(engine, "tune1", 0.7, evaluations=2)
     finish(engine, "tune2", math.nan)
     engine.on_trial_complete("tune3", None, error=True)
+    engine.record_error("t00003", "Traceback ...\nValueError: out of luck\n")
     assert [trial.status for trial in engine.trials] == ["complete", "pruned", "failed", "failed"]
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
     assert [trial.state for trial in engine.study.trials] == states
+    errors = [trial.error for trial in read_ledger(RunFolder(tmp_path))[1]]
+    assert errors == ["", "", "its accuracy is not a number", "ValueError: out of luck"]
     rebuilt = search(RunFolder(tmp_path))
-    assert [trial.state for trial in rebuilt.study.trials] == states
+    assert [trial.state for trial in rebuilt.study.trials] == states[:2]
     assert rebuilt.study.best_value == 0.8
-    assert rebuilt.left == 2
+    assert rebuilt.left == 4
+    assert [rebuilt.suggest(f"again{i}")["trial_id"] for i in range(3)] == ["t00002", "t00003", "t00004"]
 
 
 def test_a_kill_loses_no_trial_and_counts_none_twice(tmp_path: Path) -> None:
@@ -88,9 +92,7 @@ def test_a_setting_outside_the_ranges_is_tried_as_it_is(tmp_path: Path) -> None:
         update={"classifier": EXPERIMENT.classifier.model_copy(update={"lambda_1": 0.0, "lambda_2": 7.0})}
     )
     first = [default_setting(experiment, 10, 3.0)]
-    engine = LedgerSearch(
-        RunFolder(tmp_path), experiment, COUNTS, first=first, max_ratio=16.0, progress=lambda *_: None
-    )
+    engine = LedgerSearch(RunFolder(tmp_path), experiment, COUNTS, first=first, max_ratio=16.0, progress=lambda _: None)
     assert Setting(**engine.suggest("tune0")["setting"]) == first[0]
 
 

@@ -104,7 +104,11 @@ def estimate_ratio(
         raise InputError(
             f"at least 4 real images of 2 classes are needed, got {len(real)} of {len(np.unique(y_real))}; add images"
         )
-    num_classes = int(max(y_real.max(), y_synthetic.max())) + 1
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed must be an integer >= 0, got {seed!r}")
+    # Classes that occur, numbered without gaps.
+    present, both = np.unique(np.concatenate([y_real, y_synthetic]), return_inverse=True)
+    y_real, y_synthetic, num_classes = both[: len(y_real)], both[len(y_real) :], len(present)
     real_counts = np.bincount(y_real, minlength=num_classes)
     grid = ratio_grid(max_ratio)
     counts = np.floor(np.outer(grid, real_counts) + 0.5).astype(np.int64)
@@ -112,7 +116,7 @@ def estimate_ratio(
     posterior = _Posterior(grid, scores, max_ratio)
     draws = posterior.draw(500, seed)
     best = posterior.ratios[draws.argmax(axis=1)]
-    pick = _rounded(posterior.ratios[posterior.mean.argmax()])
+    pick = _rounded(posterior.ratios[posterior.mean.argmax()], max_ratio)
     tail = (1 - confidence) / 2
     low, high = np.quantile(best, [tail, 1 - tail])
     band = np.quantile(draws, [tail, 1 - tail], axis=0)
@@ -120,7 +124,7 @@ def estimate_ratio(
     formula = closed_form(real, synthetic, num_real=len(real), max_ratio=max_ratio)
     return RatioEstimate(
         ratio=pick,
-        interval=(min(_rounded(low), pick), max(_rounded(high), pick)),
+        interval=(min(_rounded(low, max_ratio), pick), max(_rounded(high, max_ratio), pick)),
         verdict=verdict,
         reason=reason,
         curve=Curve(
@@ -165,7 +169,7 @@ class _Posterior:
         n = len(scores)
         level = scores.mean()
         y = scores.mean(axis=0) - level
-        # The level is common to all ratios and moves no argmax; half an image keeps the matrix regular.
+        # The level is common to all ratios and moves no argmax; a quarter of an image keeps the matrix regular.
         noise = np.cov(scores, rowvar=False) / n + np.eye(len(grid)) * (0.5 / n) ** 2 / 4
         kernel = _rbf(u, u)
         evidence, means, covariances = [], [], []
@@ -243,9 +247,9 @@ def _checked(side: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     return images, labels.astype(np.int64)
 
 
-def _rounded(ratio: float) -> float:
+def _rounded(ratio: float, max_ratio: float) -> float:
     """Three significant digits: more would pretend."""
-    return float(f"{ratio:.3g}")
+    return min(float(f"{ratio:.3g}"), max_ratio)
 
 
 def _floats(values: FloatArray) -> tuple[float, ...]:

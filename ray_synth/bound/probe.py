@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean squared feature norm
+PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a feature
 NUM_RANDOM_FEATURES = 300
 NUM_COMPONENTS = 64
 MAX_SIDE = 16
@@ -121,6 +121,8 @@ def _feature_families(
 
 def _pooled(images: np.ndarray) -> FloatArray:
     """Average-pooled to at most 16 pixels a side and flattened, in [0, 1]. [N,H,W,C] -> [N,d]"""
+    if len(images) > 256:
+        return np.concatenate([_pooled(images[i : i + 256]) for i in range(0, len(images), 256)])
     n, height, width, channels = images.shape
     factor_h, factor_w = -(-height // MAX_SIDE), -(-width // MAX_SIDE)
     pixels = images.astype(np.float64) / 255.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +16,11 @@ from torch import nn
 
 from ray_synth.classifier.models import build_model
 from ray_synth.data.images import ImageSet
-from ray_synth.errors import WorkError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
-OUTPUTS = ("model",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,12 @@ def train_final(
     if not missing:
         return
     gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
+    slots = int(ray.cluster_resources().get("CPU", 1))
+    if not gpus and num_workers > slots:
+        raise InputError(
+            f"classifier.num_workers must be <= {slots}, the CPUs of this cluster, got {num_workers}; "
+            f"type --set classifier.num_workers={slots}"
+        )
     with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
@@ -65,11 +72,11 @@ def train_final(
             run_config=RunConfig(name="final", storage_path=scratch),
         )
         try:
-            with _watching(folder, trainings, progress):
+            with _watching(folder, trainings, progress), _own_interrupts():
                 trainer.fit()
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", {})
-            reason = next((str(failure).strip().splitlines()[-1] for failure in failures.values()), str(error))
+            failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
+            reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
             raise WorkError(f"a final training failed: {reason}") from error
 
 
@@ -87,6 +94,20 @@ def _worker(config: Mapping[str, Any]) -> None:
         if rank == 0:
             folder.write(training.file, safetensors.save(model.state_dict(), metadata={"accuracy": repr(accuracy)}))
         ray.train.report({"accuracy": accuracy})
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by exiting with 0, and keeps the handler; here Ctrl-C stays Ctrl-C."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
 
 
 class _watching:

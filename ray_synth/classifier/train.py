@@ -130,11 +130,14 @@ def fit(
 
 
 def num_updates(settings: Classifier, num_real: int, num_synthetic: int) -> int:
-    """Optimizer updates: the same at every ratio, or passes over the larger side (`budget: epochs`)."""
+    """Optimizer updates: the same at every ratio, or passes over the larger side (`budget: epochs`).
+
+    At least one update for each evaluation.
+    """
     if settings.budget == "updates":
         return settings.updates
     side = settings.batch_size // 2 if num_real and num_synthetic else settings.batch_size
-    return settings.epochs * math.ceil(max(num_real, num_synthetic) / side)
+    return max(settings.evaluations, settings.epochs * math.ceil(max(num_real, num_synthetic) / side))
 
 
 @torch.inference_mode()

@@ -14,12 +14,14 @@ from ray_synth.errors import InputError
 class ImageSet:
     """Images of one size with their labels.
 
-    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; notes: what reading had to change.
+    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] file names, where there are files;
+    notes: what reading had to change.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    sources: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -36,7 +38,10 @@ class ImageSet:
         return len(self.class_names)
 
     def take(self, indices: np.ndarray) -> ImageSet:
-        return ImageSet(images=self.images[indices], labels=self.labels[indices], class_names=self.class_names)
+        sources = None if self.sources is None else self.sources[indices]
+        return ImageSet(
+            images=self.images[indices], labels=self.labels[indices], class_names=self.class_names, sources=sources
+        )
 
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""

@@ -50,19 +50,28 @@ def read_folder(
         raise InputError(f"image folder not found: {root}; it must hold one folder per class")
     if not root.is_dir():
         raise InputError(f"{root} is a file; give the folder that holds one folder per class")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        listings = [sorted(p for p in f.iterdir() if p.is_file() and not p.name.startswith(".")) for f in folders]
+        "".join(folder.name for folder in folders).encode()
+    except OSError as error:
+        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"a class folder in {root} has a name that is not UTF-8; rename it") from None
     if not folders:
         raise InputError(f"no class folder in {root}; expected {root}/class_name/*.png (or jpg, jpeg, webp)")
     if len(folders) == 1:
         raise InputError(
             f"only one class in {root}: {folders[0].name!r}; a classifier needs at least two class folders"
         )
+    wanted = (image_size, image_size) if image_size is not None else size
     decoded: list[np.ndarray] = []
+    sources: list[str] = []
     labels: list[int] = []
     skipped: Counter[str] = Counter()
     changed: Counter[str] = Counter()
-    for label, folder in enumerate(folders):
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    sizes: Counter[tuple[int, int]] = Counter()
+    for label, (folder, files) in enumerate(zip(folders, listings, strict=True)):
         images = [p for p in files if p.suffix.lower() in EXTENSIONS]
         skipped.update(p.suffix.lower() or "no extension" for p in files if p.suffix.lower() not in EXTENSIONS)
         if not images:
@@ -70,16 +79,19 @@ def read_folder(
                 f"class folder {folder} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
             )
         for file in images:
-            decoded.append(_decode(file, changed))
+            image = _decode(file, changed)
+            sizes[image.shape[0], image.shape[1]] += 1
+            # A known size is taken at once, so that large photos need not all be held.
+            decoded.append(image if wanted is None else _resized(image, wanted))
             labels.append(label)
+            sources.append(str(file))
     notes = [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(skipped.items())]
     notes += [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
-    wanted = (image_size, image_size) if image_size is not None else size
-    images_out = _unify(decoded, wanted, channels, notes)
     return ImageSet(
-        images=images_out,
+        images=_unify(decoded, sizes, wanted, channels, notes),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(folder.name for folder in folders),
+        sources=np.asarray(sources, dtype=object),
         notes=tuple(notes),
     )
 
@@ -100,11 +112,9 @@ def _decode(file: Path, changed: Counter[str]) -> np.ndarray:
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on broken files
         raise InputError(f"image cannot be read: {file} ({error}); repair or remove it") from None
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+    if image.mode.startswith("I"):  # 16 bits a pixel; one scale for all images
         changed[f"of mode {image.mode} scaled to 8 bits"] += 1
-        return np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
+        return np.clip(np.round(np.asarray(image, dtype=np.float64) * (255 / 65535)), 0, 255).astype(np.uint8)
     if image.mode in ("L", "RGB"):
         return np.asarray(image)
     grey = image.mode in ("1", "LA")
@@ -113,10 +123,13 @@ def _decode(file: Path, changed: Counter[str]) -> np.ndarray:
 
 
 def _unify(
-    decoded: list[np.ndarray], size: tuple[int, int] | None, channels: int | None, notes: list[str]
+    decoded: list[np.ndarray],
+    sizes: Counter[tuple[int, int]],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    notes: list[str],
 ) -> np.ndarray:
-    """One size and one mode for all: uint8 [N,H,W,C]."""
-    sizes = Counter((image.shape[0], image.shape[1]) for image in decoded)
+    """One size and one mode for all: uint8 [N,H,W,C]. `sizes` counts what was found."""
     height, width = size or min(sizes, key=lambda shape: (-sizes[shape], shape))
     resized = sum(count for shape, count in sizes.items() if shape != (height, width))
     if resized:
@@ -129,8 +142,7 @@ def _unify(
         )
     out = np.empty((len(decoded), height, width, target), dtype=np.uint8)
     for i, image in enumerate(decoded):
-        if image.shape[:2] != (height, width):
-            image = _resized(image, (height, width))
+        image = _resized(image, (height, width))
         if image.ndim == 3 and target == 1:
             image = np.round(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
         out[i] = image[..., None] if image.ndim == 2 else image
@@ -141,4 +153,6 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     height, width = size
+    if image.shape[:2] == size:
+        return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

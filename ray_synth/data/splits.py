@@ -84,10 +84,15 @@ def _without_copies(images: ImageSet) -> tuple[ImageSet, list[str]]:
         elif images.labels[first] != images.labels[i]:
             a, b = images.class_names[images.labels[first]], images.class_names[images.labels[i]]
             raise InputError(
-                f"images {first} (class {a!r}) and {i} (class {b!r}) have identical pixels; remove the wrong one"
+                f"images {_name(images, first)} (class {a!r}) and {_name(images, i)} (class {b!r}) "
+                "have identical pixels; remove the wrong one"
             )
     copies = len(images) - len(keep)
     notes = list(images.notes)
     if copies:
         notes.append(f"{copies} image(s) left out: identical pixels stand in the same class already")
     return images.take(np.asarray(keep)), notes
+
+
+def _name(images: ImageSet, index: int) -> str:
+    return str(index if images.sources is None else images.sources[index])

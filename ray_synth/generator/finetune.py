@@ -12,7 +12,7 @@ from ray_synth.config import Generator
 from ray_synth.data.images import ImageSet
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import WorkError
-from ray_synth.generator.artifacts import CHECKPOINT
+from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.diffusion import build_unet, diffusion_loss, noise_schedule, save_unet
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
@@ -32,6 +32,8 @@ def finetune(
 
     Step t draws from a seed of its own, so a run that was killed and resumed ends in the same weights.
     """
+    if folder.exists(WEIGHTS):
+        return  # killed between the last step and the record of it
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(derive_seed("generator weights", seed) % 2**32)
     unet = build_unet(settings, num_classes=images.num_classes, shape=images.images.shape[1:]).to(device).train()

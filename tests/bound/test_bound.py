@@ -139,5 +139,10 @@ def test_odd_inputs_give_an_answer_or_a_clear_error(splits: Splits) -> None:
     ):
         with pytest.raises(InputError, match=expected):
             estimate_ratio(*wrong)
+    gaps = estimate_ratio(real, y * 10**6, synthetic, z * 10**6)
+    assert gaps.ratio == estimate_ratio(real, y, synthetic, z).ratio
+    assert estimate_ratio(real, y, synthetic, z, max_ratio=8 / 3).interval[1] <= 8 / 3
+    with pytest.raises(InputError, match="seed"):
+        estimate_ratio(real, y, synthetic, z, seed=-1)
     with pytest.raises(InputError, match="max_ratio"):
         estimate_ratio(real, y, real, y, max_ratio=0)
