@@ -31,6 +31,7 @@ from ray_synth.runtime import ray_session
 from ray_synth.seeding import derive_seed
 
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
+RESULTS = {"evaluate": ("metrics.json", "summary.json"), "report": ("report.html",)}
 
 
 def run(
@@ -202,7 +203,9 @@ class Run:
         """Before a stage is redone with other settings: figures of the old ones must not stand beside it."""
         before = self.folder.stage(name)
         if before is not None and before.digest != stage.digest:
-            self._report_moved(self.folder.set_aside(["metrics.json", "summary.json", "report.html"], "results"))
+            later = STAGES[STAGES.index(name) :]
+            results = [file for stage_name, files in RESULTS.items() if stage_name in later for file in files]
+            self._report_moved(self.folder.set_aside(results, "results"))
 
     def _report_moved(self, moved: list[str]) -> None:
         if moved:
@@ -473,7 +476,7 @@ class Run:
         stage_digest = digest(
             "evaluate", trained.digest if trained else "", self.digests, self.images_per_class, e.seed
         )
-        return Stage(stage_digest, ("metrics.json", "summary.json"), plan, 3, work)
+        return Stage(stage_digest, RESULTS["evaluate"], plan, 3, work)
 
     def _all_but_test(self) -> ImageSet:
         names = ("train", "validation") + (("generator",) if self.experiment.data.generator_split == "disjoint" else ())
@@ -546,4 +549,4 @@ class Run:
             self.folder.read_json("metrics.json"),
             hashlib.sha256(json.dumps([self._estimated(), trials], sort_keys=True).encode()).hexdigest(),
         )
-        return Stage(stage_digest, ("report.html",), "writing report.html", 1, work)
+        return Stage(stage_digest, RESULTS["report"], "writing report.html", 1, work)

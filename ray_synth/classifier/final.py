@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +70,7 @@ def train_final(
             run_config=RunConfig(name="final", storage_path=scratch),
         )
         try:
-            with _watching(folder, trainings, progress), _own_interrupts():
-                trainer.fit()
+            _waiting(trainer.fit, lambda: progress(sum(folder.exists(training.file) for training in trainings)))
         except TrainingFailedError as error:
             failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
             reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
@@ -96,38 +93,26 @@ def _worker(config: Mapping[str, Any]) -> None:
         ray.train.report({"accuracy": accuracy})
 
 
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Ray Train answers Ctrl-C by exiting with 0, and keeps the handler; here Ctrl-C stays Ctrl-C."""
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)
+def _waiting(work: Callable[[], object], meanwhile: Callable[[], None]) -> None:
+    """Do `work` in a thread and call `meanwhile` twice a second.
 
+    Not in the main thread: there Ray Train takes Ctrl-C for itself and answers it with exit code 0.
+    """
+    errors: list[BaseException] = []
 
-class _watching:
-    """Calls `progress` with the number of finished trainings while the body waits for Ray Train."""
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
 
-    def __init__(self, folder: RunFolder, trainings: Sequence[Training], progress: Callable[[int], None]):
-        self.folder, self.trainings, self.progress = folder, trainings, progress
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self.ended.wait(0.5):
-            self.progress(sum(self.folder.exists(training.file) for training in self.trainings))
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.ended.set()
-        self.thread.join()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        meanwhile()
+    if errors:
+        raise errors[0]
 
 
 def load_run(folder: RunFolder, training: Training, model_name: str, like: ImageSet) -> tuple[nn.Module, float]:

@@ -1,0 +1,128 @@
+"""The measured cells in, the table of rules out: how much accuracy each rule for choosing a ratio gives away.
+
+    python -m tests.benchmarks.ratiobench.rules            (make ratiobench)
+
+*Regret* = accuracy at the best ratio of a cell minus accuracy at the ratio that the rule picks (interpolated in
+log2(1 + ratio)), the families' measured curves averaged. Rules see the real images and a pilot of max(4 n, 400)
+synthetic ones, never the test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ray_synth.bound.estimator import RatioEstimate, estimate_ratio
+from ray_synth.data.images import first_per_class
+from tests.benchmarks.ratiobench.build import TABLE
+from tests.benchmarks.ratiobench.cells import RATIOS, Cell, load_cell
+
+NEAR = 0.003  # accuracy within which a ratio counts as best
+NOTICEABLE = 0.01
+
+
+def curves(path: Path = TABLE) -> dict[Cell, dict[str, np.ndarray]]:
+    """Cell -> family -> mean accuracy over seeds at RATIOS, [R]."""
+    found: dict[Cell, dict[str, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            cell = Cell(row["dataset"], int(row["num_real"]), row["generator"])
+            seeds = [float(value) for name, value in row.items() if name.startswith("accuracy_")]
+            found[cell][row["family"]][float(row["ratio"])] = float(np.mean(seeds))
+    return {c: {f: np.array([by[r] for r in RATIOS]) for f, by in fs.items()} for c, fs in found.items()}
+
+
+def at(curve: np.ndarray, ratio: float) -> float:
+    return float(np.interp(np.log2(1 + ratio), np.log2(1 + np.asarray(RATIOS)), curve))
+
+
+def true_verdict(curve: np.ndarray) -> str:
+    if curve[1:].max() >= curve[0] + NOTICEABLE:
+        return "helps"
+    if min(at(curve, 1.0), at(curve, 2.0)) <= curve[0] - NOTICEABLE:
+        return "hurts"
+    return "no effect"
+
+
+def estimate_cell(cell: Cell) -> tuple[Cell, RatioEstimate, float]:
+    data = load_cell(cell)
+    counts = np.bincount(data.y_real, minlength=data.num_classes)
+    share = max(4.0, 400 / len(data.real))
+    pilot = first_per_class(data.y_synthetic, np.floor(counts * share + 0.5).astype(np.int64))
+    start = time.process_time()
+    estimate = estimate_ratio(
+        data.real, data.y_real, data.synthetic[pilot], data.y_synthetic[pilot], max_ratio=max(RATIOS)
+    )
+    return cell, estimate, time.process_time() - start
+
+
+RULES: dict[str, Callable[[RatioEstimate], float]] = {
+    "real data only": lambda e: 0.0,
+    "always 1": lambda e: 1.0,
+    "always 2": lambda e: 2.0,
+    "always 16": lambda e: 16.0,
+    "closed form of paper 003": lambda e: float(e.methods["closed_form"]["ratio"]),
+    "estimate": lambda e: e.ratio,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=["tuning", "judging", "both"], default="both")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--worst", type=int, default=0, help="list this many worst cells of the estimate")
+    options = parser.parse_args()
+    truth = {c: fs for c, fs in curves().items() if options.half in (c.half, "both")}
+    with ProcessPoolExecutor(options.processes) as pool:
+        results = list(pool.map(estimate_cell, sorted(truth)))
+    for half in ("tuning", "judging"):
+        rows = [(c, e, s) for c, e, s in results if c.half == half]
+        if rows:
+            report(half, rows, truth, options.worst)
+
+
+def report(
+    half: str, rows: list[tuple[Cell, RatioEstimate, float]], truth: dict[Cell, dict[str, np.ndarray]], worst: int
+) -> None:
+    pooled = {cell: np.mean(list(truth[cell].values()), axis=0) for cell, _, _ in rows}
+    datasets = sorted({cell.dataset for cell, _, _ in rows})
+    print(f"\n{half} half: {len(rows)} cells")
+    print(f"{'rule':28}{'mean':>8}{'p95':>8}{'worst':>8}" + "".join(f"{d:>16}" for d in datasets))
+    for name, rule in RULES.items():
+        regret = {c: pooled[c].max() - at(pooled[c], rule(e)) for c, e, _ in rows}
+        values = np.array(list(regret.values()))
+        means = [np.mean([v for c, v in regret.items() if c.dataset == d]) for d in datasets]
+        print(
+            f"{name:28}{values.mean():8.4f}{np.quantile(values, 0.95):8.4f}{values.max():8.4f}"
+            + "".join(f"{m:16.4f}" for m in means)
+        )
+    covered, widths, definite, right = [], [], [], []
+    for cell, estimate, _ in rows:
+        grid = np.linspace(*np.log2(1 + np.asarray(estimate.interval)), 50)
+        inside = max(at(pooled[cell], 2**u - 1) for u in grid)
+        covered.append(inside >= pooled[cell].max() - NEAR)
+        widths.append((grid[-1] - grid[0]) / np.log2(1 + max(RATIOS)))
+        definite.append(estimate.verdict != "uncertain")
+        right.append(estimate.verdict == true_verdict(pooled[cell]))
+    sure = np.asarray(definite)
+    seconds = [s for _, _, s in rows]
+    print(f"interval: covers a best ratio in {np.mean(covered):.0%}, median width {np.median(widths):.2f} of the axis")
+    correct = float(np.mean(np.asarray(right)[sure])) if sure.any() else 0.0
+    print(f"verdict: definite in {sure.mean():.0%}, right in {correct:.0%} of those")
+    print(f"CPU seconds a cell: median {np.median(seconds):.1f}, worst {max(seconds):.1f}")
+    if worst:
+        order = sorted(rows, key=lambda row: at(pooled[row[0]], row[1].ratio) - pooled[row[0]].max())
+        for cell, e, _ in order[:worst]:
+            lost = pooled[cell].max() - at(pooled[cell], e.ratio)
+            print(f"  {cell.name:34} regret {lost:.3f} at {e.ratio:<6} {e.verdict:10} {pooled[cell].round(3)}")
+
+
+if __name__ == "__main__":
+    main()
