@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ray_synth.bound.probe import probe_scores
 from ray_synth.bound.theorem import closed_form
@@ -112,7 +113,9 @@ def estimate_ratio(
     real_counts = np.bincount(y_real, minlength=num_classes)
     grid = ratio_grid(max_ratio)
     counts = np.floor(np.outer(grid, real_counts) + 0.5).astype(np.int64)
-    scores = probe_scores(real, y_real, synthetic, y_synthetic, counts, seed=seed)
+    # One thread: the matrices are small, and the sums then have one order whatever the machine.
+    with threadpool_limits(1):
+        scores = probe_scores(real, y_real, synthetic, y_synthetic, counts, seed=seed)
     posterior = _Posterior(grid, scores, max_ratio)
     draws = posterior.draw(500, seed)
     best = posterior.ratios[draws.argmax(axis=1)]

@@ -6,18 +6,18 @@ on the real images and the first synthetic ones of each class, and scores every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from ray_synth.bound.features import feature_families
+
 FloatArray = NDArray[np.float64]
 
 PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a feature
-NUM_RANDOM_FEATURES = 300
-NUM_COMPONENTS = 64
-MAX_SIDE = 16
+QUARTERS = 4
 
 
 def probe_scores(
@@ -33,45 +33,60 @@ def probe_scores(
 
     Args:
         real_images, synthetic_images: uint8 [n,H,W,C], [m,H,W,C]; labels: int in [0, C).
-        counts: [R,C], synthetic images of each class at each ratio, rising along R. A pilot with fewer weighs the ones
-            it has by what is asked over what is there.
+        counts: [R,C], synthetic images of each class at each ratio, rising along R. Where a class of the pilot has
+            fewer, those it has weigh more, and the score is corrected for how little they vary (see `_extrapolated`).
 
     Returns:
-        [n,R] in [0, 1]: the share of feature families, redraws and penalties that are right.
+        [n,R]: the share of feature families, redraws and penalties that are right; about [0, 1], the correction may
+        leave it a little.
     """
     num_classes = counts.shape[1]
     targets = np.eye(num_classes) - 1.0 / num_classes
     redraws = 10 if len(real_labels) < 30 else 3
-    total = np.zeros((len(real_labels), len(counts)))
+    members = [np.flatnonzero(synthetic_labels == c) for c in range(num_classes)]
+    available = np.array([len(rows) for rows in members])
+    share = _share_there(counts, available)
+    beyond = share < 1
+    total, quartered = np.zeros((2, len(real_labels), len(counts)))
     fits = 0
-    for real, synthetic in _feature_families(real_images, synthetic_images, redraws, seed):
-        total += _leave_one_out(real, real_labels, synthetic, synthetic_labels, targets, counts)
+    for real, synthetic in feature_families(real_images, synthetic_images, redraws=redraws, seed=seed):
+        total += leave_one_out(real, real_labels, synthetic, members, targets, counts)
+        if beyond.any():
+            for part in range(QUARTERS):
+                rows = [m[part::QUARTERS] for m in members]
+                quartered[:, beyond] += (
+                    leave_one_out(real, real_labels, synthetic, rows, targets, counts[beyond]) / QUARTERS
+                )
         fits += len(PENALTIES)
-    return total / fits
+    return _extrapolated(total / fits, quartered / fits, share)
 
 
-def _leave_one_out(
+def leave_one_out(
     real: FloatArray,
     real_labels: np.ndarray,
     synthetic: FloatArray,
-    synthetic_labels: np.ndarray,
+    members: Sequence[np.ndarray],
     targets: FloatArray,
     counts: NDArray[np.int64],
 ) -> FloatArray:
     """Number of penalties under which each real image is right, at each ratio: [n,R].
 
-    The Gram matrix of each class is cumulative over its prefix, so no ratio starts from nothing.
+    Exact for ridge regression: the fit without row i is (f_i − h_i y_i)/(1 − h_i), with h the leverage. The Gram matrix
+    of each class is cumulative over its prefix, so no ratio starts from nothing.
+
+    Args:
+        real: [n,d]; synthetic: [m,d]; members: per class, its rows of `synthetic` in order; targets: [C,C].
     """
     y_real = targets[real_labels]
-    gram_real, moment_real = real.T @ real, real.T @ y_real
-    scale = float((real**2).sum(axis=1).mean())
+    gram, moment = real.T @ real, real.T @ y_real
+    size = float(len(real))
+    scale = float((real**2).mean())
     right = np.zeros((len(real), len(counts)))
-    members = [np.flatnonzero(synthetic_labels == c) for c in range(len(targets))]
     taken = np.zeros(len(targets), dtype=np.int64)
     class_gram = np.zeros((len(targets), real.shape[1], real.shape[1]))
     class_sum = np.zeros((len(targets), real.shape[1]))
     for i, wanted in enumerate(counts):
-        gram, moment = gram_real.copy(), moment_real.copy()
+        mixed, aim, weighed = gram.copy(), moment.copy(), size
         for c, rows in enumerate(members):
             stop = min(int(wanted[c]), len(rows))
             if stop > taken[c]:
@@ -81,53 +96,33 @@ def _leave_one_out(
                 taken[c] = stop
             if stop:
                 weight = wanted[c] / stop
-                gram += weight * class_gram[c]
-                moment += weight * np.outer(class_sum[c], targets[c])
-        size = len(real) + int(wanted[[len(rows) > 0 for rows in members]].sum())
-        values, vectors = scipy.linalg.eigh(gram)
-        projected, moments = real @ vectors, vectors.T @ moment
+                mixed += weight * class_gram[c]
+                aim += weight * np.outer(class_sum[c], targets[c])
+                weighed += wanted[c]
         for penalty in PENALTIES:
-            inverse = 1.0 / (np.maximum(values, 0.0) + penalty * size * scale / real.shape[1])
-            fitted = (projected * inverse) @ moments
-            leverage = np.einsum("nd,d,nd->n", projected, inverse, projected)[:, None]
+            ridge = penalty * weighed * scale
+            factor = scipy.linalg.cho_factor(mixed + ridge * np.eye(len(mixed)), overwrite_a=True, check_finite=False)
+            smoothed = scipy.linalg.cho_solve(factor, real.T, check_finite=False)  # (d, n)
+            leverage = np.einsum("nd,dn->n", real, smoothed)[:, None]
+            fitted = smoothed.T @ aim
             held_out = (fitted - leverage * y_real) / np.maximum(1.0 - leverage, 1e-9)
             right[:, i] += held_out.argmax(axis=1) == real_labels
     return right
 
 
-def _feature_families(
-    real: np.ndarray, synthetic: np.ndarray, redraws: int, seed: int
-) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Principal components of the pixels, plain and half-whitened, each beside random ReLU features of itself."""
-    pixels_real, pixels_synthetic = _pooled(real), _pooled(synthetic)
-    mean = pixels_real.mean(axis=0)
-    joint = np.concatenate([pixels_real, pixels_synthetic]) - mean
-    values, vectors = np.linalg.eigh(joint.T @ joint / len(joint))
-    top = np.argsort(values)[::-1][:NUM_COMPONENTS]
-    values, vectors = np.maximum(values[top], 0.0), vectors[:, top]
-    for family, power in enumerate((0.0, 0.25)):
-        basis = vectors * np.maximum(values, 1e-6 * max(values[0], 1e-12)) ** -power
-        linear = joint @ basis
-        norm = np.sqrt((linear[: len(real)] ** 2).sum(axis=1).mean())
-        linear *= 3.0 / max(norm, 1e-12)
-        for redraw in range(redraws):
-            rng = np.random.default_rng([seed, family, redraw])
-            weights = rng.normal(size=(linear.shape[1], NUM_RANDOM_FEATURES)) / 3.0
-            hidden = np.maximum(linear @ weights + rng.uniform(-0.5, 0.5, NUM_RANDOM_FEATURES), 0.0)
-            hidden /= np.sqrt(NUM_RANDOM_FEATURES / 10)
-            features = np.concatenate([np.ones((len(linear), 1)), linear, hidden], axis=1)
-            yield features[: len(real)], features[len(real) :]
+def _share_there(counts: NDArray[np.int64], available: NDArray[np.int64]) -> FloatArray:
+    """For each ratio, the share of the asked synthetic images that the pilot has: [R] in (0, 1]."""
+    asked = np.where(available > 0, counts, 0).sum(axis=1)
+    there = np.minimum(counts, available).sum(axis=1)
+    share: FloatArray = np.where(asked > 0, there / np.maximum(asked, 1), 1.0)
+    return share
 
 
-def _pooled(images: np.ndarray) -> FloatArray:
-    """Average-pooled to at most 16 pixels a side and flattened, in [0, 1]. [N,H,W,C] -> [N,d]"""
-    if len(images) > 256:
-        return np.concatenate([_pooled(images[i : i + 256]) for i in range(0, len(images), 256)])
-    n, height, width, channels = images.shape
-    factor_h, factor_w = -(-height // MAX_SIDE), -(-width // MAX_SIDE)
-    pixels = images.astype(np.float64) / 255.0
-    pad_h, pad_w = -height % factor_h, -width % factor_w
-    pixels = np.pad(pixels, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)), mode="edge")
-    pixels = pixels.reshape(n, (height + pad_h) // factor_h, factor_h, (width + pad_w) // factor_w, factor_w, channels)
-    pooled: FloatArray = pixels.mean(axis=(2, 4)).reshape(n, -1)
-    return pooled
+def _extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -> FloatArray:
+    """The score at ratios beyond the pilot: A + (1 − √share)·(A − B), B the mean over disjoint quarters of the pilot.
+
+    What a quarter loses against the whole tells what the whole loses against a pilot that is large enough: errors of
+    averages over m images fall as 1/√m.
+    """
+    corrected: FloatArray = whole + np.where(share < 1, 1 - np.sqrt(share), 0.0) * (whole - quartered)
+    return corrected

@@ -62,8 +62,8 @@ def test_leave_one_out_equals_refitting_without_the_image() -> None:
     y, z = rng.integers(0, classes, n), np.sort(rng.integers(0, classes, m))
     targets = np.eye(classes) - 1 / classes
     counts = np.array([[0, 0, 0], [2, 1, 3], [4, 4, 40]])  # the last asks for more of class 2 than there are
-    right = probe._leave_one_out(real, y, synthetic, z, targets, counts)
-    scale = (real**2).sum(1).mean() / d
+    right = probe.leave_one_out(real, y, synthetic, [np.flatnonzero(z == c) for c in range(classes)], targets, counts)
+    scale = (real**2).mean()
     expected = np.zeros((n, len(counts)))
     for i, wanted in enumerate(counts):
         rows = [np.flatnonzero(z == c)[: wanted[c]] for c in range(classes)]
