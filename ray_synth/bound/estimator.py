@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -136,17 +135,15 @@ def estimate_ratio(
             low=_floats(1 - band[1].clip(0, 1)),
             high=_floats(1 - band[0].clip(0, 1)),
         ),
-        methods=MappingProxyType(
-            {
-                "closed_form": formula.to_dict(),
-                "probe": {
-                    "ratio": pick,
-                    "grid": list(_floats(grid)),
-                    "accuracy": list(_floats(scores.mean(axis=0))),
-                    "verdict_probability": probabilities,
-                },
-            }
-        ),
+        methods={
+            "closed_form": formula.to_dict(),
+            "probe": {
+                "ratio": pick,
+                "grid": list(_floats(grid)),
+                "accuracy": list(_floats(scores.mean(axis=0))),
+                "verdict_probability": probabilities,
+            },
+        },
         confidence=confidence,
         max_ratio=max_ratio,
         num_real=len(real),
