@@ -1,7 +1,7 @@
 # Words in, the project's commands out. Everything runs in .venv, which is made when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench ratiobench lint clean
 
 demo: .venv/installed
 	$(BIN)/ray-synth run sweeps/digits.yaml --out runs/digits
@@ -14,6 +14,9 @@ test-slow: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/demo.py
+
+ratiobench: .venv/installed
+	$(BIN)/python -m tests.benchmarks.ratiobench.rules
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .

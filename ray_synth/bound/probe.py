@@ -37,8 +37,7 @@ def probe_scores(
             fewer, those it has weigh more, and the score is corrected for how little they vary (see `_extrapolated`).
 
     Returns:
-        [n,R]: the share of feature families, redraws and penalties that are right; about [0, 1], the correction may
-        leave it a little.
+        [n,R] in [0, 1]: the share of feature families, redraws and penalties that are right.
     """
     num_classes = counts.shape[1]
     targets = np.eye(num_classes) - 1.0 / num_classes
@@ -125,4 +124,4 @@ def _extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -
     averages over m images fall as 1/√m.
     """
     corrected: FloatArray = whole + np.where(share < 1, 1 - np.sqrt(share), 0.0) * (whole - quartered)
-    return corrected
+    return corrected.clip(0.0, 1.0)

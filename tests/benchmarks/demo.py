@@ -64,10 +64,23 @@ def help_seconds(words: list[str]) -> float:
     return sorted(taken)[2]
 
 
+def draw(out: Path, picture: Path) -> None:
+    """The ratio curve of a finished run, as the README shows it."""
+    from ray_synth.report.plots import ratio_curve
+    from ray_synth.runs import RunFolder
+    from ray_synth.sweep import read_ledger
+
+    estimate, summary = (json.loads((out / name).read_text()) for name in ("estimate.json", "summary.json"))
+    trials = read_ledger(RunFolder(out))[1]
+    figure = ratio_curve(estimate, trials, summary["best_ratio"], summary["predicted_ratio"])
+    figure.savefig(picture, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="run folder, which must not exist; default a temporary one")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="write the ratio curve of this run to a PNG file")
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="ray_synth-bench-")) / "digits"
     words = ["run", "sweeps/digits.yaml", "--out", str(out), "--seed", str(options.seed)]
@@ -75,6 +88,8 @@ def main() -> None:
     before = contents(out)
     second, _ = timed(words)
     changed = sorted(name for name, value in contents(out).items() if before.get(name) != value)
+    if options.picture:
+        draw(out, options.picture)
     metrics = json.loads((out / "metrics.json").read_text())
     rows = [
         ("first run, seconds", first, 300.0),
