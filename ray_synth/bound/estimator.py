@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ray_synth.bound.probe import probe_scores
+from ray_synth.bound.curve import (
+    Posterior,
+    discrepancy_covariance,
+    fine_ratios,
+    near_best_interval,
+    ratio_grid,
+    verdict_of,
+)
+from ray_synth.bound.encoders import encoder_of
+from ray_synth.bound.evidence import LEARNING, Evidence, Samples, gather
+from ray_synth.bound.features import random_relu
+from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
+from ray_synth.bound.leak import leak_warning
+from ray_synth.bound.result import ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
+from ray_synth.bound.scaling_law import fit_scaling_law
 from ray_synth.bound.theorem import closed_form
 from ray_synth.errors import InputError
+from ray_synth.metrics.spectrum import rapsd
 
 FloatArray = NDArray[np.float64]
-Verdict = Literal["helps", "no effect", "hurts", "uncertain"]
 
-NOTICEABLE = 0.01  # accuracy that makes a difference, in verdicts
-CERTAIN = 0.8  # probability below which the verdict is "uncertain"
-LENGTH_SCALE = 2.5  # of the curve's Gaussian process, in log2(1 + ratio)
-AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Predicted test error over synthetic ratios, with its band at the asked confidence. All [G]."""
-
-    ratio: tuple[float, ...]
-    error: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatioEstimate:
-    """What is predicted before training. Ratios are synthetic over real, in [0, max_ratio]."""
-
-    ratio: float
-    interval: tuple[float, float]
-    verdict: Verdict
-    reason: str
-    curve: Curve
-    methods: Mapping[str, Mapping[str, Any]]
-    confidence: float
-    max_ratio: float
-    num_real: int
-    num_synthetic: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "ratio": self.ratio,
-            "interval": list(self.interval),
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "curve": {name: list(getattr(self.curve, name)) for name in ("ratio", "error", "low", "high")},
-            "methods": {name: dict(terms) for name, terms in self.methods.items()},
-            "confidence": self.confidence,
-            "max_ratio": self.max_ratio,
-            "num_real": self.num_real,
-            "num_synthetic": self.num_synthetic,
-        }
+METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
+DRAWS = 500
+SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 
 
 def estimate_ratio(
@@ -70,165 +43,323 @@ def estimate_ratio(
     synthetic_images: np.ndarray,
     synthetic_labels: np.ndarray,
     *,
+    num_real: int | None = None,
     max_ratio: float = 16.0,
+    real_weight: float | None = None,
+    features: Any = "auto",
+    methods: Sequence[str] = METHODS,
+    target_images: np.ndarray | None = None,
+    target_labels: np.ndarray | None = None,
     confidence: float = 0.9,
     seed: int = 0,
 ) -> RatioEstimate:
     """Predict the best synthetic ratio of a classifier before it is trained.
 
-    The ratio is the probe's (a ridge classifier on frozen features, scored by leave-one-out over a grid of ratios, its
-    curve smoothed by a Gaussian process over log2(1 + ratio)). The closed form of paper 003 stands beside it in
-    `methods`, with its sensitivity to the scale of the noise variance.
+    The ratio is the probe's: ridge classifiers and small networks on frozen features, scored on held-out real images
+    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). The theories' own answers
+    stand beside it in `methods`.
 
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size.
         real_labels, synthetic_labels: integers [N], from 0.
+        num_real: size of the real training set that the given real images are a sample of; default their number. The
+            curve is then extrapolated along the learning curve between half of the images and all.
         max_ratio: the largest ratio considered. Ratios beyond the synthetic images given are extrapolated by weight.
+        real_weight: λ of Eq. 7 (`weighting: fixed`); None for uniform weights.
+        features: "auto" (built in, nothing is downloaded), a function or torch module from images to features, or
+            "open_clip:MODEL:/path/to/weights".
+        methods: which answers to compute, of "probe", "closed_form", "exact_risk", "stability", "scaling_law". The
+            probe is always there: it is what the rest is compared with.
+        target_images, target_labels: a sample of another domain that the classifier is meant for. Labelled, it is what
+            the probe is scored on; unlabelled, real images count by how much they look like it.
         confidence: of the interval and the curve's band.
-        seed: of the random features and posterior draws. Same input and seed, same output.
+        seed: of random features, networks and posterior draws. Same input and seed, same output.
 
     Raises:
         InputError: arrays that do not fit together, fewer than two real classes or four real images.
     """
-    real, y_real = _checked("real", real_images, real_labels)
-    synthetic, y_synthetic = _checked("synthetic", synthetic_images, synthetic_labels)
-    if real.shape[1:] != synthetic.shape[1:]:
-        raise InputError(
-            f"real and synthetic images must have one size, got {list(real.shape[1:])} and {list(synthetic.shape[1:])}"
+    samples = _samples(real_images, real_labels, synthetic_images, synthetic_labels, target_images, target_labels)
+    encoder = encoder_of(features)
+    n = len(samples.real)
+    size = n if num_real is None else num_real
+    _check_numbers(size, n, max_ratio, real_weight, methods, confidence, seed)
+    with _one_thread():
+        evidence = gather(samples, ratio_grid(max_ratio), real_weight=real_weight, encoder=encoder, seed=seed)
+        ratios = fine_ratios(max_ratio)
+        posterior = Posterior(
+            np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance
         )
-    if not 0 < max_ratio <= 1000:
-        raise InputError(f"max_ratio must be in (0, 1000], got {max_ratio}")
-    if not 0.5 < confidence < 1:
-        raise InputError(f"confidence must be in (0.5, 1), got {confidence}")
-    if len(np.unique(y_real)) < 2 or len(real) < 4:
-        raise InputError(
-            f"at least 4 real images of 2 classes are needed, got {len(real)} of {len(np.unique(y_real))}; add images"
-        )
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed must be an integer >= 0, got {seed!r}")
-    # Classes that occur, numbered without gaps.
-    present, both = np.unique(np.concatenate([y_real, y_synthetic]), return_inverse=True)
-    y_real, y_synthetic, num_classes = both[: len(y_real)], both[len(y_real) :], len(present)
-    real_counts = np.bincount(y_real, minlength=num_classes)
-    grid = ratio_grid(max_ratio)
-    counts = np.floor(np.outer(grid, real_counts) + 0.5).astype(np.int64)
-    # One thread: the matrices are small, and the sums then have one order whatever the machine.
-    with threadpool_limits(1):
-        scores = probe_scores(real, y_real, synthetic, y_synthetic, counts, seed=seed)
-    posterior = _Posterior(grid, scores, max_ratio)
-    draws = posterior.draw(500, seed)
-    best = posterior.ratios[draws.argmax(axis=1)]
-    pick = _rounded(posterior.ratios[posterior.mean.argmax()], max_ratio)
+        rate = _learning_rate(evidence, ratios, DRAWS, seed)
+        grown = (n / size) ** rate  # what is left of the error at the full size
+        there = np.interp(np.log2(1 + ratios), np.log2(1 + evidence.grid), evidence.share_there)
+        draws = 1 - (1 - posterior.draw(DRAWS, seed, discrepancy_covariance(ratios, there))) * grown
+        mean = 1 - (1 - posterior.mean) * np.median(grown, axis=0)
+        answers = {
+            name: _METHODS[name](samples, evidence, size, max_ratio, real_weight) for name in methods if name != "probe"
+        }
+        weights = _best_weights(evidence)
+        classes = _per_class(samples, evidence, ratios, posterior)
+        warnings = tuple(_warnings(samples, evidence))
+    best = int(mean.argmax())
+    first, last = near_best_interval(draws, best, confidence)
+    pick = _rounded(ratios[best], max_ratio)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(best, [tail, 1 - tail])
-    band = np.quantile(draws, [tail, 1 - tail], axis=0)
-    verdict, reason, probabilities = _verdict(posterior, draws)
-    formula = closed_form(real, synthetic, num_real=len(real), max_ratio=max_ratio)
+    band = np.quantile(draws, [tail, 1 - tail], axis=0).clip(0, 1)
+    verdict, reason, probabilities = verdict_of(ratios, mean, draws)
+    probe = {
+        "ratio": pick,
+        "grid": list(_floats(evidence.grid)),
+        "accuracy": list(_floats(evidence.importance @ evidence.scores)),
+        "verdict_probability": probabilities,
+    }
     return RatioEstimate(
         ratio=pick,
-        interval=(min(_rounded(low, max_ratio), pick), max(_rounded(high, max_ratio), pick)),
+        interval=(_rounded(ratios[first], max_ratio), _rounded(ratios[last], max_ratio)),
         verdict=verdict,
         reason=reason,
         curve=Curve(
-            ratio=_floats(posterior.ratios),
-            error=_floats(1 - posterior.mean.clip(0, 1)),
-            low=_floats(1 - band[1].clip(0, 1)),
-            high=_floats(1 - band[0].clip(0, 1)),
+            ratio=_floats(ratios),
+            error=_floats(1 - mean.clip(0, 1)),
+            low=_floats(1 - band[1]),
+            high=_floats(1 - band[0]),
         ),
-        methods={
-            "closed_form": formula.to_dict(),
-            "probe": {
-                "ratio": pick,
-                "grid": list(_floats(grid)),
-                "accuracy": list(_floats(scores.mean(axis=0))),
-                "verdict_probability": probabilities,
-            },
-        },
+        methods={"probe": probe, **answers},
+        weights=weights,
+        real_equivalent=_real_equivalent(mean, ratios, float(np.median(rate[:, 0]))),
+        classes=classes,
+        spectra=_spectra(samples),
+        warnings=warnings,
         confidence=confidence,
         max_ratio=max_ratio,
-        num_real=len(real),
-        num_synthetic=len(synthetic),
+        num_real=size,
+        num_real_given=n,
+        num_synthetic=len(samples.synthetic),
     )
 
 
-def ratio_grid(max_ratio: float) -> FloatArray:
-    """Ratios 0, 1/4, 1/2, 1, 2, 4, ... up to max_ratio, which is always the last."""
-    powers = 2.0 ** np.arange(-2, 11)
-    return np.concatenate([[0.0], powers[powers < max_ratio * 0.99], [max_ratio]])
+def _learning_rate(evidence: Evidence, ratios: FloatArray, draws: int, seed: int) -> FloatArray:
+    """b of error ∝ (real images)^−b at each ratio, from half of the images to all: draws [D,G] in [0, 1]."""
+    if evidence.sizes is None:
+        return np.full((draws, len(ratios)), LEARNING)
+    u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
+    half, full = (
+        1 - Posterior(u, scores, fine).draw(draws, seed + number).clip(0.0, 0.999)
+        for number, scores in enumerate(evidence.sizes)
+    )
+    rate: FloatArray = np.log2(half / full).clip(0.0, 1.0)
+    return rate
 
 
-class _Posterior:
-    """Gaussian process over u = log2(1 + ratio): RBF kernel, noise = covariance of the leave-one-out mean.
+def _real_equivalent(mean: FloatArray, ratios: FloatArray, rate: float) -> float | None:
+    """Synthetic images worth one real image: real images that would lower the error as much, by the learning curve."""
+    best = int(mean.argmax())
+    none, here = 1 - mean[0], 1 - mean[best]
+    if best == 0 or here >= none or here <= 0 or rate < 0.01:
+        return None
+    more = (none / here) ** (1 / rate) - 1  # in units of the real set
+    return float(f"{ratios[best] / more:.3g}") if more > 0 else None
 
-    Amplitudes are averaged by marginal likelihood. `mean` and `covariance` stand on the fine grid `ratios`.
-    """
 
-    def __init__(self, grid: FloatArray, scores: FloatArray, max_ratio: float):
-        u = np.log2(1 + grid)
-        fine = np.linspace(0.0, np.log2(1 + max_ratio), 65)
-        n = len(scores)
-        level = scores.mean()
-        y = scores.mean(axis=0) - level
-        # The level is common to all ratios and moves no argmax; a quarter of an image keeps the matrix regular.
-        noise = np.cov(scores, rowvar=False) / n + np.eye(len(grid)) * (0.5 / n) ** 2 / 4
-        kernel = _rbf(u, u)
-        evidence, means, covariances = [], [], []
-        for amplitude in AMPLITUDES:
-            total = amplitude**2 * kernel + noise + 0.05**2
-            factor = np.linalg.cholesky(total + 1e-10 * np.eye(len(u)))
-            half = np.linalg.solve(factor, y)
-            evidence.append(-0.5 * half @ half - np.log(np.diag(factor)).sum())
-            prior = amplitude**2 * _rbf(fine, fine) + 0.05**2
-            cross = np.linalg.solve(factor, amplitude**2 * _rbf(u, fine) + 0.05**2)
-            means.append(cross.T @ half)
-            covariances.append(prior - cross.T @ cross)
-        weight = np.exp(np.asarray(evidence) - max(evidence))
-        weight /= weight.sum()
-        self.ratios = 2.0**fine - 1
-        self.ratios[-1] = max_ratio
-        self.mean = level + np.einsum("a,ag->g", weight, np.asarray(means))
-        spread = np.asarray(means) - (self.mean - level)
-        self.covariance = np.einsum(
-            "a,agh->gh", weight, np.asarray(covariances) + spread[:, :, None] * spread[:, None, :]
+def _best_weights(evidence: Evidence) -> tuple[WeightEstimate, ...]:
+    """At each ratio of the grid, the best weight by a Gaussian process over ratio and log2 weight, and its worth."""
+    if evidence.weighted is None:
+        return ()
+    ratios, weights, scores = evidence.weighted
+    points = np.stack([np.log2(1 + ratios), np.log2(weights)], axis=1)
+    fine = np.linspace(np.log2(weights.min()), np.log2(weights.max()), 25)
+    found = []
+    for ratio in np.unique(ratios):
+        queries = np.stack([np.full(len(fine) + 1, np.log2(1 + ratio)), np.append(fine, 0.0)], axis=1)
+        posterior = Posterior(points, scores, queries)
+        best = int(posterior.mean[:-1].argmax())
+        spread = posterior.covariance
+        variance = spread[best, best] + spread[-1, -1] - 2 * spread[best, -1]
+        found.append(
+            WeightEstimate(
+                ratio=float(ratio),
+                real_weight=float(f"{2.0 ** fine[best] / ratio:.3g}"),
+                gain=round(float(posterior.mean[best] - posterior.mean[-1]), 6),
+                gain_std=round(float(np.sqrt(max(variance, 0.0))), 6),
+            )
         )
-
-    def draw(self, number: int, seed: int) -> FloatArray:
-        """Curves [number, G]."""
-        values, vectors = np.linalg.eigh(self.covariance)
-        normal = np.random.default_rng([seed, 500]).normal(size=(number, len(values)))
-        curves: FloatArray = self.mean + (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-        return curves
+    return tuple(found)
 
 
-def _rbf(a: FloatArray, b: FloatArray) -> FloatArray:
-    kernel: FloatArray = np.exp(-0.5 * ((a[:, None] - b[None, :]) / LENGTH_SCALE) ** 2)
-    return kernel
+def _per_class(
+    samples: Samples, evidence: Evidence, ratios: FloatArray, posterior: Posterior
+) -> tuple[ClassEstimate, ...]:
+    """Each class's recall over ratios, a Gaussian process around the curve of all classes; worst class first."""
+    u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
+    overall = np.interp(u, fine, posterior.mean)
+    pixels = next(iter(evidence.linear.values()))
+    goal = pixels[0] if samples.target_labels is None else pixels[2]
+    goal_labels = samples.real_labels if samples.target_labels is None else samples.target_labels
+    synthetic_counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
+    found = []
+    for c in np.flatnonzero(samples.real_counts):
+        rows = np.flatnonzero(evidence.labels == c)
+        curve = posterior.mean
+        if len(rows) >= SMALL_CLASS:
+            curve = Posterior(u, evidence.scores[rows], fine, prior=(overall, posterior.mean)).mean
+        ours, theirs = goal[goal_labels == c], pixels[1][samples.synthetic_labels == c]
+        apart = excess_distance(ours, theirs) if min(len(ours), len(theirs) // 2) >= 2 else None
+        best = int(curve.argmax())
+        found.append(
+            ClassEstimate(
+                label=int(samples.class_ids[c]),
+                num_real=int(samples.real_counts[c]),
+                num_synthetic=int(synthetic_counts[c]),
+                ratio=_rounded(ratios[best], float(ratios[-1])) if synthetic_counts[c] else 0.0,
+                recall_real_only=round(float(curve[0].clip(0, 1)), 6),
+                recall=round(float(curve[posterior.mean.argmax()].clip(0, 1)), 6),
+                distance=None if apart is None else round(apart, 6),
+            )
+        )
+    return tuple(sorted(found, key=lambda each: each.recall))
 
 
-def _verdict(posterior: _Posterior, draws: FloatArray) -> tuple[Verdict, str, dict[str, float]]:
-    """Does synthetic data at all help, at the ratios that people use?
+def _closed_form(
+    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
+) -> dict[str, Any]:
+    return closed_form(samples.real, samples.synthetic, num_real=size, max_ratio=max_ratio).to_dict()
 
-    helps: some ratio is at least .01 more accurate than none.
-    hurts: nothing helps, and ratio 1 or 2 is at least .01 worse.
-    """
-    at = [int(np.abs(posterior.ratios - ratio).argmin()) for ratio in (1.0, 2.0)]
-    gain = draws.max(axis=1) - draws[:, 0]
-    helps = gain >= NOTICEABLE
-    hurts = ~helps & ((draws[:, 0, None] - draws[:, at]).max(axis=1) >= NOTICEABLE)
-    share: dict[str, float] = {
-        "helps": float(helps.mean()),
-        "hurts": float(hurts.mean()),
-        "no effect": float((~helps & ~hurts).mean()),
-    }
-    likeliest: Any = max(share, key=lambda name: share[name])
-    expected = float(posterior.mean.max() - posterior.mean[0])
-    if share[likeliest] < CERTAIN:
-        listed = ", ".join(f"{name} {p:.0%}" for name, p in share.items())
-        return "uncertain", f"the real images given cannot tell ({listed})", share
-    return (
-        likeliest,
-        f"{share[likeliest]:.0%} probable; expected gain over real data only {expected:+.3f} accuracy",
-        share,
+
+def _exact_risk(
+    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
+) -> dict[str, Any]:
+    linear = list(evidence.linear.values())[-1]  # the richest family
+    real, synthetic = random_relu(linear[:2], np.random.default_rng(0))
+    return exact_risk_on_images(
+        real,
+        samples.real_labels,
+        synthetic,
+        samples.synthetic_labels,
+        num_classes=samples.num_classes,
+        num_real=size,
+        max_ratio=max_ratio,
+    ).to_dict()
+
+
+def _stability(
+    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
+) -> dict[str, Any]:
+    sets = next(iter(evidence.linear.values()))
+    target = sets[2] if len(sets) > 2 else None
+    return stability_on_images(sets[0], sets[1], num_real=size, max_ratio=max_ratio, target=target).to_dict()
+
+
+def _scaling_law(
+    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
+) -> dict[str, Any]:
+    """Fitted to the probe's errors at half of the real images and at all, and at several weights of a real image."""
+    n, points = len(samples.real), []
+    weight = np.ones(len(evidence.grid)) if real_weight is None else np.maximum(real_weight * evidence.grid, 1e-9)
+    half, full = evidence.sizes or (None, evidence.scores)
+    for share, scores in ((0.5, half), (1.0, full)):
+        if scores is not None:
+            points += [
+                (share * n, r, v, e) for r, v, e in zip(evidence.grid, weight, 1 - scores.mean(axis=0), strict=True)
+            ]
+    if evidence.weighted is not None:
+        ratios, weights, scores = evidence.weighted
+        points += [(n, r, v, e) for r, v, e in zip(ratios, weights, 1 - scores.mean(axis=0), strict=True) if v != 1]
+    count, ratio, v, error = np.array(points).T
+    law = fit_scaling_law(count, ratio * count, ratio / (ratio + v), error)
+    fine = fine_ratios(max_ratio)
+    alpha = fine / (fine + 1) if real_weight is None else np.where(fine > 0, 1 / (1 + real_weight), 0.0)
+    predicted = law.error(size, fine * size, alpha)
+    return {"ratio": _rounded(fine[predicted.argmin()], max_ratio), "error": float(predicted.min()), **law.to_dict()}
+
+
+_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+    "closed_form": _closed_form,
+    "exact_risk": _exact_risk,
+    "stability": _stability,
+    "scaling_law": _scaling_law,
+}
+
+
+def _spectra(samples: Samples) -> Spectra:
+    real, synthetic = rapsd(samples.real), rapsd(samples.synthetic)
+    return Spectra(
+        frequency=_floats(real.frequency / min(samples.real.shape[1:3])),
+        real=_floats(real.power),
+        synthetic=_floats(synthetic.power),
+    )
+
+
+def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
+    n, m = len(samples.real), len(samples.synthetic)
+    if m < max(4 * n, 400):
+        yield f"{m} synthetic images are few: {max(4 * n, 400)} (4 per real image, at least 400) tell much more"
+    counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
+    missing = [int(samples.class_ids[c]) for c in np.flatnonzero((samples.real_counts > 0) & (counts == 0))]
+    if missing:
+        yield f"no synthetic images of class(es) {_listed(missing)}: they stay real only"
+    single = int((samples.real_counts == 1).sum())
+    if single:
+        yield f"{single} class(es) have one real image: left out of training, nothing real tells of its class"
+    first = next(iter(evidence.linear.values()))
+    leak = leak_warning(first[0], samples.real_labels, first[1], samples.synthetic_labels)
+    if leak:
+        yield leak
+
+
+def _listed(values: Sequence[int], limit: int = 8) -> str:
+    return ", ".join(str(v) for v in values[:limit]) + (
+        f" and {len(values) - limit} more" if len(values) > limit else ""
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The matrices are small, and the sums then have one order whatever the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _samples(
+    real_images: np.ndarray,
+    real_labels: np.ndarray,
+    synthetic_images: np.ndarray,
+    synthetic_labels: np.ndarray,
+    target_images: np.ndarray | None,
+    target_labels: np.ndarray | None,
+) -> Samples:
+    """Checked, with the classes that occur numbered without gaps."""
+    real, y_real = _checked("real", real_images, real_labels)
+    synthetic, y_synthetic = _checked("synthetic", synthetic_images, synthetic_labels)
+    target, y_target = None, None
+    if target_images is not None:
+        placeholder = np.zeros(len(target_images), dtype=np.int64)
+        target, y = _checked("target", target_images, placeholder if target_labels is None else target_labels)
+        y_target = None if target_labels is None else y
+    elif target_labels is not None:
+        raise InputError("target_labels came without target_images; give both, or target_images alone")
+    for side, images in (("synthetic", synthetic), ("target", target)):
+        if images is not None and images.shape[1:] != real.shape[1:]:
+            raise InputError(
+                f"real and {side} images must have one size, got {list(real.shape[1:])} and {list(images.shape[1:])}"
+            )
+    classes = len(np.unique(y_real))
+    if classes < 2 or len(real) < 4:
+        raise InputError(f"at least 4 real images of 2 classes are needed, got {len(real)} of {classes}; add images")
+    sides = [y_real, y_synthetic] + ([] if y_target is None else [y_target])
+    ids, numbered = np.unique(np.concatenate(sides), return_inverse=True)
+    parts = np.split(numbered.astype(np.int64), np.cumsum([len(y) for y in sides])[:-1])
+    return Samples(
+        real=real,
+        real_labels=parts[0],
+        synthetic=synthetic,
+        synthetic_labels=parts[1],
+        class_ids=ids,
+        target=target,
+        target_labels=parts[2] if y_target is not None else None,
     )
 
 
@@ -238,13 +369,38 @@ def _checked(side: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise InputError(
-            f"{side}_images must be uint8 [N,H,W,C] or [N,H,W] with N >= 1, got {images.dtype} {list(images.shape)}"
+            f"{side}_images must be uint8 [N,H,W,C] or [N,H,W] with N >= 1, got {images.dtype} {list(images.shape)}; "
+            "scale other images to 0..255 first"
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise InputError(f"{side}_labels must be integers [{len(images)}], got {labels.dtype} {list(labels.shape)}")
     if labels.min() < 0:
         raise InputError(f"{side}_labels must be >= 0, got {labels.min()}")
     return images, labels.astype(np.int64)
+
+
+def _check_numbers(
+    num_real: int,
+    given: int,
+    max_ratio: float,
+    real_weight: float | None,
+    methods: Sequence[str],
+    confidence: float,
+    seed: int,
+) -> None:
+    if not isinstance(num_real, int | np.integer) or num_real < given:
+        raise InputError(f"num_real must be an integer >= {given}, the number of real images given, got {num_real!r}")
+    if not 0 < max_ratio <= 1000:
+        raise InputError(f"max_ratio must be in (0, 1000], got {max_ratio}")
+    if real_weight is not None and not 0 < real_weight <= 1e6:
+        raise InputError(f"real_weight must be in (0, 1e6], or None for uniform weights, got {real_weight}")
+    unknown = [name for name in methods if name not in METHODS]
+    if isinstance(methods, str) or unknown:
+        raise InputError(f"methods must be among {', '.join(METHODS)}, got {methods!r}")
+    if not 0.5 < confidence < 1:
+        raise InputError(f"confidence must be in (0.5, 1), got {confidence}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed must be an integer >= 0, got {seed!r}")
 
 
 def _rounded(ratio: float, max_ratio: float) -> float:

@@ -1,13 +1,16 @@
-"""Images in, feature matrices of three families out: built in, frozen, never downloaded."""
+"""Image sets in, feature matrices out: built-in families, frozen and never downloaded, or an encoder of the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_synth.errors import InputError
+
 FloatArray = NDArray[np.float64]
+Encoder = Callable[[np.ndarray], np.ndarray]  # uint8 images [N,H,W,C] -> features [N,d]
 
 NUM_COMPONENTS = 64
 NUM_PATCHES = 40
@@ -16,31 +19,48 @@ MAX_SIDE = 16
 BLOCK = 256
 
 
-def feature_families(
-    real: np.ndarray, synthetic: np.ndarray, *, redraws: int, seed: int
-) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """For each family and redraw, features of both sides: [n,d], [m,d].
+def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed: int) -> dict[str, list[FloatArray]]:
+    """Leading components of every set's images, by family name: matrices [n_k, d], one a set.
 
-    The families: principal components of the pixels; the same half-whitened; random whitened patches, rectified and
-    pooled, then half-whitened components of those. Each is scaled to a mean squared norm of 9 over the real images,
-    and stands beside random ReLU features of itself and a constant. Images [.,H,W,C] are first average-pooled to at
-    most 16 pixels a side. Bases are fitted on both sides together, without labels.
+    Built in: `raw` (pixels in [-1, 1], not centred); `whitened` (pixels, half-whitened); `patches` (random whitened
+    patches, rectified and pooled, then half-whitened; Coates & Ng, 2011). With an encoder: its `features`, plain, and
+    half-whitened. Bases are fitted on all sets together, without labels.
+
+    Raises:
+        InputError: an encoder whose features are not finite or not [N,d].
     """
-    a, b = pooled(real), pooled(synthetic)
-    n = len(a)
-    pixels = np.concatenate([a.reshape(n, -1), b.reshape(len(b), -1)])
-    families = [_components(pixels, n, 0.0), _components(pixels, n, 0.25)]
-    if min(a.shape[1:3]) >= 3:
-        responses = _patch_responses(a, b, np.random.default_rng([seed, 9]))
-        families.append(_components(responses, n, 0.25))
-    for family, linear in enumerate(families):
+    sizes = [len(images) for images in sets]
+    if encoder is not None:
+        rows = np.concatenate([_encoded(encoder, images) for images in sets])
+        families = {"features": _components(rows, sizes[0], 0.0), "whitened": _components(rows, sizes[0], 0.25)}
+    else:
+        small = [pooled(images) for images in sets]
+        rows = np.concatenate([images.reshape(len(images), -1) for images in small])
+        families = {"raw": _raw(rows), "whitened": _components(rows, sizes[0], 0.25)}
+        if min(small[0].shape[1:3]) >= 3:
+            responses = _patch_responses(small, np.random.default_rng([seed, 9]))
+            families["patches"] = _components(responses, sizes[0], 0.25)
+    cuts = np.cumsum(sizes)[:-1]
+    return {name: np.split(linear, cuts) for name, linear in families.items()}
+
+
+def random_relu(linear: Sequence[FloatArray], rng: np.random.Generator) -> list[FloatArray]:
+    """A constant, the features themselves, and 300 random ReLU features of them. [n_k,d] -> [n_k, 1+d+300]"""
+    weights = rng.normal(size=(linear[0].shape[1], NUM_HIDDEN)) / 3.0
+    bias = rng.uniform(-0.5, 0.5, NUM_HIDDEN)
+    hidden = [np.maximum(part @ weights + bias, 0.0) for part in linear]
+    scale = np.sqrt(9.0 / max(float((hidden[0] ** 2).sum(axis=1).mean()), 1e-12))
+    return [
+        np.concatenate([np.ones((len(part), 1)), part, h * scale], axis=1)
+        for part, h in zip(linear, hidden, strict=True)
+    ]
+
+
+def redrawn(families: Mapping[str, list[FloatArray]], *, redraws: int, seed: int) -> Iterator[list[FloatArray]]:
+    """Every family's random ReLU features, `redraws` times."""
+    for number, linear in enumerate(families.values()):
         for redraw in range(redraws):
-            rng = np.random.default_rng([seed, family, redraw])
-            weights = rng.normal(size=(linear.shape[1], NUM_HIDDEN)) / 3.0
-            hidden = np.maximum(linear @ weights + rng.uniform(-0.5, 0.5, NUM_HIDDEN), 0.0)
-            hidden *= np.sqrt(9.0 / max(float((hidden[:n] ** 2).sum(axis=1).mean()), 1e-12))
-            features = np.concatenate([np.ones((len(linear), 1)), linear, hidden], axis=1)
-            yield features[:n], features[n:]
+            yield random_relu(linear, np.random.default_rng([seed, number, redraw]))
 
 
 def pooled(images: np.ndarray) -> FloatArray:
@@ -56,6 +76,16 @@ def pooled(images: np.ndarray) -> FloatArray:
     return np.concatenate(parts)
 
 
+def _encoded(encoder: Encoder, images: np.ndarray) -> FloatArray:
+    features = np.asarray(encoder(images), dtype=np.float64)
+    if features.ndim != 2 or len(features) != len(images):
+        raise InputError(f"features must come as [{len(images)}, d], got {list(features.shape)}")
+    if not np.isfinite(features).all():
+        bad = int((~np.isfinite(features)).any(axis=1).sum())
+        raise InputError(f"features must be finite, got NaN or infinity for {bad} of {len(features)} images")
+    return features
+
+
 def _components(rows: FloatArray, n: int, power: float) -> FloatArray:
     """Leading principal components of all rows, divided by their variance to `power`, scaled over the first n rows."""
     centred = rows - rows[:n].mean(axis=0)
@@ -69,23 +99,30 @@ def _components(rows: FloatArray, n: int, power: float) -> FloatArray:
     return linear
 
 
-def _patch_responses(real: FloatArray, synthetic: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Responses to random whitened patches of the real images: relu(±z − 1/4), averaged over a 3x3 grid. [n+m, .]
+def _raw(rows: FloatArray) -> FloatArray:
+    """Pixels in [-1, 1] on their leading directions, not centred: no set is far out because it differs. Norm 6."""
+    pixels = 2 * rows - 1
+    values, vectors = np.linalg.eigh(pixels.T @ pixels / len(pixels))
+    linear: FloatArray = pixels @ vectors[:, np.argsort(values)[::-1][:NUM_COMPONENTS]]
+    linear *= 6.0 / np.sqrt(max(float((linear**2).sum(axis=1).mean()), 1e-12))
+    return linear
 
-    (Coates & Ng, 2011: whitened patches of the data itself are filters good enough for small images.)
-    """
-    size = 5 if min(real.shape[1:3]) >= 12 else 3
-    sample = _patches(real[: min(len(real), 500)], size)
+
+def _patch_responses(sets: Sequence[FloatArray], rng: np.random.Generator) -> FloatArray:
+    """Responses to random whitened patches of the first set: relu(±z − 1/4), averaged over a 3x3 grid. [sum n_k, .]"""
+    first = sets[0]
+    size = 5 if min(first.shape[1:3]) >= 12 else 3
+    sample = _patches(first[: min(len(first), 500)], size)
     flat = sample.reshape(-1, sample.shape[-1])
     flat = flat[rng.permutation(len(flat))[:5000]]
     mean = flat.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False) + 1e-2 * np.eye(flat.shape[1]) * 0.1)
+    values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False) + 1e-3 * np.eye(flat.shape[1]))
     whiten = (vectors / np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
     filters = (flat[rng.permutation(len(flat))[:NUM_PATCHES]] - mean) @ whiten
     filters /= np.maximum(np.linalg.norm(filters, axis=1, keepdims=True), 1e-9)
     project = whiten @ filters.T
     out = []
-    for images in (real, synthetic):
+    for images in sets:
         for start in range(0, len(images), BLOCK):
             z = (_patches(images[start : start + BLOCK], size) - mean) @ project  # (b, h, w, K)
             rectified = np.concatenate([np.maximum(z - 0.25, 0.0), np.maximum(-z - 0.25, 0.0)], axis=-1)

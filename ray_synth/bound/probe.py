@@ -1,127 +1,158 @@
-"""Images with labels in, leave-one-out accuracy at every ratio out: a ridge classifier on frozen random features.
+"""Features with labels in, held-out accuracy at every ratio out: ridge classifiers with exact leave-one-out.
 
 The bounds see image statistics alone; the probe sees labels. For each ratio it fits ridge regression to one-hot targets
-on the real images and the first synthetic ones of each class, and scores every real image by the leave-one-out fit.
+on the real images and the first synthetic ones of each class, and scores every real image by the fit without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from ray_synth.bound.features import feature_families
+from ray_synth.bound.pilot import Pilot
 
 FloatArray = NDArray[np.float64]
 
 PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a feature
+PENALTIES_LARGE = (0.003, 0.01, *PENALTIES)  # from 200 real images
 QUARTERS = 4
+MAX_SCORED = 1000
 
 
-def probe_scores(
-    real_images: np.ndarray,
-    real_labels: np.ndarray,
-    synthetic_images: np.ndarray,
-    synthetic_labels: np.ndarray,
-    counts: NDArray[np.int64],
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a fit is scored on: rows of the real set, each left out in turn, or samples of a target domain.
+
+    labels: [s]; rows: [s], of the real set; target: [s,d] features instead.
+    """
+
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
+    target: FloatArray | None = None
+
+
+def ridge_scores(
+    real: FloatArray,
+    real_labels: NDArray[np.int64],
+    synthetic: FloatArray,
+    pilot: Pilot,
+    held: Held,
     *,
-    seed: int,
+    real_weight: FloatArray,
+    penalties: Sequence[float] = PENALTIES,
 ) -> FloatArray:
-    """How often each real image is classified right when it is left out of training.
+    """Share of penalties under which each held-out image is classified right, at each ratio. [s,R]
+
+    Where a class of the pilot has too few images, those it has weigh more, and the score is corrected for how little
+    they vary (`extrapolated`), with A the score on the whole pilot and B the mean over disjoint quarters of it. What a
+    quarter loses against the whole tells what the whole loses against a pilot that is large enough, since errors of
+    averages over m images fall as 1/√m.
 
     Args:
-        real_images, synthetic_images: uint8 [n,H,W,C], [m,H,W,C]; labels: int in [0, C).
-        counts: [R,C], synthetic images of each class at each ratio, rising along R. Where a class of the pilot has
-            fewer, those it has weigh more, and the score is corrected for how little they vary (see `_extrapolated`).
-
-    Returns:
-        [n,R] in [0, 1]: the share of feature families, redraws and penalties that are right.
+        real: [n,d]; synthetic: [m,d].
+        real_weight: [R], what a real image weighs at each ratio; a synthetic one weighs 1.
     """
-    num_classes = counts.shape[1]
-    targets = np.eye(num_classes) - 1.0 / num_classes
-    redraws = 10 if len(real_labels) < 30 else 3
-    members = [np.flatnonzero(synthetic_labels == c) for c in range(num_classes)]
-    available = np.array([len(rows) for rows in members])
-    share = _share_there(counts, available)
+    whole = _fits(real, real_labels, synthetic, pilot, pilot.members, held, real_weight, penalties)
+    beyond = pilot.share_there < 1
+    quartered = np.zeros_like(whole[:, beyond])
+    if beyond.any():
+        far = Pilot(pilot.labels, pilot.counts[beyond])
+        for part in range(QUARTERS):
+            members = [rows[part::QUARTERS] for rows in pilot.members]
+            fits = _fits(real, real_labels, synthetic, far, members, held, real_weight[beyond], penalties)
+            quartered += fits / QUARTERS
+    return extrapolated(whole / len(penalties), quartered / len(penalties), pilot.share_there)
+
+
+def extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -> FloatArray:
+    """Scores [s,R] corrected where the share of images there is below 1: A + (1 − √share)·(A − B).
+
+    quartered: B, [s, number of such ratios].
+    """
     beyond = share < 1
-    total, quartered = np.zeros((2, len(real_labels), len(counts)))
-    fits = 0
-    for real, synthetic in feature_families(real_images, synthetic_images, redraws=redraws, seed=seed):
-        total += leave_one_out(real, real_labels, synthetic, members, targets, counts)
-        if beyond.any():
-            for part in range(QUARTERS):
-                rows = [m[part::QUARTERS] for m in members]
-                quartered[:, beyond] += (
-                    leave_one_out(real, real_labels, synthetic, rows, targets, counts[beyond]) / QUARTERS
-                )
-        fits += len(PENALTIES)
-    return _extrapolated(total / fits, quartered / fits, share)
+    corrected = whole.copy()
+    corrected[:, beyond] += (1 - np.sqrt(share[beyond])) * (whole[:, beyond] - quartered)
+    return corrected
 
 
-def leave_one_out(
+def _fits(
     real: FloatArray,
-    real_labels: np.ndarray,
+    real_labels: NDArray[np.int64],
     synthetic: FloatArray,
-    members: Sequence[np.ndarray],
-    targets: FloatArray,
-    counts: NDArray[np.int64],
+    pilot: Pilot,
+    members: Sequence[NDArray[np.int64]],
+    held: Held,
+    real_weight: FloatArray,
+    penalties: Sequence[float],
 ) -> FloatArray:
-    """Number of penalties under which each real image is right, at each ratio: [n,R].
+    """Number of penalties under which each held-out image is right: [s,R].
 
     Exact for ridge regression: the fit without row i is (f_i − h_i y_i)/(1 − h_i), with h the leverage. The Gram matrix
-    of each class is cumulative over its prefix, so no ratio starts from nothing.
-
-    Args:
-        real: [n,d]; synthetic: [m,d]; members: per class, its rows of `synthetic` in order; targets: [C,C].
+    is cumulative over the ratios' prefixes, so no ratio starts from nothing.
     """
+    targets = np.eye(pilot.num_classes) - 1.0 / pilot.num_classes
     y_real = targets[real_labels]
     gram, moment = real.T @ real, real.T @ y_real
-    size = float(len(real))
     scale = float((real**2).mean())
-    right = np.zeros((len(real), len(counts)))
-    taken = np.zeros(len(targets), dtype=np.int64)
-    class_gram = np.zeros((len(targets), real.shape[1], real.shape[1]))
-    class_sum = np.zeros((len(targets), real.shape[1]))
-    for i, wanted in enumerate(counts):
-        mixed, aim, weighed = gram.copy(), moment.copy(), size
-        for c, rows in enumerate(members):
-            stop = min(int(wanted[c]), len(rows))
-            if stop > taken[c]:
-                new = synthetic[rows[taken[c] : stop]]
-                class_gram[c] += new.T @ new
-                class_sum[c] += new.sum(axis=0)
-                taken[c] = stop
-            if stop:
-                weight = wanted[c] / stop
-                mixed += weight * class_gram[c]
-                aim += weight * np.outer(class_sum[c], targets[c])
-                weighed += wanted[c]
-        for penalty in PENALTIES:
+    points = real[held.rows] if held.target is None else held.target
+    right = np.zeros((len(points), len(pilot.counts)))
+    available = np.array([len(rows) for rows in members])
+    taken = np.zeros(pilot.num_classes, dtype=np.int64)
+    prefix_gram = np.zeros((real.shape[1], real.shape[1]))
+    prefix_sum = np.zeros((pilot.num_classes, real.shape[1]))
+    for i in np.argsort(pilot.counts.sum(axis=1), kind="stable"):
+        wanted, v = pilot.counts[i], float(real_weight[i])
+        there = np.minimum(wanted, available)
+        new = synthetic[np.concatenate([m[a:b] for m, a, b in zip(members, taken, there, strict=True)])]
+        prefix_gram += new.T @ new
+        classes = np.repeat(np.arange(pilot.num_classes), there - taken)
+        prefix_sum += np.eye(pilot.num_classes)[classes].T @ new
+        taken = there
+        weight = np.where(there > 0, wanted / np.maximum(there, 1), 1.0)
+        mixed = v * gram + _weighted_gram(prefix_gram, synthetic, members, there, weight)
+        aim = v * moment + (prefix_sum * weight[:, None]).T @ targets
+        weighed = v * len(real) + float((there * weight).sum())
+        for penalty in penalties:
             ridge = penalty * weighed * scale
-            factor = scipy.linalg.cho_factor(mixed + ridge * np.eye(len(mixed)), overwrite_a=True, check_finite=False)
-            smoothed = scipy.linalg.cho_solve(factor, real.T, check_finite=False)  # (d, n)
-            leverage = np.einsum("nd,dn->n", real, smoothed)[:, None]
-            fitted = smoothed.T @ aim
-            held_out = (fitted - leverage * y_real) / np.maximum(1.0 - leverage, 1e-9)
-            right[:, i] += held_out.argmax(axis=1) == real_labels
+            factor = scipy.linalg.cholesky(mixed + ridge * np.eye(len(mixed)), lower=True, check_finite=False)
+            fitted = points @ scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
+            if held.target is None:
+                root = scipy.linalg.solve_triangular(factor, points.T, lower=True, check_finite=False)  # (d, s)
+                leverage = v * np.einsum("ds,ds->s", root, root)[:, None]
+                fitted = (fitted - leverage * y_real[held.rows]) / np.maximum(1.0 - leverage, 1e-9)
+            right[:, i] += fitted.argmax(axis=1) == held.labels
     return right
 
 
-def _share_there(counts: NDArray[np.int64], available: NDArray[np.int64]) -> FloatArray:
-    """For each ratio, the share of the asked synthetic images that the pilot has: [R] in (0, 1]."""
-    asked = np.where(available > 0, counts, 0).sum(axis=1)
-    there = np.minimum(counts, available).sum(axis=1)
-    share: FloatArray = np.where(asked > 0, there / np.maximum(asked, 1), 1.0)
-    return share
+def _weighted_gram(
+    gram: FloatArray,
+    synthetic: FloatArray,
+    members: Sequence[NDArray[np.int64]],
+    there: NDArray[np.int64],
+    weight: FloatArray,
+) -> FloatArray:
+    """Gram matrix of the first `there` images of every class, each class with its weight; `gram` is that of weight 1.
 
-
-def _extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -> FloatArray:
-    """The score at ratios beyond the pilot: A + (1 − √share)·(A − B), B the mean over disjoint quarters of the pilot.
-
-    What a quarter loses against the whole tells what the whole loses against a pilot that is large enough: errors of
-    averages over m images fall as 1/√m.
+    Most classes share one weight, so only the others are summed again.
     """
-    corrected: FloatArray = whole + np.where(share < 1, 1 - np.sqrt(share), 0.0) * (whole - quartered)
-    return corrected.clip(0.0, 1.0)
+    usual = float(np.median(weight[there > 0])) if there.any() else 1.0
+    other = [c for c in range(len(members)) if there[c] and weight[c] != usual]
+    total = usual * gram
+    if other:
+        rows = synthetic[np.concatenate([members[c][: there[c]] for c in other])]
+        gain = np.concatenate([np.full(there[c], weight[c] - usual) for c in other])
+        total += (rows * gain[:, None]).T @ rows
+    return total
+
+
+def scored_rows(labels: NDArray[np.int64], seed: int, limit: int = MAX_SCORED) -> NDArray[np.int64]:
+    """Rows that are left out in turn: all, or of a large set `limit`, every class in proportion."""
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    order = np.random.default_rng([seed, 2000]).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within
+    return np.sort(order[np.linspace(0, len(order) - 1, limit).round().astype(np.int64)])

@@ -25,6 +25,9 @@ class StabilityConstants:
     c3: float = 1.0
 
 
+CALIBRATED = StabilityConstants()
+
+
 def stability_bound(
     ratio: float | np.ndarray,
     *,

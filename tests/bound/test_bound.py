@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from ray_synth.bound import probe
-from ray_synth.bound.estimator import estimate_ratio, ratio_grid
+from ray_synth.bound.curve import Posterior, ratio_grid
+from ray_synth.bound.estimator import estimate_ratio
+from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.theorem import closed_form, optimal_strength, risk_bound
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
@@ -55,28 +57,68 @@ def test_wrong_terms_are_refused() -> None:
         optimal_strength(discrepancy=1, noise_variance=1, num_real=10, decay=0.125)
 
 
-def test_leave_one_out_equals_refitting_without_the_image() -> None:
+@pytest.mark.parametrize("real_weight", [1.0, 3.0])
+def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) -> None:
     rng = np.random.default_rng(0)
     n, m, d, classes = 12, 20, 6, 3
     real, synthetic = rng.normal(size=(n, d)), rng.normal(size=(m, d))
     y, z = rng.integers(0, classes, n), np.sort(rng.integers(0, classes, m))
     targets = np.eye(classes) - 1 / classes
     counts = np.array([[0, 0, 0], [2, 1, 3], [4, 4, 40]])  # the last asks for more of class 2 than there are
-    right = probe.leave_one_out(real, y, synthetic, [np.flatnonzero(z == c) for c in range(classes)], targets, counts)
     scale = (real**2).mean()
-    expected = np.zeros((n, len(counts)))
-    for i, wanted in enumerate(counts):
-        rows = [np.flatnonzero(z == c)[: wanted[c]] for c in range(classes)]
-        weights = np.concatenate([np.full(len(r), w / max(len(r), 1)) for r, w in zip(rows, wanted, strict=True)])
-        x, t = synthetic[np.concatenate(rows)], targets[z[np.concatenate(rows)]]
-        for penalty in probe.PENALTIES:
-            ridge = penalty * (n + wanted.sum()) * scale * np.eye(d)
-            for k in range(n):
-                keep = np.arange(n) != k
-                gram = real[keep].T @ real[keep] + (x * weights[:, None]).T @ x + ridge
-                moment = real[keep].T @ targets[y[keep]] + (x * weights[:, None]).T @ t
-                expected[k, i] += (real[k] @ np.linalg.solve(gram, moment)).argmax() == y[k]
-    assert (right == expected).all()
+
+    def refitted(members: list[np.ndarray]) -> np.ndarray:
+        right = np.zeros((n, len(counts)))
+        for i, wanted in enumerate(counts):
+            rows = [members[c][: wanted[c]] for c in range(classes)]
+            weights = np.concatenate([np.full(len(r), w / max(len(r), 1)) for r, w in zip(rows, wanted, strict=True)])
+            x, t = synthetic[np.concatenate(rows)], targets[z[np.concatenate(rows)]]
+            for penalty in probe.PENALTIES:
+                ridge = penalty * (real_weight * n + weights.sum()) * scale * np.eye(d)
+                for k in range(n):
+                    keep = np.arange(n) != k
+                    gram = real_weight * real[keep].T @ real[keep] + (x * weights[:, None]).T @ x + ridge
+                    moment = real_weight * real[keep].T @ targets[y[keep]] + (x * weights[:, None]).T @ t
+                    right[k, i] += (real[k] @ np.linalg.solve(gram, moment)).argmax() == y[k]
+        return right / len(probe.PENALTIES)
+
+    pilot = Pilot(z, counts)
+    whole = refitted(pilot.members)
+    quarters = np.mean([refitted([rows[part::4] for rows in pilot.members]) for part in range(4)], axis=0)
+    share = pilot.share_there
+    assert (share == [1, 1, np.minimum(counts[2], np.bincount(z, minlength=3)).sum() / 48]).all()
+    expected = whole + (1 - np.sqrt(share)) * (whole - quarters)
+    held = probe.Held(y, rows=np.arange(n))
+    found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight))
+    assert found == pytest.approx(expected, abs=1e-12)
+    target = rng.normal(size=(7, d))
+    held = probe.Held(rng.integers(0, classes, 7), target=target)
+    gram = real_weight * real.T @ real + 0.1 * real_weight * n * scale * np.eye(d)
+    plain = target @ np.linalg.solve(gram, real_weight * real.T @ targets[y])
+    found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight), penalties=(0.1,))
+    assert (found[:, 0] == (plain.argmax(axis=1) == held.labels)).all()
+
+
+def test_the_posterior_equals_a_gaussian_process_of_another_library() -> None:
+    """With one amplitude the curve is scikit-learn's, for a noise that is the covariance of the mean."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+    rng = np.random.default_rng(0)
+    u, fine = np.log2(1 + ratio_grid(16.0)), np.linspace(0, np.log2(17), 9)
+    scores = (rng.uniform(size=(400, len(u))) < 0.6 + 0.05 * u).astype(float)
+    posterior = Posterior(u, scores, fine)
+    noise = np.cov(scores, rowvar=False) / len(scores)
+    means = []
+    for amplitude in (0.01, 0.2):
+        kernel = ConstantKernel(amplitude**2, "fixed") * RBF(2.5, "fixed") + ConstantKernel(0.05**2, "fixed")
+        other = GaussianProcessRegressor(kernel, alpha=np.diag(noise), optimizer=None)
+        means.append(other.fit(u[:, None], scores.mean(axis=0) - scores.mean()).predict(fine[:, None]) + scores.mean())
+    low, high = np.minimum(*means) - 0.01, np.maximum(*means) + 0.01  # amplitudes are averaged
+    assert ((low < posterior.mean) & (posterior.mean < high)).all()
+    draws = posterior.draw(4000, seed=0)
+    assert draws.mean(axis=0) == pytest.approx(posterior.mean, abs=0.005)
+    assert draws.std(axis=0) == pytest.approx(np.sqrt(np.diag(posterior.covariance)), rel=0.1)
 
 
 def generators(splits: Splits) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from tests.benchmarks.ratiobench.diffusion import VARIANCES, diffusion
+
 Labelled = tuple[np.ndarray, np.ndarray]
 PerClass = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
@@ -126,3 +128,6 @@ GENERATORS = {
     "labels-50": wrong_labels(0.5),
     "labels-80": wrong_labels(0.8),
 }
+# Training steps of a small diffusion model, and the variance of the noise added to its samples. Slow to sample on a
+# CPU: digits only.
+DIFFUSION = {f"diffusion-{steps}-{v:g}": diffusion(steps, v) for steps in (100, 600) for v in VARIANCES}

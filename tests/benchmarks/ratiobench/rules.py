@@ -69,6 +69,9 @@ RULES: dict[str, Callable[[RatioEstimate], float]] = {
     "always 2": lambda e: 2.0,
     "always 16": lambda e: 16.0,
     "closed form of paper 003": lambda e: float(e.methods["closed_form"]["ratio"]),
+    "stability bound": lambda e: float(e.methods["stability"]["ratio"]),
+    "exact risk": lambda e: float(e.methods["exact_risk"]["ratio"]),
+    "scaling law": lambda e: float(e.methods["scaling_law"]["ratio"]),
     "estimate": lambda e: e.ratio,
 }
 

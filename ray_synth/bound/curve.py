@@ -1,0 +1,158 @@
+"""Noisy scores of single images at a few ratios in, a smooth curve with its uncertainty, and a verdict, out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Verdict = Literal["helps", "no effect", "hurts", "uncertain"]
+
+NOTICEABLE = 0.01  # accuracy that makes a difference, in verdicts
+CERTAIN = 0.8  # probability below which the verdict is "uncertain"
+LENGTH_SCALE = 2.5  # of the Gaussian process, in log2(1 + ratio), and in log2 of a weight
+LEVEL = 0.05  # spread of the curve's mean height
+AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
+NEAR = 0.003  # accuracy within which a ratio counts as best, in intervals
+DISCREPANCY = 0.008  # spread of a classifier's curve about the probe's
+DISCREPANCY_LENGTH = 1.0  # over which it varies, in log2(1 + ratio)
+
+
+class Posterior:
+    """Gaussian process over coordinates such as log2(1 + ratio): RBF kernel, noise = covariance of the mean score.
+
+    The amplitude is averaged by marginal likelihood. `mean` [Q] and `covariance` [Q,Q] stand at the queries.
+
+    Args:
+        points: [P] or [P,k]; scores: [n,P], one row an image; queries: [Q] or [Q,k].
+        weights: of the images, [n], summing to 1; equal by default.
+        prior: mean of the process at points and queries, [P] and [Q]; flat by default.
+    """
+
+    def __init__(
+        self,
+        points: FloatArray,
+        scores: FloatArray,
+        queries: FloatArray,
+        *,
+        weights: FloatArray | None = None,
+        prior: tuple[FloatArray, FloatArray] | None = None,
+    ):
+        n, number = scores.shape
+        w = np.full(n, 1.0 / n) if weights is None else weights
+        prior_points, prior_queries = prior or (np.zeros(number), np.zeros(len(queries)))
+        average = w @ scores
+        level = float((average - prior_points).mean())
+        y = average - prior_points - level
+        centred = scores - average
+        # Unbiased for equal weights; a quarter of an image keeps the matrix regular.
+        share = float((w**2).sum())
+        noise = (centred * (w**2)[:, None]).T @ centred / max(1 - share, 1e-9)
+        noise += np.eye(number) * (0.5 * share) ** 2 / 4
+        near, cross, far = _rbf(points, points), _rbf(points, queries), _rbf(queries, queries)
+        evidence, means, covariances = [], [], []
+        for amplitude in AMPLITUDES:
+            total = amplitude**2 * near + noise + LEVEL**2
+            factor = np.linalg.cholesky(total + 1e-10 * np.eye(number))
+            half = np.linalg.solve(factor, y)
+            evidence.append(-0.5 * half @ half - np.log(np.diag(factor)).sum())
+            spread = np.linalg.solve(factor, amplitude**2 * cross + LEVEL**2)
+            means.append(spread.T @ half)
+            covariances.append(amplitude**2 * far + LEVEL**2 - spread.T @ spread)
+        belief = np.exp(np.asarray(evidence) - max(evidence))
+        belief /= belief.sum()
+        shape = np.einsum("a,aq->q", belief, np.asarray(means))
+        apart = np.asarray(means) - shape
+        self.mean: FloatArray = level + prior_queries + shape
+        self.covariance: FloatArray = np.einsum(
+            "a,aqr->qr", belief, np.asarray(covariances) + apart[:, :, None] * apart[:, None, :]
+        )
+
+    def draw(self, number: int, seed: int, extra: FloatArray | float = 0.0) -> FloatArray:
+        """Curves [number, Q]; `extra` is added to the covariance."""
+        values, vectors = np.linalg.eigh(self.covariance + extra)
+        normal = np.random.default_rng([seed, 500]).normal(size=(number, len(values)))
+        curves: FloatArray = self.mean + (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+        return curves
+
+
+def discrepancy_covariance(ratios: FloatArray, share_there: FloatArray) -> FloatArray:
+    """How a classifier's curve differs from the probe's, [G,G]: wider where the pilot has too few images.
+
+    share_there: [G] in (0, 1], the share of the asked synthetic images that the pilot has.
+    """
+    u = np.log2(1 + ratios)
+    spread = DISCREPANCY * (2 - np.sqrt(share_there))
+    kernel: FloatArray = np.exp(-0.5 * ((u[:, None] - u[None, :]) / DISCREPANCY_LENGTH) ** 2)
+    return kernel * np.outer(spread, spread)
+
+
+def near_best_interval(draws: FloatArray, pick: int, confidence: float) -> tuple[int, int]:
+    """The shortest interval around `pick` that holds a near-best ratio in a share `confidence` of the draws [D,G].
+
+    Near-best: within .003 of the draw's highest accuracy. A flat curve has many such ratios, so that its interval is
+    short although its highest point could be anywhere. Returns the first and the last index.
+    """
+    places = np.arange(draws.shape[1])
+    near = draws >= draws.max(axis=1, keepdims=True) - NEAR
+    left = np.where(near & (places <= pick), places, -1).max(axis=1)
+    right = np.where(near & (places >= pick), places, len(places)).min(axis=1)
+    best = (0, len(places) - 1)
+    for first in range(pick, -1, -1):
+        # For each draw the last index at which the interval from `first` must end to hold one of its near-best ratios.
+        needed = np.sort(np.where(left >= first, pick, right))
+        last = int(needed[int(np.ceil(confidence * len(needed))) - 1])
+        if last < len(places) and last - first < best[1] - best[0]:
+            best = (first, last)
+    return best
+
+
+def ratio_grid(max_ratio: float) -> FloatArray:
+    """Ratios 0, 1/4, 1/2, 1, 2, 4, ... up to max_ratio, which is always the last: where the probe is asked."""
+    powers = 2.0 ** np.arange(-2, 11)
+    return np.concatenate([[0.0], powers[powers < max_ratio * 0.99], [max_ratio]])
+
+
+def fine_ratios(max_ratio: float) -> FloatArray:
+    """65 ratios, even in log2(1 + ratio): where the curve is drawn."""
+    ratios = 2.0 ** np.linspace(0.0, np.log2(1 + max_ratio), 65) - 1
+    ratios[-1] = max_ratio
+    return ratios
+
+
+def verdict_of(ratios: FloatArray, mean: FloatArray, draws: FloatArray) -> tuple[Verdict, str, dict[str, float]]:
+    """Does synthetic data at all help, at the ratios that people use? The verdict, its reason, and each one's share.
+
+    helps: some ratio is at least .01 more accurate than none.
+    hurts: nothing helps, and ratio 1 or 2 is at least .01 worse.
+
+    Args:
+        ratios: [G]; mean: accuracy [G]; draws: [D,G].
+    """
+    measured = draws[:, [_index(ratios, ratio) for ratio in ratio_grid(float(ratios[-1]))]]
+    helps = measured.max(axis=1) - draws[:, 0] >= NOTICEABLE
+    common = draws[:, [_index(ratios, ratio) for ratio in (1.0, 2.0)]]
+    hurts = ~helps & ((draws[:, :1] - common).max(axis=1) >= NOTICEABLE)
+    share: dict[str, float] = {
+        "helps": float(helps.mean()),
+        "hurts": float(hurts.mean()),
+        "no effect": float((~helps & ~hurts).mean()),
+    }
+    likeliest: Any = max(share, key=lambda name: share[name])
+    if share[likeliest] < CERTAIN:
+        listed = ", ".join(f"{name} {p:.0%}" for name, p in share.items())
+        return "uncertain", f"the real images given cannot tell ({listed})", share
+    gain = float(mean.max() - mean[0])
+    return likeliest, f"{share[likeliest]:.0%} probable; expected gain over real data only {gain:+.3f} accuracy", share
+
+
+def _index(ratios: FloatArray, ratio: float) -> int:
+    return int(np.abs(ratios - ratio).argmin())
+
+
+def _rbf(a: FloatArray, b: FloatArray) -> FloatArray:
+    a, b = (points[:, None] if points.ndim == 1 else points for points in (a, b))
+    kernel: FloatArray = np.exp(-0.5 * ((a[:, None] - b[None, :]) ** 2).sum(axis=-1) / LENGTH_SCALE**2)
+    return kernel

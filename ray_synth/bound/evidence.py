@@ -1,0 +1,220 @@
+"""Images with labels in, what the probe measured out: scores of held-out images over ratios, sizes and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_synth.bound.features import Encoder, linear_families, redrawn
+from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds
+from ray_synth.bound.pilot import Pilot
+from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, Held, ridge_scores, scored_rows
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Sets = list[FloatArray]  # features of the real, the synthetic and, if there is one, the target set
+
+NETWORK_SHARE = 0.5  # of the networks in the blended score
+NETWORK_INPUTS = ("raw", "patches", "features")
+SMALL = 100  # real images below which probes are repeated more often
+SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
+SIDE_ROWS = 500
+LEARNING = 0.75  # error falls as (images of a class)^-0.75 while they are few
+REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
+MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """uint8 images [.,H,W,C] with labels in [0, C), numbers of `class_ids`. Target labels may be unknown."""
+
+    real: np.ndarray
+    real_labels: IntArray
+    synthetic: np.ndarray
+    synthetic_labels: IntArray
+    class_ids: IntArray
+    target: np.ndarray | None = None
+    target_labels: IntArray | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_ids)
+
+    @property
+    def real_counts(self) -> IntArray:
+        return np.bincount(self.real_labels, minlength=self.num_classes).astype(np.int64)
+
+    def asked(self, ratios: FloatArray, counts: IntArray | None = None) -> IntArray:
+        """Synthetic images of each class at each ratio to the real ones (or to other counts): [R,C]."""
+        per_class = self.real_counts if counts is None else counts
+        asked: IntArray = np.floor(np.outer(ratios, per_class) + 0.5).astype(np.int64)
+        return asked
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
+
+    grid: ratios [R]; scores: [s,R], a row per held-out image; labels: [s]; importance: [s], each image's share in the
+    mean. sizes: ridge scores with half of the real images [h,R] and with all [s,R], or None where they are too few.
+    weighted: ratios [P], weights of a real image [P] and scores [s,P], or None where a weight was given. linear:
+    features by family. share_there: [R], of the asked synthetic images, those that are there.
+    """
+
+    grid: FloatArray
+    scores: FloatArray
+    labels: IntArray
+    importance: FloatArray
+    sizes: tuple[FloatArray, FloatArray] | None
+    weighted: tuple[FloatArray, FloatArray, FloatArray] | None
+    linear: Mapping[str, Sets]
+    share_there: FloatArray
+
+
+def gather(
+    samples: Samples, grid: FloatArray, *, real_weight: float | None, encoder: Encoder | None, seed: int
+) -> Evidence:
+    """Run the probe at every ratio of the grid [R], at half the real images, and over weights of the real set.
+
+    real_weight: λ of Eq. 7, the weight of the real images' mean loss; None for uniform weights, 1/ratio.
+    """
+    sets = [samples.real, samples.synthetic] + ([] if samples.target is None else [samples.target])
+    linear = linear_families(sets, encoder=encoder, seed=seed)
+    pilot = Pilot(samples.synthetic_labels, samples.asked(grid))
+    weight = np.ones(len(grid)) if real_weight is None else np.where(grid > 0, real_weight * grid, 1.0)
+    n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
+    held = _held(samples, rows)
+    ridge = _ridge(
+        samples,
+        linear,
+        pilot,
+        rows,
+        weight,
+        redraws=10 if n < 30 else 3 if n < 1000 else 1,
+        penalties=PENALTIES if n < 200 else PENALTIES_LARGE,
+        seed=seed,
+    )
+    networks = np.mean(
+        [
+            network_scores(
+                linear[name][0],
+                samples.real_labels,
+                linear[name][1],
+                pilot,
+                held(linear[name]),
+                real_weight=weight,
+                seeds=2 if n < SMALL else 1,
+                seed=seed,
+            )
+            for name in NETWORK_INPUTS
+            if name in linear
+        ],
+        axis=0,
+    )
+    if samples.target_labels is None:
+        ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
+        networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
+    scores = (1 - NETWORK_SHARE) * ridge + NETWORK_SHARE * networks
+    return Evidence(
+        grid=grid,
+        scores=scores.clip(0.0, 1.0),
+        labels=held(next(iter(linear.values()))).labels,
+        importance=_importance(samples, linear, rows),
+        sizes=_scores_by_size(samples, linear, grid, weight, seed) if n >= MIN_HALVED else None,
+        weighted=_weighted_scores(samples, linear, grid, seed) if real_weight is None else None,
+        linear=linear,
+        share_there=pilot.share_there,
+    )
+
+
+def _ridge(
+    samples: Samples,
+    linear: Mapping[str, Sets],
+    pilot: Pilot,
+    rows: IntArray,
+    weight: FloatArray,
+    *,
+    redraws: int = 1,
+    penalties: Sequence[float] = SIDE_PENALTIES,
+    seed: int,
+    own: IntArray | None = None,
+) -> FloatArray:
+    """Ridge scores [s,R] over families and redraws. own: the real rows to train on; `rows` are places among them."""
+    own = np.arange(len(samples.real)) if own is None else own
+    labels = samples.real_labels[own]
+    held = _held(samples, own[rows], rows)
+    fits = [
+        ridge_scores(parts[0][own], labels, parts[1], pilot, held(parts), real_weight=weight, penalties=penalties)
+        for parts in redrawn(linear, redraws=redraws, seed=seed)
+    ]
+    average: FloatArray = np.mean(fits, axis=0)
+    return average
+
+
+def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> Callable[[Sets], Held]:
+    """Target samples with labels are what to be right about; without them, each of these real rows, left out.
+
+    places: of the rows among the real images that are trained on, where those are not all.
+    """
+    if samples.target_labels is not None:
+        labels = samples.target_labels
+        return lambda parts: Held(labels, target=parts[2])
+    return lambda parts: Held(samples.real_labels[rows], rows=rows if places is None else places)
+
+
+def _full_size(scores: FloatArray, samples: Samples, rows: IntArray, pilot: Pilot, *, left_out: float) -> FloatArray:
+    """Scores as if the image had not been missing from its class: with few real images that is much of the class.
+
+    left_out: images of its class missing (from 1), or the share of all that is (below 1).
+    """
+    classes = samples.real_labels[rows]
+    real = samples.real_counts[classes].astype(np.float64)[:, None]
+    everything = real + pilot.counts[:, classes].T
+    missing = np.minimum(left_out if left_out >= 1 else left_out * real, real)
+    shrunk = (np.maximum(everything - missing, 0.5) / everything) ** LEARNING
+    full: FloatArray = 1 - (1 - scores) * shrunk
+    return full
+
+
+def _scores_by_size(
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, weight: FloatArray, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Ridge scores with half of the real images, in either half [h,R], and with all of them [s,R]."""
+    half = stratified_folds(samples.real_labels, 2, np.random.default_rng([seed, 2]))
+    found = []
+    for own in (np.flatnonzero(half == 0), np.flatnonzero(half == 1), np.arange(len(half))):
+        labels = samples.real_labels[own]
+        counts = np.bincount(labels, minlength=samples.num_classes).astype(np.int64)
+        pilot = Pilot(samples.synthetic_labels, samples.asked(grid, counts))
+        rows = scored_rows(labels, seed, SIDE_ROWS)
+        found.append(_ridge(samples, linear, pilot, rows, weight, seed=seed, own=own).clip(0.0, 1.0))
+    return np.concatenate(found[:2]), found[2]
+
+
+def _weighted_scores(
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, seed: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Ridge scores at every ratio above 0 and every weight of a real image: ratios [P], weights [P], scores [s,P]."""
+    ratios, weights = (a.ravel() for a in np.meshgrid(grid[grid > 0], REAL_WEIGHTS, indexing="ij"))
+    pilot = Pilot(samples.synthetic_labels, samples.asked(ratios))
+    rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
+    return ratios, weights, _ridge(samples, linear, pilot, rows, weights, seed=seed).clip(0.0, 1.0)
+
+
+def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) -> FloatArray:
+    """Equal shares; for an unlabelled target, the real rows' density ratio by logistic regression, at most 10."""
+    if samples.target is None or samples.target_labels is not None:
+        number = len(rows) if samples.target_labels is None else len(samples.target_labels)
+        return np.full(number, 1.0 / number)
+    from sklearn.linear_model import LogisticRegression
+
+    parts = next(iter(linear.values()))
+    source, target = parts[0], parts[2]
+    model = LogisticRegression(C=0.01, max_iter=500, class_weight="balanced")
+    model.fit(np.concatenate([source, target]), np.r_[np.zeros(len(source)), np.ones(len(target))])
+    ratio = np.exp(model.decision_function(source[rows])).clip(0.1, 10.0)
+    share: FloatArray = ratio / ratio.sum()
+    return share
