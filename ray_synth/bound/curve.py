@@ -15,9 +15,11 @@ CERTAIN = 0.8  # probability below which the verdict is "uncertain"
 LENGTH_SCALE = 2.5  # of the Gaussian process, in log2(1 + ratio), and in log2 of a weight
 LEVEL = 0.05  # spread of the curve's mean height
 AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
+SHRINK_IMAGES = 50.0  # as many images as the assumption of one variance and one correlation is worth
 NEAR = 0.003  # accuracy within which a ratio counts as best, in intervals
 DISCREPANCY = 0.008  # spread of a classifier's curve about the probe's
-DISCREPANCY_LENGTH = 1.0  # over which it varies, in log2(1 + ratio)
+DISCREPANCY_LENGTH = 0.7  # over which it varies, in log2(1 + ratio)
+BEYOND = 5.0  # how much wider it is far beyond the pilot
 
 
 class Posterior:
@@ -50,7 +52,10 @@ class Posterior:
         # Unbiased for equal weights; a quarter of an image keeps the matrix regular.
         share = float((w**2).sum())
         noise = (centred * (w**2)[:, None]).T @ centred / max(1 - share, 1e-9)
-        noise += np.eye(number) * (0.5 * share) ** 2 / 4
+        noise = (
+            _shrunk(noise, SHRINK_IMAGES * share / (1 + SHRINK_IMAGES * share))
+            + np.eye(number) * (0.5 * share) ** 2 / 4
+        )
         near, cross, far = _rbf(points, points), _rbf(points, queries), _rbf(queries, queries)
         evidence, means, covariances = [], [], []
         for amplitude in AMPLITUDES:
@@ -84,7 +89,7 @@ def discrepancy_covariance(ratios: FloatArray, share_there: FloatArray) -> Float
     share_there: [G] in (0, 1], the share of the asked synthetic images that the pilot has.
     """
     u = np.log2(1 + ratios)
-    spread = DISCREPANCY * (2 - np.sqrt(share_there))
+    spread = DISCREPANCY * (1 + BEYOND * (1 - np.sqrt(share_there)))
     kernel: FloatArray = np.exp(-0.5 * ((u[:, None] - u[None, :]) / DISCREPANCY_LENGTH) ** 2)
     return kernel * np.outer(spread, spread)
 
@@ -146,6 +151,15 @@ def verdict_of(ratios: FloatArray, mean: FloatArray, draws: FloatArray) -> tuple
         return "uncertain", f"the real images given cannot tell ({listed})", share
     gain = float(mean.max() - mean[0])
     return likeliest, f"{share[likeliest]:.0%} probable; expected gain over real data only {gain:+.3f} accuracy", share
+
+
+def _shrunk(covariance: FloatArray, amount: float) -> FloatArray:
+    """Drawn by `amount` in [0, 1] to one variance and one correlation: a few images cannot tell 36 covariances."""
+    number = len(covariance)
+    variance = float(np.diag(covariance).mean())
+    shared = float((covariance.sum() - np.trace(covariance)) / max(number * (number - 1), 1))
+    target = np.full_like(covariance, shared) + (variance - shared) * np.eye(number)
+    return (1 - amount) * covariance + amount * target
 
 
 def _index(ratios: FloatArray, ratio: float) -> int:

@@ -22,7 +22,7 @@ NETWORK_INPUTS = ("raw", "patches", "features")
 SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
 SIDE_ROWS = 500
-LEARNING = 0.75  # error falls as (images of a class)^-0.75 while they are few
+LEARNING = 0.85  # error falls as (images of a class)^-0.85 while they are few
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
 

@@ -18,7 +18,7 @@ from ray_synth.bound.pilot import Pilot
 FloatArray = NDArray[np.float64]
 
 PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a feature
-PENALTIES_LARGE = (0.003, 0.01, *PENALTIES)  # from 200 real images
+PENALTIES_LARGE = (0.003, 0.01, 0.03, 0.1)  # from 200 real images
 QUARTERS = 4
 MAX_SCORED = 1000
 

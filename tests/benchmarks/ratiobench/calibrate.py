@@ -1,0 +1,52 @@
+"""The tuning half of RatioBench in, the stability bound's constants of least mean regret out.
+
+python -m tests.benchmarks.ratiobench.calibrate
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from ray_synth.bound.features import linear_families
+from ray_synth.bound.image_risk import stability_on_images
+from ray_synth.bound.stability import StabilityConstants, stability_ratio
+from tests.benchmarks.ratiobench.cells import RATIOS, Cell, load_cell
+from tests.benchmarks.ratiobench.rules import at, curves, pilot_of
+
+CONSTANTS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # tried for C1 and C2; C3 = 1 sets the scale
+
+
+def terms(cell: Cell) -> tuple[float, float, int]:
+    """Distance, dimension and number of real images, as the estimate measures them."""
+    data = load_cell(cell)
+    images, _ = pilot_of(data)
+    sets = linear_families([data.real, images], encoder=None, seed=0)["raw"]
+    found = stability_on_images(sets[0], sets[1], num_real=len(data.real), max_ratio=max(RATIOS))
+    return found.distance, found.dimension, len(data.real)
+
+
+def main() -> None:
+    truth = {cell: np.mean(list(by.values()), axis=0) for cell, by in curves().items() if cell.half == "tuning"}
+    measured = {cell: terms(cell) for cell in truth}
+    rows = []
+    for c1, c2 in itertools.product(CONSTANTS, CONSTANTS):
+        regret = []
+        for cell, (distance, dimension, num_real) in measured.items():
+            ratio = stability_ratio(
+                distance=distance,
+                num_real=num_real,
+                dimension=dimension,
+                max_ratio=max(RATIOS),
+                constants=StabilityConstants(c1=c1, c2=c2),
+            )
+            regret.append(truth[cell].max() - at(truth[cell], ratio))
+        rows.append((float(np.mean(regret)), float(np.max(regret)), c1, c2))
+    print(f"{len(truth)} cells\n{'mean regret':>12}{'worst':>8}{'C1':>8}{'C2':>8}")
+    for mean, worst, c1, c2 in sorted(rows)[:5]:
+        print(f"{mean:12.4f}{worst:8.3f}{c1:8g}{c2:8g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Curves, intervals and verdicts against worlds whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ray_synth.bound.curve import (
+    Posterior,
+    discrepancy_covariance,
+    fine_ratios,
+    near_best_interval,
+    ratio_grid,
+    verdict_of,
+)
+from ray_synth.bound.result import Curve, RatioEstimate, Spectra
+from ray_synth.bound.scaling_law import ScalingLaw, fit_scaling_law
+from ray_synth.errors import InputError
+
+RATIOS = fine_ratios(16.0)
+
+
+def test_the_interval_is_the_shortest_that_holds_a_near_best_ratio_often_enough() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(200, 12)).cumsum(axis=1) * 0.004
+    pick = int(draws.mean(axis=0).argmax())
+    near = draws >= draws.max(axis=1, keepdims=True) - 0.003
+    held = {(i, j): near[:, i : j + 1].any(axis=1).mean() for i in range(pick + 1) for j in range(pick, draws.shape[1])}
+    first, last = near_best_interval(draws, pick, 0.8)
+    assert held[first, last] >= 0.8
+    assert last - first == min(j - i for (i, j), share in held.items() if share >= 0.8)
+
+
+def test_a_flat_curve_has_a_short_interval_and_a_noisy_one_a_long_one() -> None:
+    rng = np.random.default_rng(0)
+    flat = np.zeros((100, 65)) + rng.normal(size=(100, 1))
+    assert near_best_interval(flat, 30, 0.9) == (30, 30)
+    rough = rng.normal(size=(100, 65))
+    first, last = near_best_interval(rough, 30, 0.9)
+    assert last - first > 40
+
+
+def test_a_verdict_follows_the_curve() -> None:
+    u = np.log2(1 + RATIOS)
+    noise = np.random.default_rng(0).normal(size=(300, 1)) * 0.01  # of the level: it moves no verdict
+
+    def verdict(curve: np.ndarray) -> str:
+        return verdict_of(RATIOS, curve, curve + noise)[0]
+
+    assert verdict(0.8 + 0.02 * u) == "helps"
+    assert verdict(0.8 - 0.02 * u) == "hurts"
+    assert verdict(np.full(65, 0.8)) == "no effect"
+    assert verdict(0.8 - 0.002 * u) == "no effect"  # .002 at ratio 1, .003 at 2: nobody would notice
+    split = np.concatenate([0.8 + 0.02 * u + noise[:150], 0.8 - 0.02 * u + noise[150:]])
+    said, reason, share = verdict_of(RATIOS, split.mean(axis=0), split)
+    assert said == "uncertain"
+    assert "cannot tell" in reason
+    assert share["helps"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("num_images", [20, 200])
+def test_the_posterior_is_calibrated_in_a_world_of_its_own(num_images: int) -> None:
+    """Curves drawn as it assumes, scores of images that are hard or easy at every ratio: 80 % bands hold about 80 %."""
+    grid = ratio_grid(16.0)
+    u = np.log2(1 + grid)
+    inside = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        amplitude = (0.02, 0.05, 0.1)[seed % 3]
+        covariance = amplitude**2 * np.exp(-0.5 * ((u[:, None] - u) / 2.5) ** 2) + 1e-9 * np.eye(len(u))
+        truth = (0.65 + np.linalg.cholesky(covariance) @ rng.normal(size=len(u))).clip(0.02, 0.98)
+        own = rng.uniform(size=(num_images, len(u))) < 0.15
+        hardness = np.where(own, rng.uniform(size=own.shape), rng.uniform(size=(num_images, 1)))
+        posterior = Posterior(u, (hardness < truth).astype(float), np.log2(1 + RATIOS))
+        gain = np.subtract(*posterior.draw(400, seed)[:, [-1, 0]].T)
+        low, high = np.quantile(gain, [0.1, 0.9])
+        inside.append(low <= truth[-1] - truth[0] <= high)
+    assert 0.7 <= np.mean(inside) <= 0.9
+
+
+def test_the_band_widens_beyond_the_pilot() -> None:
+    there = np.where(RATIOS > 4, 4 / np.maximum(RATIOS, 1), 1.0)
+    spread = np.sqrt(np.diag(discrepancy_covariance(RATIOS, there)))
+    assert (np.diff(spread) >= 0).all()
+    assert spread[-1] > 2 * spread[0]
+
+
+def test_the_scaling_law_is_recovered_from_its_own_errors() -> None:
+    law = ScalingLaw(floor=0.05, real_scale=1.2, synthetic_scale=0.8, exponent=0.4, mismatch=0.1)
+    n = np.repeat([50.0, 100.0], 24)
+    ratio = np.tile(np.repeat([0.0, 0.5, 1, 2, 4, 16], 4), 2)
+    alpha = np.where(ratio > 0, ratio / (ratio + np.tile([0.25, 1, 4, 16], 12)), 0.0)
+    found = fit_scaling_law(n, ratio * n, alpha, law.error(n, ratio * n, alpha))
+    grid = np.linspace(0, 1, 11)
+    assert found.error(100, np.full(11, 400.0), grid) == pytest.approx(
+        law.error(100, np.full(11, 400.0), grid), abs=0.002
+    )
+    # Its limits: real data only, and endless synthetic data alone.
+    assert law.error(100, np.array(0.0), np.array(0.0)) == pytest.approx(0.05 + 1.2 * 100**-0.4)
+    assert law.error(100, np.array(1e12), np.array(1.0)) == pytest.approx(0.05 + 0.1, abs=1e-4)
+    with pytest.raises(InputError, match="5 points"):
+        fit_scaling_law(n[:4], n[:4], alpha[:4], alpha[:4])
+
+
+def estimate_of(error: np.ndarray) -> RatioEstimate:
+    values = tuple(float(e) for e in error)
+    return RatioEstimate(
+        ratio=16.0,
+        interval=(4.0, 16.0),
+        verdict="helps",
+        reason="",
+        curve=Curve(ratio=tuple(float(r) for r in RATIOS), error=values, low=values, high=values),
+        methods={},
+        weights=(),
+        real_equivalent=None,
+        classes=(),
+        spectra=Spectra(frequency=(), real=(), synthetic=()),
+        warnings=(),
+        confidence=0.9,
+        max_ratio=16.0,
+        num_real=100,
+        num_real_given=100,
+        num_synthetic=400,
+    )
+
+
+def test_the_cheapest_ratio_near_the_best() -> None:
+    estimate = estimate_of(0.3 - 0.1 * np.log2(1 + RATIOS) / np.log2(17))
+    found = estimate.cheapest(tolerance=0.02, cost_per_image=0.01)
+    assert found["best_ratio"] == 16
+    assert found["best_cost"] == pytest.approx(16.0)
+    assert found["ratio"] == pytest.approx(2 ** (0.8 * np.log2(17)) - 1, rel=0.08)  # where the error is .02 above
+    assert found["cost"] == pytest.approx(0.01 * 100 * found["ratio"], rel=0.01)
+    assert estimate.cheapest(tolerance=0.0, cost_per_image=0.01)["ratio"] == 16
+    by_epochs = estimate.cheapest(tolerance=1.0, cost_per_update=2.0, updates=10, budget="epochs")
+    assert by_epochs["ratio"] == 0
+    assert by_epochs["cost"] == 20
+    assert by_epochs["best_cost"] == 20 * 17
+    with pytest.raises(InputError, match=">= 0"):
+        estimate.cheapest(tolerance=-1.0)
+    with pytest.raises(InputError, match="budget"):
+        estimate.cheapest(budget="steps")  # type: ignore[arg-type]

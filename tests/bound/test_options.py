@@ -1,0 +1,165 @@
+"""What can be asked of an estimate beside its defaults, on real digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ray_synth.bound.encoders import encoder_of
+from ray_synth.bound.estimator import METHODS, RatioEstimate, estimate_ratio
+from ray_synth.bound.image_risk import excess_distance
+from ray_synth.data.splits import Splits
+from ray_synth.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def good(splits: Splits) -> RatioEstimate:
+    """Other real digits as synthetic ones."""
+    pool = splits.generator
+    return estimate_ratio(splits.train.images, splits.train.labels, pool.images, pool.labels, max_ratio=5.0)
+
+
+def test_every_method_has_its_own_answer_and_terms(good: RatioEstimate) -> None:
+    assert set(good.methods) == set(METHODS)
+    assert all(0 <= terms["ratio"] <= 5.0 and len(terms) > 2 for terms in good.methods.values())
+    assert good.methods["stability"]["distance"] < 2.0
+    assert good.methods["scaling_law"]["mismatch"] < 0.1  # digits that are as good as real lower the error to its floor
+
+
+def test_what_good_images_are_worth(good: RatioEstimate) -> None:
+    assert good.real_equivalent is not None
+    assert 0.3 < good.real_equivalent < 10  # other real digits are worth about one each
+    assert [weight.ratio for weight in good.weights] == [0.25, 0.5, 1, 2, 4, 5]
+    assert all(weight.gain < 0.02 for weight in good.weights)  # uniform weights are right for them
+    assert {c.label for c in good.classes} == set(range(10))
+    recalls = [c.recall for c in good.classes]
+    assert recalls == sorted(recalls)
+    assert np.mean(recalls) == pytest.approx(1 - min(good.curve.error), abs=0.05)
+
+
+def test_wrong_labels_want_more_weight_on_the_real_images(splits: Splits) -> None:
+    pool, rng = splits.generator, np.random.default_rng(0)
+    wrong = np.where(rng.uniform(size=len(pool)) < 0.8, rng.integers(0, 10, len(pool)), pool.labels)
+    found = estimate_ratio(
+        splits.train.images, splits.train.labels, pool.images, wrong, max_ratio=5.0, methods=("probe",)
+    )
+    assert set(found.methods) == {"probe"}
+    last = found.weights[-1]
+    assert last.real_weight > 1 / last.ratio  # more than uniform
+    assert last.gain > 0.02
+    weighted = estimate_ratio(
+        splits.train.images, splits.train.labels, pool.images, wrong, max_ratio=5.0, methods=("probe",), real_weight=4.0
+    )
+    assert weighted.weights == ()
+    assert weighted.curve.error[-1] < found.curve.error[-1]
+
+
+def test_one_bad_class_is_found(splits: Splits) -> None:
+    pool = splits.generator
+    images = pool.images.copy()
+    images[pool.labels == 3] = 255 - images[pool.labels == 3]
+    found = estimate_ratio(
+        splits.train.images, splits.train.labels, images, pool.labels, max_ratio=5.0, methods=("probe",)
+    )
+    distance = {c.label: c.distance or 0.0 for c in found.classes}
+    assert max(distance, key=lambda label: distance[label]) == 3
+    ratios = {c.label: c.ratio for c in found.classes}
+    assert ratios[3] < np.median(list(ratios.values()))
+
+
+def test_a_larger_real_set_lowers_error_and_gain(splits: Splits, good: RatioEstimate) -> None:
+    pool = splits.generator
+    arguments = (splits.train.images, splits.train.labels, pool.images, pool.labels)
+    larger = estimate_ratio(*arguments, max_ratio=5.0, num_real=1000, methods=("closed_form",))
+    assert larger.num_real == 1000
+    assert larger.num_real_given == 100
+    assert larger.curve.error[0] < good.curve.error[0]
+    assert larger.curve.error[0] - min(larger.curve.error) < good.curve.error[0] - min(good.curve.error)
+    width = larger.curve.high[0] - larger.curve.low[0]
+    assert width / larger.curve.error[0] > (good.curve.high[0] - good.curve.low[0]) / good.curve.error[0]
+    assert larger.methods["closed_form"]["num_real"] == 1000
+    with pytest.raises(InputError, match="num_real must be an integer >= 100"):
+        estimate_ratio(*arguments, num_real=50)
+
+
+def test_synthetic_images_of_the_target_domain_are_wanted_there(splits: Splits) -> None:
+    """Real digits upright, target and synthetic digits mirrored: useless at home, wanted there."""
+    real, pool = splits.train, splits.generator
+    mirrored = pool.images[:, :, ::-1]
+    home = estimate_ratio(real.images, real.labels, mirrored[::2], pool.labels[::2], max_ratio=4.0, methods=())
+    away = estimate_ratio(
+        real.images,
+        real.labels,
+        mirrored[::2],
+        pool.labels[::2],
+        target_images=mirrored[1::2],
+        target_labels=pool.labels[1::2],
+        max_ratio=4.0,
+        methods=("stability",),
+    )
+    assert away.verdict == "helps"
+    assert away.ratio > home.ratio
+    assert away.methods["stability"]["shift"] > 0
+    assert away.curve.error[0] > home.curve.error[0] + 0.1
+    blind = estimate_ratio(
+        real.images,
+        real.labels,
+        mirrored[::2],
+        pool.labels[::2],
+        target_images=mirrored[1::2],
+        max_ratio=4.0,
+        methods=(),
+    )
+    assert 0 <= blind.ratio <= 4.0  # labels unknown: real images that look like the target count for more
+    with pytest.raises(InputError, match="without target_images"):
+        estimate_ratio(real.images, real.labels, mirrored, pool.labels, target_labels=pool.labels)
+
+
+def test_features_of_a_torch_module_and_of_a_function(splits: Splits) -> None:
+    real, pool = splits.train, splits.generator.take(np.arange(200))
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Dropout(0.9))
+    arguments = {"max_ratio": 2.0, "methods": ()}
+    once = estimate_ratio(real.images, real.labels, pool.images, pool.labels, features=module, **arguments)
+    assert once.curve.error[0] < 0.5
+    assert module.training  # left as it was
+    encoder = encoder_of(module)
+    assert encoder is not None
+    assert (encoder(real.images) == encoder(real.images)).all()  # dropout is off
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        features = images.reshape(len(images), -1).astype(float)
+        features[0, 0] = np.nan
+        return features
+
+    for features, expected in (
+        (broken, "NaN or infinity for 1 of 100"),
+        (lambda images: images, r"\[100, d\]"),
+        ("resnet", "features must be"),
+        ("open_clip:ViT-B-32:/nowhere.pt", "no file"),
+        (7, "features must be"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            estimate_ratio(real.images, real.labels, pool.images, pool.labels, features=features)
+
+
+def test_unknown_methods_and_weights_are_refused(splits: Splits) -> None:
+    real = splits.train
+    arguments = (real.images, real.labels, real.images, real.labels)
+    for wrong, expected in (
+        ({"methods": ("probes",)}, "methods must be among"),
+        ({"methods": "probe"}, "methods must be among"),
+        ({"real_weight": 0.0}, "real_weight"),
+        ({"confidence": 1.0}, "confidence"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            estimate_ratio(*arguments, **wrong)
+
+
+def test_samples_of_one_distribution_are_no_distance_apart() -> None:
+    rng = np.random.default_rng(0)
+    same = [excess_distance(rng.normal(size=(60, 8)), rng.normal(size=(240, 8))) for _ in range(20)]
+    shifted = excess_distance(rng.normal(size=(60, 8)) + 1.0, rng.normal(size=(240, 8)))
+    assert np.median(same) < 0.6
+    assert shifted == pytest.approx(np.sqrt(8), rel=0.2)  # a shift of the mean by 1 in 8 dimensions
