@@ -158,8 +158,53 @@ def estimate(
     synthetic: Annotated[
         Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")
     ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--target",
+            metavar="DIR",
+            help="sample of the domain that the classifier is meant for, where it is another: laid out alike, or "
+            "images directly in DIR if their classes are unknown",
+        ),
+    ] = None,
+    num_real: Annotated[
+        int | None, typer.Option("--num-real", metavar="N", help="size of the real set of which --real is a sample")
+    ] = None,
     max_ratio: Annotated[
         float | None, typer.Option("--max-ratio", help="largest ratio considered, with --real; default 16")
+    ] = None,
+    real_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--real-weight", metavar="LAMBDA", help="fixed weight of the real loss; default: images count alike"
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="SPEC", help="auto (default) or open_clip:MODEL:/path/to/weights"),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")
+    ] = None,
+    cost_per_image: Annotated[
+        float | None,
+        typer.Option("--cost-per-image", metavar="X", help="of generating one; adds the cheapest good ratio"),
+    ] = None,
+    cost_per_update: Annotated[
+        float | None, typer.Option("--cost-per-update", metavar="X", help="of an optimizer update; needs --updates")
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", metavar="N", help="optimizer updates of a training (at ratio 0)")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="updates|epochs", help="what stays the same at every ratio; default updates"),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", metavar="T", help="error that being cheap may cost; default 0.005")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="draw the prediction (.png, .svg or .pdf)")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     set_: Set = None,
@@ -167,6 +212,10 @@ def estimate(
     seed: Seed = None,
 ) -> None:
     """Example: ray-synth estimate --real photos/train --synthetic generated --json
+
+    \b
+    With a picture:
+    ray-synth estimate --real photos/train --synthetic generated --plot ratio.png
 
     Predict the best synthetic ratio before training: from two image folders, or from an experiment file
     (ray-synth estimate sweeps/digits.yaml --out runs/digits), after the stages that it needs.
@@ -181,25 +230,33 @@ def estimate(
             raise InputError(
                 "give either an experiment file or both folders; type ray-synth estimate --real DIR --synthetic DIR"
             )
-        result: dict[str, Any]
+        if plot is not None:
+            from ray_synth.report.plots import check_picture
+
+            check_picture(plot)
+        settings = {
+            "target": target,
+            "num_real": num_real,
+            "max_ratio": max_ratio,
+            "real_weight": real_weight,
+            "features": features,
+            "confidence": confidence,
+        }
+        costs = {
+            "cost_per_image": cost_per_image,
+            "cost_per_update": cost_per_update,
+            "updates": updates,
+            "budget": budget,
+            "tolerance": tolerance,
+        }
         if real is not None and synthetic is not None:
             if set_ or out is not None:
                 raise InputError(
                     "--set and --out belong to an experiment file; leave them out with --real and --synthetic"
                 )
-            from ray_synth.folders import estimate_folders
-
-            estimated, notes = estimate_folders(
-                real, synthetic, max_ratio=16.0 if max_ratio is None else max_ratio, seed=seed or 0
-            )
-            for note in notes:
-                reporter.say(f"note: {note}")
-            result = estimated.to_dict()
+            result = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
         else:
-            if max_ratio is not None:
-                raise InputError(
-                    f"--max-ratio belongs to --real and --synthetic; type --set estimate.max_ratio={max_ratio:g}"
-                )
+            _refuse_folder_options({**settings, **costs})
             from ray_synth.config import parse_assignments
             from ray_synth.pipeline import run as run_pipeline
 
@@ -211,12 +268,49 @@ def estimate(
                 until="estimate",
                 reporter=reporter,
             )
-        if as_json:
-            typer.echo(json.dumps(result, indent=2, allow_nan=False))
-        else:
-            from ray_synth import tables
+        try:
+            if plot is not None:
+                from ray_synth.report.plots import estimate_picture, write_picture
 
-            tables.print_estimate(result)
+                write_picture(estimate_picture(result), plot)
+                reporter.say(f"picture: {plot}")
+        finally:  # a full disk must not take the numbers with it
+            if as_json:
+                typer.echo(json.dumps(result, indent=2, allow_nan=False))
+            else:
+                from ray_synth import tables
+
+                tables.print_estimate(result)
+
+
+def _estimate_folders(
+    real: Path, synthetic: Path, settings: dict[str, Any], costs: dict[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """The estimate of two folders as JSON-ready values; what was not given (None) is left to the defaults."""
+    from ray_synth.folders import cheapest, checked_costs, estimate_folders
+
+    prices = checked_costs(costs)
+    found = estimate_folders(real, synthetic, **{name: value for name, value in settings.items() if value is not None})
+    for note in found.notes:
+        reporter.say(f"note: {note}")
+    result = found.to_dict()
+    return result if prices is None else {**result, "cheapest": cheapest(found.estimate, prices)}
+
+
+def _refuse_folder_options(given: dict[str, Any]) -> None:
+    """An experiment file has its own settings for most of what --real and --synthetic take as words."""
+    from ray_synth.errors import InputError
+
+    instead = {
+        "max_ratio": "type --set estimate.max_ratio={}",
+        "confidence": "type --set estimate.confidence={}",
+        "real_weight": "type --set classifier.weighting=fixed --set classifier.real_weight={}",
+    }
+    for name, value in given.items():
+        if value is not None:
+            hint = instead.get(name, "leave it out with an experiment file")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise InputError(f"--{name.replace('_', '-')} belongs to --real and --synthetic; {hint.format(shown)}")
 
 
 for _verb, _purpose in (

@@ -1,51 +1,164 @@
-"""Two image folders in, a `RatioEstimate` and what had to be unified out: `estimate` without an experiment file."""
+"""Image folders in, a `RatioEstimate`, class names and what had to be unified out: `estimate` without an experiment."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ray_synth.bound.estimator import RatioEstimate, estimate_ratio
+from ray_synth.bound.encoders import encoder_of
+from ray_synth.bound.estimator import estimate_ratio
+from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import read_folder
+from ray_synth.data.readers import EXTENSIONS, read_folder, read_unlabelled
 from ray_synth.errors import InputError
 
+EXAMPLES = {  # of the words that `checked_costs` takes
+    "cost_per_image": "0.01",
+    "cost_per_update": "0.001",
+    "updates": "10000",
+    "budget": "updates",
+    "tolerance": "0.005",
+}
+BUDGETS = ("updates", "epochs")
+TOLERANCE = 0.005  # of error: what being cheap may cost
 
-def estimate_folders(real: Path, synthetic: Path, *, max_ratio: float, seed: int) -> tuple[RatioEstimate, list[str]]:
-    """Estimate from `DIR/class_name/*` folders. Synthetic images take the size and mode of the real ones.
+
+@dataclass(frozen=True, kw_only=True)
+class FolderEstimate:
+    """An estimate with the names that its class labels index, and notes of what was unified or left out."""
+
+    estimate: RatioEstimate
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate, JSON-ready, with a `class_name` beside every label."""
+        plain = self.estimate.to_dict()
+        plain["classes"] = [{"class_name": self.class_names[each["label"]], **each} for each in plain["classes"]]
+        return plain
+
+
+def estimate_folders(
+    real: Path, synthetic: Path, target: Path | None = None, *, features: str = "auto", **settings: Any
+) -> FolderEstimate:
+    """Estimate from `DIR/class_name/*` folders. The other images take the size and mode of the real ones.
+
+    Args:
+        target: a sample of the domain that the classifier is meant for: class folders of the same names, or images
+            directly in the folder where their classes are not known.
+        features, settings: of `estimate_ratio`.
 
     Raises:
         InputError: no class in common, or a folder that cannot be read.
     """
+    encoder = encoder_of(features)  # a wrong path is found before any image is read
     real_set = read_folder(real)
     height, width, channels = real_set.images.shape[1:]
-    synthetic_set = read_folder(synthetic, size=(height, width), channels=channels)
-    common = [name for name in real_set.class_names if name in synthetic_set.class_names]
-    only_real = [name for name in real_set.class_names if name not in common]
-    only_synthetic = [name for name in synthetic_set.class_names if name not in common]
-    if not common:
+    unified: dict[str, Any] = {"size": (height, width), "channels": channels}
+    notes = [f"real: {note}" for note in real_set.notes]
+    synthetic_set = _matched(read_folder(synthetic, **unified), real_set.class_names, "synthetic", notes)
+    if target is not None:
+        settings["target_images"], settings["target_labels"] = _read_target(
+            target, unified, real_set.class_names, notes
+        )
+    estimate = estimate_ratio(
+        real_set.images,
+        real_set.labels,
+        synthetic_set.images,
+        synthetic_set.labels,
+        features="auto" if encoder is None else encoder,
+        **settings,
+    )
+    return FolderEstimate(estimate=estimate, class_names=real_set.class_names, notes=tuple(notes))
+
+
+def checked_costs(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of `RatioEstimate.cheapest` out of those words that were given (not None); None if none was.
+
+    given: cost_per_image, cost_per_update, updates, budget and tolerance.
+
+    Raises:
+        InputError: a value out of range, or one that needs another.
+    """
+    costs = {name: value for name, value in given.items() if value is not None}
+    if not costs:
+        return None
+    for name, value in costs.items():
+        if name == "budget" and value not in BUDGETS:
+            raise InputError(f"--budget must be {' or '.join(BUDGETS)}, got {value!r}; type {_typed(name)}")
+        if name != "budget" and not 0 <= value < math.inf:
+            raise InputError(f"{_flag(name)} must be a finite number >= 0, got {value}; type {_typed(name)}")
+    if "cost_per_update" in costs and not costs.get("updates"):
         raise InputError(
-            f"no class name in common: real has {_listed(only_real)}, synthetic has {_listed(only_synthetic)}; "
+            f"--cost-per-update {costs['cost_per_update']:g} needs the number of optimizer updates of a training; "
+            f"type {_typed('updates')}"
+        )
+    idle = [_flag(name) for name in ("updates", "budget") if name in costs and "cost_per_update" not in costs]
+    if idle:
+        raise InputError(f"{' and '.join(idle)} came without the cost of an update; type {_typed('cost_per_update')}")
+    if set(costs) == {"tolerance"}:
+        raise InputError(f"--tolerance came without a cost; type {_typed('cost_per_image')}")
+    return {"tolerance": TOLERANCE, **costs}
+
+
+def cheapest(estimate: RatioEstimate, costs: Mapping[str, Any]) -> dict[str, float]:
+    """The cheapest ratio that is nearly as good as the best, its cost, and what it saves."""
+    found = estimate.cheapest(**costs)
+    return {**found, "saving": found["best_cost"] - found["cost"], "tolerance": costs["tolerance"]}
+
+
+def _read_target(
+    target: Path, unified: Mapping[str, Any], class_names: tuple[str, ...], notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images, and labels that index `class_names`; no labels where images lie directly in a folder without classes."""
+    try:
+        entries = [p for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
+    except OSError as error:
+        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
+    if any(p.is_dir() for p in entries):
+        beside = sum(p.suffix.lower() in EXTENSIONS for p in entries)
+        if beside:
+            notes.append(f"target: {beside} image(s) beside the class folders are left out")
+        labelled = _matched(read_folder(target, **unified), class_names, "target", notes)
+        return labelled.images, labelled.labels
+    unlabelled = read_unlabelled(target, **unified)
+    notes += [f"target: {note}" for note in unlabelled.notes]
+    notes.append(f"target: {len(unlabelled):,} image(s), unlabelled: {target} has no class folders")
+    return unlabelled.images, None
+
+
+def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSet:
+    """The images whose class is among the real `class_names`, with labels that index these; notes say what was not."""
+    notes += [f"{side}: {note}" for note in images.notes]
+    only_real = [name for name in class_names if name not in images.class_names]
+    only_here = [name for name in images.class_names if name not in class_names]
+    if len(only_real) == len(class_names):
+        raise InputError(
+            f"no class name in common: real has {_listed(only_real)}, {side} has {_listed(only_here)}; "
             "rename the class folders so that they match"
         )
-    notes = [f"real: {note}" for note in real_set.notes] + [f"synthetic: {note}" for note in synthetic_set.notes]
     if only_real:
-        notes.append(f"no synthetic images for the real class(es) {_listed(only_real)}: they stay real only")
-    if only_synthetic:
-        notes.append(f"synthetic class(es) without real images are left out: {_listed(only_synthetic)}")
-    kept = _relabelled(synthetic_set, real_set.class_names)
-    estimate = estimate_ratio(
-        real_set.images, real_set.labels, kept.images, kept.labels, max_ratio=max_ratio, seed=seed
-    )
-    return estimate, notes
-
-
-def _relabelled(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+        outcome = "they stay real only" if side == "synthetic" else "they are not scored"
+        notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
+    if only_here:
+        notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
     rows = np.flatnonzero(labels >= 0)
     return ImageSet(images=images.images[rows], labels=labels[rows].astype(np.int64), class_names=class_names)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _typed(name: str) -> str:
+    return f"{_flag(name)} {EXAMPLES[name]}"
 
 
 def _listed(names: list[str], limit: int = 8) -> str:

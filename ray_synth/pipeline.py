@@ -310,7 +310,8 @@ class Run:
         return images
 
     def _estimate(self) -> Stage:
-        settings = self.experiment.estimate
+        settings, classifier = self.experiment.estimate, self.experiment.classifier
+        real_weight = classifier.real_weight if classifier.weighting == "fixed" else None
         limit = self.max_ratio(settings.max_ratio)
         pilot = np.clip(synthetic_counts(self.real_counts, settings.pilot_ratio), 1, self.images_per_class)
         seed = derive_seed("estimate", self.experiment.seed) % 2**32
@@ -326,6 +327,7 @@ class Run:
                 synthetic.images[rows],
                 synthetic.labels[rows],
                 max_ratio=limit,
+                real_weight=real_weight,
                 confidence=settings.confidence,
                 seed=seed,
             )
@@ -334,7 +336,14 @@ class Run:
 
         plan = f"predicting the ratio from {self.real_counts.sum():,} real and {pilot.sum():,} synthetic images"
         stage_digest = digest(
-            "estimate", settings, limit, seed, pilot.tolist(), self.generator_digest, self.digests["train"]
+            "estimate",
+            settings,
+            limit,
+            real_weight,
+            seed,
+            pilot.tolist(),
+            self.generator_digest,
+            self.digests["train"],
         )
         return Stage(stage_digest, ("estimate.json",), plan, 1, work)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ray_synth.report.methods import classes_differ, method_rows
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -36,21 +39,80 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def print_estimate(estimate: Mapping[str, Any]) -> None:
-    """A prediction, with each method's own answer."""
+    """A prediction: the ratio and what it rests on, each method's own answer, the worst classes, warnings."""
+    console = _console()
     low, high = estimate["interval"]
-    formula = estimate["methods"]["closed_form"]
     table = _two_columns("estimate")
     table.add_row(
         "predicted ratio", f"{estimate['ratio']:.3g}  (interval {low:.3g} to {high:.3g}, {estimate['confidence']:.0%})"
     )
     table.add_row("verdict", f"{estimate['verdict']}: {estimate['reason']}")
-    table.add_row("images", f"{estimate['num_real']:,} real, {estimate['num_synthetic']:,} synthetic")
-    table.add_row("probe", f"{estimate['methods']['probe']['ratio']:.3g}")
-    table.add_row("closed form", f"{formula['ratio']:.3g}  (pixels in [0, 1])")
-    table.add_row(
-        "", f"{formula['ratio_raw_variance']:.3g}  (variance of pixels in [0, 255]: the formula swings with this scale)"
+    table.add_row("images", _images_said(estimate))
+    if estimate["real_equivalent"] is not None:
+        table.add_row("worth", f"1 real image is worth {estimate['real_equivalent']:.3g} synthetic ones at this ratio")
+    weight = _weight_said(estimate)
+    if weight:
+        table.add_row("best weight", weight)
+    if "cheapest" in estimate:
+        table.add_row("cheapest ratio", _cheapest_said(estimate["cheapest"]))
+    console.print(table)
+    methods = _columns("what each method says", "method", "ratio", "from")
+    for name, ratio, terms in method_rows(estimate):
+        methods.add_row(name, f"{ratio:.3g}", terms)
+    console.print("", methods)
+    if classes_differ(estimate):
+        console.print("", _worst_classes(estimate))
+    for warning in estimate["warnings"]:
+        console.print(f"\nwarning: {warning}", style="yellow")
+
+
+def _images_said(estimate: Mapping[str, Any]) -> str:
+    given, size = estimate["num_real_given"], estimate["num_real"]
+    real = f"{given:,} real" + (f" (a sample of {size:,})" if size != given else "")
+    return f"{real}, {estimate['num_synthetic']:,} synthetic"
+
+
+def _weight_said(estimate: Mapping[str, Any]) -> str:
+    """The best weight at the probed ratio next to the predicted one; nothing where no synthetic image is used."""
+    ratio, weights = estimate["ratio"], estimate["weights"]
+    if not weights or ratio == 0:
+        return ""
+    near = min(weights, key=lambda each: abs(math.log2((1 + each["ratio"]) / (1 + ratio))))
+    return (
+        f"real_weight {near['real_weight']:.3g} at ratio {near['ratio']:.3g} "
+        f"(uniform weights are {1 / near['ratio']:.3g}): {near['gain']:+.4f} ± {near['gain_std']:.4f} accuracy"
     )
-    _console().print(table)
+
+
+def _cheapest_said(found: Mapping[str, Any]) -> str:
+    return (
+        f"{found['ratio']:.3g} costs {found['cost']:,.4g}, error {found['error']:.4f}; the best, "
+        f"{found['best_ratio']:.3g}, costs {found['best_cost']:,.4g}, error {found['best_error']:.4f}: "
+        f"{found['saving']:,.4g} saved within {found['tolerance']:g} of error"
+    )
+
+
+def _worst_classes(estimate: Mapping[str, Any], most: int = 3) -> Table:
+    classes = estimate["classes"]
+    shown = f"worst {most} of {len(classes)} classes" if len(classes) > most else "classes, worst first"
+    table = _columns(
+        f"{shown} (recall)", "class", "real data only", f"at ratio {estimate['ratio']:.3g}", "its own best ratio"
+    )
+    for each in classes[:most]:
+        table.add_row(
+            each.get("class_name", f"class {each['label']}"),
+            f"{each['recall_real_only']:.3f}",
+            f"{each['recall']:.3f}",
+            f"{each['ratio']:.3g}" if each["num_synthetic"] else "no synthetic images",
+        )
+    return table
+
+
+def _columns(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def _two_columns(title: str) -> Table:
@@ -61,4 +123,5 @@ def _two_columns(title: str) -> Table:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    """Names of classes are text, whatever brackets and colons they hold."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

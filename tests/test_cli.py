@@ -114,14 +114,38 @@ def test_estimate_on_two_folders(tmp_path: Path, digits: ImageSet) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert 0 <= result["interval"][0] <= result["ratio"] <= result["interval"][1] <= 16
-    assert set(result["methods"]) == {"closed_form", "probe"}
+    assert set(result["methods"]) == {"probe", "closed_form", "exact_risk", "stability", "scaling_law"}
+    assert {each["class_name"] for each in result["classes"]} == {"digit 0", "digit 1", "digit 2"}
+    assert "cheapest" not in result
     for words in ("'digit 0'", "'digit 3'", "1 image(s) resized to 8x8", "RGB to grey"):
         assert words in done.stderr
     again = ray_synth("estimate", "--real", real, "--synthetic", synthetic, "--json")
     assert again.stdout == done.stdout
-    table = ray_synth("estimate", "--real", real, "--synthetic", synthetic).stdout
-    assert "predicted ratio" in table
-    assert "closed form" in table
+
+
+def test_estimate_draws_and_counts_costs(tmp_path: Path, digits: ImageSet) -> None:
+    real = write_folder(tmp_path / "real", digits, classes=(0, 1), each=6)
+    synthetic = write_folder(tmp_path / "synthetic", digits, classes=(0, 1), each=8, skip=10)
+    picture = tmp_path / "ratio.png"
+    words = ["--cost-per-image", "0.5", "--cost-per-update", "0.001", "--updates", "100", "--budget", "epochs"]
+    words += ["--num-real", "40", "--max-ratio", "4", "--real-weight", "2", "--confidence", "0.8", "--features", "auto"]
+    done = ray_synth("estimate", "--real", real, "--synthetic", synthetic, "--plot", picture, *words)
+    assert done.returncode == 0, done.stderr
+    for line in ("predicted ratio", "cheapest ratio", "closed form", "scaling law", "(a sample of 40)"):
+        assert line in done.stdout
+    assert re.search(r"^warning: 16 synthetic images are few", done.stdout, flags=re.MULTILINE)
+    assert "80%" in done.stdout
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_estimate_refuses_before_any_image_is_read() -> None:
+    sides = ["--real", "nowhere", "--synthetic", "nowhere"]
+    refused(ray_synth("estimate", *sides, "--plot", "ratio.jpg"), "ratio.jpg", ".png", "--plot ratio.png")
+    refused(ray_synth("estimate", *sides, "--plot", "none/ratio.png"), "mkdir -p none")
+    refused(ray_synth("estimate", *sides, "--cost-per-update", "1"), "--updates 10000")
+    refused(ray_synth("estimate", DIGITS, "--cost-per-image", "1"), "--cost-per-image belongs to --real")
+    refused(ray_synth("estimate", DIGITS, "--real-weight", "2"), "--set classifier.real_weight=2")
 
 
 def test_estimate_says_what_it_lacks(tmp_path: Path, image_folder: Path) -> None:

@@ -11,11 +11,11 @@ FloatArray = NDArray[np.float64]
 Verdict = Literal["helps", "no effect", "hurts", "uncertain"]
 
 NOTICEABLE = 0.01  # accuracy that makes a difference, in verdicts
+FEWEST = 10  # images below which the verdict is "uncertain"
 CERTAIN = 0.8  # probability below which the verdict is "uncertain"
 LENGTH_SCALE = 2.5  # of the Gaussian process, in log2(1 + ratio), and in log2 of a weight
-LEVEL = 0.05  # spread of the curve's mean height
 AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
-SHRINK_IMAGES = 50.0  # as many images as the assumption of one variance and one correlation is worth
+SHRINK_IMAGES = 50.0  # as many images as the assumption of equal, independent noise is worth
 NEAR = 0.003  # accuracy within which a ratio counts as best, in intervals
 DISCREPANCY = 0.008  # spread of a classifier's curve about the probe's
 DISCREPANCY_LENGTH = 0.7  # over which it varies, in log2(1 + ratio)
@@ -23,9 +23,12 @@ BEYOND = 5.0  # how much wider it is far beyond the pilot
 
 
 class Posterior:
-    """Gaussian process over coordinates such as log2(1 + ratio): RBF kernel, noise = covariance of the mean score.
+    """Gaussian process over coordinates such as log2(1 + ratio), for the shape of a curve of mean scores.
 
-    The amplitude is averaged by marginal likelihood. `mean` [Q] and `covariance` [Q,Q] stand at the queries.
+    Its kernel is RBF, its amplitude averaged by marginal likelihood, its noise the covariance of the mean scores.
+    Height and shape are apart: the height is the mean over the points, and only each image's deviations from its own
+    mean enter the shape. (Fitted together, correlated noise of unequal size draws the whole curve off the data.)
+    `mean` [Q] and `covariance` [Q,Q] stand at the queries.
 
     Args:
         points: [P] or [P,k]; scores: [n,P], one row an image; queries: [Q] or [Q,k].
@@ -44,35 +47,37 @@ class Posterior:
     ):
         n, number = scores.shape
         w = np.full(n, 1.0 / n) if weights is None else weights
+        share = float((w**2).sum())  # 1/n for equal weights
         prior_points, prior_queries = prior or (np.zeros(number), np.zeros(len(queries)))
-        average = w @ scores
-        level = float((average - prior_points).mean())
-        y = average - prior_points - level
-        centred = scores - average
-        # Unbiased for equal weights; a quarter of an image keeps the matrix regular.
-        share = float((w**2).sum())
-        noise = (centred * (w**2)[:, None]).T @ centred / max(1 - share, 1e-9)
-        noise = (
-            _shrunk(noise, SHRINK_IMAGES * share / (1 + SHRINK_IMAGES * share))
-            + np.eye(number) * (0.5 * share) ** 2 / 4
-        )
-        near, cross, far = _rbf(points, points), _rbf(points, queries), _rbf(queries, queries)
+        height = scores.mean(axis=1)
+        y = w @ scores - w @ height - (prior_points - prior_points.mean())
+        noise = _covariance_of_mean(scores - height[:, None], w)
+        # A few images cannot tell 28 covariances: drawn to one size without correlation.
+        centring = np.eye(number) - 1.0 / number
+        amount = SHRINK_IMAGES * share / (1 + SHRINK_IMAGES * share)
+        noise = (1 - amount) * noise + amount * np.trace(noise) / max(number - 1, 1) * centring
+        # Half an image more or less, and the direction of the height, which carries nothing, kept regular.
+        noise += np.eye(number) * (0.25 * share) ** 2 + 1.0 / number
+        inner, cross, far = _rbf(points, points), _rbf(points, queries), _rbf(queries, queries)
+        towards = cross.mean(axis=0)  # of each query with the mean over the points
+        near, over = centring @ inner @ centring, centring @ (cross - inner.mean(axis=1)[:, None])
+        far = far - towards[:, None] - towards[None, :] + inner.mean()
         evidence, means, covariances = [], [], []
         for amplitude in AMPLITUDES:
-            total = amplitude**2 * near + noise + LEVEL**2
-            factor = np.linalg.cholesky(total + 1e-10 * np.eye(number))
+            factor = np.linalg.cholesky(amplitude**2 * near + noise + 1e-10 * np.eye(number))
             half = np.linalg.solve(factor, y)
             evidence.append(-0.5 * half @ half - np.log(np.diag(factor)).sum())
-            spread = np.linalg.solve(factor, amplitude**2 * cross + LEVEL**2)
+            spread = np.linalg.solve(factor, amplitude**2 * over)
             means.append(spread.T @ half)
-            covariances.append(amplitude**2 * far + LEVEL**2 - spread.T @ spread)
+            covariances.append(amplitude**2 * far - spread.T @ spread)
         belief = np.exp(np.asarray(evidence) - max(evidence))
         belief /= belief.sum()
         shape = np.einsum("a,aq->q", belief, np.asarray(means))
         apart = np.asarray(means) - shape
-        self.mean: FloatArray = level + prior_queries + shape
-        self.covariance: FloatArray = np.einsum(
-            "a,aqr->qr", belief, np.asarray(covariances) + apart[:, :, None] * apart[:, None, :]
+        self.mean: FloatArray = float(w @ height) + prior_queries - prior_points.mean() + shape
+        self.covariance: FloatArray = (
+            np.einsum("a,aqr->qr", belief, np.asarray(covariances) + apart[:, :, None] * apart[:, None, :])
+            + _covariance_of_mean(height[:, None], w)[0, 0]
         )
 
     def draw(self, number: int, seed: int, extra: FloatArray | float = 0.0) -> FloatArray:
@@ -127,14 +132,16 @@ def fine_ratios(max_ratio: float) -> FloatArray:
     return ratios
 
 
-def verdict_of(ratios: FloatArray, mean: FloatArray, draws: FloatArray) -> tuple[Verdict, str, dict[str, float]]:
+def verdict_of(
+    ratios: FloatArray, mean: FloatArray, draws: FloatArray, num_images: int
+) -> tuple[Verdict, str, dict[str, float]]:
     """Does synthetic data at all help, at the ratios that people use? The verdict, its reason, and each one's share.
 
     helps: some ratio is at least .01 more accurate than none.
     hurts: nothing helps, and ratio 1 or 2 is at least .01 worse.
 
     Args:
-        ratios: [G]; mean: accuracy [G]; draws: [D,G].
+        ratios: [G]; mean: accuracy [G]; draws: [D,G]; num_images: held-out images behind them.
     """
     measured = draws[:, [_index(ratios, ratio) for ratio in ratio_grid(float(ratios[-1]))]]
     helps = measured.max(axis=1) - draws[:, 0] >= NOTICEABLE
@@ -146,6 +153,8 @@ def verdict_of(ratios: FloatArray, mean: FloatArray, draws: FloatArray) -> tuple
         "no effect": float((~helps & ~hurts).mean()),
     }
     likeliest: Any = max(share, key=lambda name: share[name])
+    if num_images < FEWEST:
+        return "uncertain", f"{num_images} images to be right about are too few; {FEWEST} are needed", share
     if share[likeliest] < CERTAIN:
         listed = ", ".join(f"{name} {p:.0%}" for name, p in share.items())
         return "uncertain", f"the real images given cannot tell ({listed})", share
@@ -153,13 +162,11 @@ def verdict_of(ratios: FloatArray, mean: FloatArray, draws: FloatArray) -> tuple
     return likeliest, f"{share[likeliest]:.0%} probable; expected gain over real data only {gain:+.3f} accuracy", share
 
 
-def _shrunk(covariance: FloatArray, amount: float) -> FloatArray:
-    """Drawn by `amount` in [0, 1] to one variance and one correlation: a few images cannot tell 36 covariances."""
-    number = len(covariance)
-    variance = float(np.diag(covariance).mean())
-    shared = float((covariance.sum() - np.trace(covariance)) / max(number * (number - 1), 1))
-    target = np.full_like(covariance, shared) + (variance - shared) * np.eye(number)
-    return (1 - amount) * covariance + amount * target
+def _covariance_of_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Of the weighted mean of rows [n,k], unbiased for equal weights: [k,k]."""
+    centred = values - weights @ values
+    covariance: FloatArray = (centred * (weights**2)[:, None]).T @ centred / max(1 - float((weights**2).sum()), 1e-9)
+    return covariance
 
 
 def _index(ratios: FloatArray, ratio: float) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ray_synth.bound.curve import (
+    NOTICEABLE,
     Posterior,
     discrepancy_covariance,
     fine_ratios,
@@ -34,6 +35,7 @@ FloatArray = NDArray[np.float64]
 
 METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
 DRAWS = 500
+LARGE_PILOT = 10_000  # synthetic images that are always enough
 SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 
 
@@ -98,14 +100,14 @@ def estimate_ratio(
             name: _METHODS[name](samples, evidence, size, max_ratio, real_weight) for name in methods if name != "probe"
         }
         weights = _best_weights(evidence)
-        classes = _per_class(samples, evidence, ratios, posterior)
+        classes = _per_class(samples, evidence, ratios, posterior, np.median(grown, axis=0))
         warnings = tuple(_warnings(samples, evidence))
     best = int(mean.argmax())
     first, last = near_best_interval(draws, best, confidence)
     pick = _rounded(ratios[best], max_ratio)
     tail = (1 - confidence) / 2
     band = np.quantile(draws, [tail, 1 - tail], axis=0).clip(0, 1)
-    verdict, reason, probabilities = verdict_of(ratios, mean, draws)
+    verdict, reason, probabilities = verdict_of(ratios, mean, draws, len(evidence.scores))
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
@@ -143,7 +145,7 @@ def _learning_rate(evidence: Evidence, ratios: FloatArray, draws: int, seed: int
         return np.full((draws, len(ratios)), LEARNING)
     u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
     half, full = (
-        1 - Posterior(u, scores, fine).draw(draws, seed + number).clip(0.0, 0.999)
+        1 - Posterior(u, scores, fine).draw(draws, seed + number).clip(0.0, 0.995)
         for number, scores in enumerate(evidence.sizes)
     )
     rate: FloatArray = np.log2(half / full).clip(0.0, 1.0)
@@ -154,7 +156,7 @@ def _real_equivalent(mean: FloatArray, ratios: FloatArray, rate: float) -> float
     """Synthetic images worth one real image: real images that would lower the error as much, by the learning curve."""
     best = int(mean.argmax())
     none, here = 1 - mean[0], 1 - mean[best]
-    if best == 0 or here >= none or here <= 0 or rate < 0.01:
+    if best == 0 or none - here < NOTICEABLE / 2 or here <= 0 or rate < 0.01:
         return None
     more = (none / here) ** (1 / rate) - 1  # in units of the real set
     return float(f"{ratios[best] / more:.3g}") if more > 0 else None
@@ -186,9 +188,12 @@ def _best_weights(evidence: Evidence) -> tuple[WeightEstimate, ...]:
 
 
 def _per_class(
-    samples: Samples, evidence: Evidence, ratios: FloatArray, posterior: Posterior
+    samples: Samples, evidence: Evidence, ratios: FloatArray, posterior: Posterior, grown: FloatArray
 ) -> tuple[ClassEstimate, ...]:
-    """Each class's recall over ratios, a Gaussian process around the curve of all classes; worst class first."""
+    """Each class's recall over ratios, a Gaussian process around the curve of all classes; worst class first.
+
+    grown: [G], what is left of the error at the full size of the real set.
+    """
     u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
     overall = np.interp(u, fine, posterior.mean)
     pixels = next(iter(evidence.linear.values()))
@@ -201,6 +206,7 @@ def _per_class(
         curve = posterior.mean
         if len(rows) >= SMALL_CLASS:
             curve = Posterior(u, evidence.scores[rows], fine, prior=(overall, posterior.mean)).mean
+        curve = 1 - (1 - curve) * grown
         ours, theirs = goal[goal_labels == c], pixels[1][samples.synthetic_labels == c]
         apart = excess_distance(ours, theirs) if min(len(ours), len(theirs) // 2) >= 2 else None
         best = int(curve.argmax())
@@ -290,8 +296,9 @@ def _spectra(samples: Samples) -> Spectra:
 
 def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
     n, m = len(samples.real), len(samples.synthetic)
-    if m < max(4 * n, 400):
-        yield f"{m} synthetic images are few: {max(4 * n, 400)} (4 per real image, at least 400) tell much more"
+    wanted = min(max(4 * n, 400), LARGE_PILOT)
+    if m < wanted:
+        yield f"{m} synthetic images are few: {wanted} (4 per real image, at least 400) tell much more"
     counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
     missing = [int(samples.class_ids[c]) for c in np.flatnonzero((samples.real_counts > 0) & (counts == 0))]
     if missing:

@@ -141,13 +141,23 @@ def _ridge(
     penalties: Sequence[float] = SIDE_PENALTIES,
     seed: int,
     own: IntArray | None = None,
+    correct: bool = True,
 ) -> FloatArray:
     """Ridge scores [s,R] over families and redraws. own: the real rows to train on; `rows` are places among them."""
     own = np.arange(len(samples.real)) if own is None else own
     labels = samples.real_labels[own]
     held = _held(samples, own[rows], rows)
     fits = [
-        ridge_scores(parts[0][own], labels, parts[1], pilot, held(parts), real_weight=weight, penalties=penalties)
+        ridge_scores(
+            parts[0][own],
+            labels,
+            parts[1],
+            pilot,
+            held(parts),
+            real_weight=weight,
+            penalties=penalties,
+            correct=correct,
+        )
         for parts in redrawn(linear, redraws=redraws, seed=seed)
     ]
     average: FloatArray = np.mean(fits, axis=0)
@@ -184,13 +194,18 @@ def _scores_by_size(
 ) -> tuple[FloatArray, FloatArray]:
     """Ridge scores with half of the real images, in either half [h,R], and with all of them [s,R]."""
     half = stratified_folds(samples.real_labels, 2, np.random.default_rng([seed, 2]))
-    found = []
+    members = Pilot(samples.synthetic_labels, samples.asked(grid)).members
+    pilot_halves = [np.sort(np.concatenate([rows[side::2] for rows in members])) for side in (0, 1)]
+    found: list[FloatArray] = []
     for own in (np.flatnonzero(half == 0), np.flatnonzero(half == 1), np.arange(len(half))):
         labels = samples.real_labels[own]
         counts = np.bincount(labels, minlength=samples.num_classes).astype(np.int64)
-        pilot = Pilot(samples.synthetic_labels, samples.asked(grid, counts))
+        # Half of the real images see half of the pilot, so that both reach equally far.
+        seen = np.arange(len(samples.synthetic)) if len(own) == len(half) else pilot_halves[len(found)]
+        pilot = Pilot(samples.synthetic_labels[seen], samples.asked(grid, counts))
         rows = scored_rows(labels, seed, SIDE_ROWS)
-        found.append(_ridge(samples, linear, pilot, rows, weight, seed=seed, own=own).clip(0.0, 1.0))
+        parts = {name: [sets[0], sets[1][seen], *sets[2:]] for name, sets in linear.items()}
+        found.append(_ridge(samples, parts, pilot, rows, weight, seed=seed, own=own).clip(0.0, 1.0))
     return np.concatenate(found[:2]), found[2]
 
 
@@ -201,7 +216,8 @@ def _weighted_scores(
     ratios, weights = (a.ravel() for a in np.meshgrid(grid[grid > 0], REAL_WEIGHTS, indexing="ij"))
     pilot = Pilot(samples.synthetic_labels, samples.asked(ratios))
     rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
-    return ratios, weights, _ridge(samples, linear, pilot, rows, weights, seed=seed).clip(0.0, 1.0)
+    # What is compared are weights at one ratio: a correction beyond the pilot would move all of them.
+    return ratios, weights, _ridge(samples, linear, pilot, rows, weights, seed=seed, correct=False)
 
 
 def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) -> FloatArray:

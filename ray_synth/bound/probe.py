@@ -44,6 +44,7 @@ def ridge_scores(
     *,
     real_weight: FloatArray,
     penalties: Sequence[float] = PENALTIES,
+    correct: bool = True,
 ) -> FloatArray:
     """Share of penalties under which each held-out image is classified right, at each ratio. [s,R]
 
@@ -55,10 +56,13 @@ def ridge_scores(
     Args:
         real: [n,d]; synthetic: [m,d].
         real_weight: [R], what a real image weighs at each ratio; a synthetic one weighs 1.
+        correct: whether to correct the scores beyond the pilot.
     """
     whole = _fits(real, real_labels, synthetic, pilot, pilot.members, held, real_weight, penalties)
     beyond = pilot.share_there < 1
     quartered = np.zeros_like(whole[:, beyond])
+    if not correct:
+        return whole / len(penalties)
     if beyond.any():
         far = Pilot(pilot.labels, pilot.counts[beyond])
         for part in range(QUARTERS):
@@ -104,6 +108,9 @@ def _fits(
     taken = np.zeros(pilot.num_classes, dtype=np.int64)
     prefix_gram = np.zeros((real.shape[1], real.shape[1]))
     prefix_sum = np.zeros((pilot.num_classes, real.shape[1]))
+    whole_class: dict[
+        int, FloatArray
+    ] = {}  # Gram matrices of the classes that are used up: only those weigh more than 1
     for i in np.argsort(pilot.counts.sum(axis=1), kind="stable"):
         wanted, v = pilot.counts[i], float(real_weight[i])
         there = np.minimum(wanted, available)
@@ -113,7 +120,11 @@ def _fits(
         prefix_sum += np.eye(pilot.num_classes)[classes].T @ new
         taken = there
         weight = np.where(there > 0, wanted / np.maximum(there, 1), 1.0)
-        mixed = v * gram + _weighted_gram(prefix_gram, synthetic, members, there, weight)
+        mixed = v * gram + prefix_gram
+        for c in np.flatnonzero(weight != 1).tolist():
+            if c not in whole_class:
+                whole_class[c] = synthetic[members[c]].T @ synthetic[members[c]]
+            mixed += (weight[c] - 1) * whole_class[c]
         aim = v * moment + (prefix_sum * weight[:, None]).T @ targets
         weighed = v * len(real) + float((there * weight).sum())
         for penalty in penalties:
@@ -126,27 +137,6 @@ def _fits(
                 fitted = (fitted - leverage * y_real[held.rows]) / np.maximum(1.0 - leverage, 1e-9)
             right[:, i] += fitted.argmax(axis=1) == held.labels
     return right
-
-
-def _weighted_gram(
-    gram: FloatArray,
-    synthetic: FloatArray,
-    members: Sequence[NDArray[np.int64]],
-    there: NDArray[np.int64],
-    weight: FloatArray,
-) -> FloatArray:
-    """Gram matrix of the first `there` images of every class, each class with its weight; `gram` is that of weight 1.
-
-    Most classes share one weight, so only the others are summed again.
-    """
-    usual = float(np.median(weight[there > 0])) if there.any() else 1.0
-    other = [c for c in range(len(members)) if there[c] and weight[c] != usual]
-    total = usual * gram
-    if other:
-        rows = synthetic[np.concatenate([members[c][: there[c]] for c in other])]
-        gain = np.concatenate([np.full(there[c], weight[c] - usual) for c in other])
-        total += (rows * gain[:, None]).T @ rows
-    return total
 
 
 def scored_rows(labels: NDArray[np.int64], seed: int, limit: int = MAX_SCORED) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,10 @@ def read_folder(
         InputError: no such folder, no class or one class only, an empty class, an image that cannot be read.
     """
     root = Path(path)
-    if not root.exists():
-        raise InputError(f"image folder not found: {root}; it must hold one folder per class")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file; give the folder that holds one folder per class")
+    _check_is_folder(root, "it must hold one folder per class")
     try:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        listings = [sorted(p for p in f.iterdir() if p.is_file() and not p.name.startswith(".")) for f in folders]
+        listings = [_visible_files(folder) for folder in folders]
         "".join(folder.name for folder in folders).encode()
     except OSError as error:
         raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
@@ -65,34 +63,47 @@ def read_folder(
             f"only one class in {root}: {folders[0].name!r}; a classifier needs at least two class folders"
         )
     wanted = (image_size, image_size) if image_size is not None else size
-    decoded: list[np.ndarray] = []
-    sources: list[str] = []
+    files: list[Path] = []
     labels: list[int] = []
-    skipped: Counter[str] = Counter()
-    changed: Counter[str] = Counter()
-    sizes: Counter[tuple[int, int]] = Counter()
-    for label, (folder, files) in enumerate(zip(folders, listings, strict=True)):
-        images = [p for p in files if p.suffix.lower() in EXTENSIONS]
-        skipped.update(p.suffix.lower() or "no extension" for p in files if p.suffix.lower() not in EXTENSIONS)
+    for label, (folder, listing) in enumerate(zip(folders, listings, strict=True)):
+        images = [p for p in listing if p.suffix.lower() in EXTENSIONS]
         if not images:
             raise InputError(
                 f"class folder {folder} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
             )
-        for file in images:
-            image = _decode(file, changed)
-            sizes[image.shape[0], image.shape[1]] += 1
-            # A known size is taken at once, so that large photos need not all be held.
-            decoded.append(image if wanted is None else _resized(image, wanted))
-            labels.append(label)
-            sources.append(str(file))
-    notes = [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(skipped.items())]
-    notes += [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
+        files += images
+        labels += [label] * len(images)
+    pixels, notes = _read_files(files, wanted, channels)
     return ImageSet(
-        images=_unify(decoded, sizes, wanted, channels, notes),
+        images=pixels,
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(folder.name for folder in folders),
-        sources=np.asarray(sources, dtype=object),
-        notes=tuple(notes),
+        sources=np.asarray([str(file) for file in files], dtype=object),
+        notes=(*_skipped([file for listing in listings for file in listing]), *notes),
+    )
+
+
+def read_unlabelled(path: str | Path, *, size: tuple[int, int], channels: int) -> ImageSet:
+    """A folder that holds images directly, of classes unknown: `path/*.png|jpg|jpeg|webp`. Every label is 0."""
+    root = Path(path)
+    _check_is_folder(root, "it must hold images, or one folder per class")
+    try:
+        listing = _visible_files(root)
+    except OSError as error:
+        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
+    files = [p for p in listing if p.suffix.lower() in EXTENSIONS]
+    if not files:
+        raise InputError(
+            f"no image in {root}; expected {root}/*.png (or jpg, jpeg, webp), or {root}/class_name/*.png where the "
+            "classes are known"
+        )
+    pixels, notes = _read_files(files, size, channels)
+    return ImageSet(
+        images=pixels,
+        labels=np.zeros(len(files), dtype=np.int64),
+        class_names=("unlabelled",),
+        sources=np.asarray([str(file) for file in files], dtype=object),
+        notes=(*_skipped(listing), *notes),
     )
 
 
@@ -100,6 +111,39 @@ READERS = {
     "digits": lambda data: read_digits(data.image_size),
     "folder": lambda data: read_folder(data.path, image_size=data.image_size),
 }
+
+
+def _check_is_folder(root: Path, holds: str) -> None:
+    if not root.exists():
+        raise InputError(f"image folder not found: {root}; {holds}")
+    if not root.is_dir():
+        raise InputError(f"{root} is a file; give the folder: {holds}")
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _skipped(listing: Sequence[Path]) -> list[str]:
+    """What lies among the images and is none, counted by kind."""
+    skipped = Counter(p.suffix.lower() or "no extension" for p in listing if p.suffix.lower() not in EXTENSIONS)
+    return [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(skipped.items())]
+
+
+def _read_files(
+    files: Sequence[Path], wanted: tuple[int, int] | None, channels: int | None
+) -> tuple[np.ndarray, list[str]]:
+    """Pixels in one size and mode, uint8 [N,H,W,C], and what had to be changed."""
+    decoded: list[np.ndarray] = []
+    changed: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    for file in files:
+        image = _decode(file, changed)
+        sizes[image.shape[0], image.shape[1]] += 1
+        # A known size is taken at once, so that large photos need not all be held.
+        decoded.append(image if wanted is None else _resized(image, wanted))
+    notes = [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
+    return _unify(decoded, sizes, wanted, channels, notes), notes
 
 
 def _decode(file: Path, changed: Counter[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ray_synth.data.images import ImageSet
+from ray_synth.report.methods import method_rows
 from ray_synth.report.plots import as_png, as_svg, ratio_curve, side_by_side
 from ray_synth.runs import RunFolder
 from ray_synth.sweep import Trial
@@ -29,9 +30,10 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f5f
 (interval {{ "%.3g"|format(summary.interval[0]) }} to {{ "%.3g"|format(summary.interval[1]) }}, verdict: {{ summary.verdict }} –
 {{ estimate.reason }}). Found by the sweep of {{ summary.num_trials }} trials: <b>{{ "%.3g"|format(summary.best_ratio) }}</b>.</p>
 {{ curve }}
-<p><small>Trials are errors on the validation set with all settings varied; the predicted curve is that of the probe, a ridge
-classifier, so its level may differ from the network's: what it predicts is where the curve is lowest.</small></p>
-<h2>Accuracy on the test set</h2>
+<p><small>Trials are errors on the validation set with all settings varied; the predicted curve is that of the probe, ridge
+classifiers and small networks on frozen features, so its level may differ: what it predicts is where the curve is lowest.</small></p>
+{% for warning in estimate.warnings %}<p>Warning: {{ warning }}</p>
+{% endfor %}<h2>Accuracy on the test set</h2>
 <table><tr><th>setting</th><th class="n">synthetic ratio</th><th class="n">accuracy</th><th class="n">± std of {{ summary.repeats }}</th></tr>
 {% for label, name, ratio in rows %}<tr><td>{{ label }}</td><td class="n">{{ "%.3g"|format(ratio) }}</td>
 <td class="n">{{ "%.4f"|format(summary.accuracy[name]) }}</td><td class="n">{{ "%.4f"|format(summary.accuracy_std[name]) }}</td></tr>
@@ -72,7 +74,6 @@ def write_report(
     settings: Mapping[str, Any],
 ) -> None:
     """Write report.html. Text from outside (class names, settings) is escaped."""
-    formula, probe = estimate["methods"]["closed_form"], estimate["methods"]["probe"]
     page = (
         Environment(autoescape=True)
         .from_string(PAGE)
@@ -85,20 +86,7 @@ def write_report(
                 ("at the predicted ratio", "at_predicted", summary["predicted_ratio"]),
                 ("best of the sweep", "best", summary["best_ratio"]),
             ],
-            methods=[
-                ("probe", probe["ratio"], "leave-one-out accuracy of ridge on frozen features; this is the prediction"),
-                (
-                    "closed form, σ² of pixels in [0, 1]",
-                    formula["ratio"],
-                    f"D = {formula['discrepancy']:.3g}, σ² = {formula['noise_variance']:.3g}, r = {formula['decay']:.3g}",
-                ),
-                (
-                    "closed form, σ² of pixels in [0, 255]",
-                    formula["ratio_raw_variance"],
-                    f"the same with σ² = {formula['noise_variance_raw']:.3g}: the formula swings with this scale",
-                ),
-                ("closed form, 1-D decay", formula["ratio_decay_1d"], f"the same with r = {formula['decay_1d']:.3g}"),
-            ],
+            methods=method_rows(estimate),
             trials=sorted(trials, key=lambda trial: trial.trial_id),
             curve=Markup(as_svg(ratio_curve(estimate, trials, summary["best_ratio"], summary["predicted_ratio"]))),  # noqa: S704
             pictures=as_png(side_by_side(real, synthetic)),

@@ -1,22 +1,34 @@
-"""Results in, matplotlib figures out; `as_svg` and `as_png` turn them into what a page can hold."""
+"""Results in, matplotlib figures out; `as_svg` and `as_png` give what a page can hold, `write_picture` a file."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
+import textwrap
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ray_synth.data.images import ImageSet, first_per_class
-from ray_synth.sweep import Trial
+from ray_synth.errors import InputError
+from ray_synth.report.methods import NAMES, classes_differ, in_order
+from ray_synth.runs import RunFolder
 
-INK, BLUE, ORANGE, GREY = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab"
+if TYPE_CHECKING:
+    from ray_synth.sweep import Trial
+
+INK, BLUE, ORANGE, GREY, RED = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f"
+PICTURES = (".png", ".svg", ".pdf")
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -33,17 +45,7 @@ def ratio_curve(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = figure.add_subplot()
-        curve = estimate["curve"]
-        u = np.log2(1 + np.asarray(curve["ratio"]))
-        low, high = np.log2(1 + np.asarray(estimate["interval"]))
-        axes.axvspan(
-            low, high, color=BLUE, alpha=0.10, lw=0, label=f"predicted interval ({estimate['confidence']:.0%})"
-        )
-        axes.fill_between(u, curve["low"], curve["high"], color=BLUE, alpha=0.16, lw=0)
-        axes.plot(u, curve["error"], color=BLUE, lw=1.8, label="predicted error of the probe")
-        axes.axvline(
-            np.log2(1 + predicted_ratio), color=BLUE, lw=1.4, ls="--", label=f"predicted ratio {predicted_ratio:.3g}"
-        )
+        _draw_prediction(axes, estimate, predicted_ratio)
         for status, marker, color, label in (
             ("complete", "o", ORANGE, "trial (validation error)"),
             ("pruned", "x", GREY, "trial stopped early"),
@@ -54,14 +56,205 @@ def ratio_curve(
                 x, [1 - trial.accuracy for trial in rows], marker=marker, color=color, s=30, zorder=3, label=label
             )
         axes.axvline(np.log2(1 + best_ratio), color=ORANGE, lw=1.4, ls=":", label=f"swept best ratio {best_ratio:.3g}")
-        top = float(curve["ratio"][-1])
-        ticks = [ratio for ratio in (0, 0.5, 1, 2, 4, 8, 16, 32, 64) if ratio <= top * 1.001]
-        axes.set_xticks(np.log2(1 + np.asarray(ticks)), [f"{ratio:g}" for ratio in ticks])
+        _ratio_ticks(axes, float(estimate["curve"]["ratio"][-1]))
         axes.set_xlabel("synthetic images per real image (synthetic_ratio)")
         axes.set_ylabel("classification error")
         axes.set_ylim(bottom=0)
         figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
+
+
+def estimate_picture(estimate: Mapping[str, Any]) -> Figure:
+    """One picture of a prediction: its curve over every method's own ratio, the spectra, and the worst classes."""
+    with matplotlib.rc_context(STYLE):
+        classes = estimate["classes"][:12]
+        said = [line for warning in estimate["warnings"] for line in textwrap.wrap(f"Warning: {warning}", 130)]
+        lower = 0.9 + 0.27 * max(len(classes), 6) + 0.2 * len(said)
+        figure = Figure(figsize=(10.5, 5.6 + lower), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        above, below = figure.subfigures(2, 1, height_ratios=(4.9, lower + 0.7))
+        curve, own = above.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.3))
+        spectra, worst = below.subplots(1, 2, width_ratios=(1, 1.5))
+        low, high = estimate["interval"]
+        above.suptitle(
+            f"Predicted ratio: {_short(estimate['ratio'])} synthetic images per real one "
+            f"({estimate['confidence']:.0%} interval {_short(low)} to {_short(high)})\n"
+            + textwrap.fill(f"{estimate['verdict']}: {estimate['reason']}", 110),
+            fontsize=11,
+        )
+        _draw_curve(curve, estimate)
+        _draw_own_ratios(own, estimate)
+        _draw_spectra(spectra, estimate["spectra"])
+        _draw_classes(worst, classes, estimate)
+        if said:
+            below.supxlabel("\n".join(said), x=0.02, ha="left", fontsize=8.5, color=RED)
+    return figure
+
+
+def _draw_prediction(axes: Axes, estimate: Mapping[str, Any], ratio: float) -> None:
+    """The predicted curve over log2(1 + ratio) in its band, the interval and the pick."""
+    curve = estimate["curve"]
+    u = np.log2(1 + np.asarray(curve["ratio"]))
+    low, high = np.log2(1 + np.asarray(estimate["interval"]))
+    share = f"({estimate['confidence']:.0%})"
+    axes.axvspan(low, high, color=BLUE, alpha=0.10, lw=0, label=f"predicted interval {share}")
+    axes.plot(u, curve["error"], color=BLUE, lw=1.8, label="predicted error of the probe")
+    axes.fill_between(u, curve["low"], curve["high"], color=BLUE, alpha=0.16, lw=0, label=f"its band {share}")
+    axes.axvline(np.log2(1 + ratio), color=BLUE, lw=1.4, ls="--", label=f"predicted ratio {ratio:.3g}")
+
+
+def _draw_curve(axes: Axes, estimate: Mapping[str, Any]) -> None:
+    _draw_prediction(axes, estimate, estimate["ratio"])
+    curve, top = estimate["curve"], np.log2(1 + estimate["max_ratio"])
+    low, high = min(curve["low"]), max(curve["high"])
+    probe = estimate["methods"].get("probe")
+    if probe and estimate["num_real"] == estimate["num_real_given"]:  # else the curve is of a larger real set
+        measured = 1 - np.asarray(probe["accuracy"])
+        u = np.log2(1 + np.asarray(probe["grid"]))
+        axes.plot(u, measured, ".", color=INK, ms=5, zorder=3, label="probe, as measured")
+        low, high = min(low, measured.min()), max(high, measured.max())
+    room = 0.06 * max(high - low, 0.01)
+    axes.set_ylim(max(low - room, -0.002), high + room)
+    axes.set_xlim(-0.02 * top, 1.02 * top)
+    axes.set_ylabel("predicted test error")
+    axes.tick_params(labelbottom=False)
+    axes.legend(frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0.2)
+
+
+def _draw_own_ratios(axes: Axes, estimate: Mapping[str, Any]) -> None:
+    """A row per method, so that answers may coincide or lie at the ends; each says its number beside its mark."""
+    methods = estimate["methods"]
+    names = in_order(methods)
+    top = np.log2(1 + estimate["max_ratio"])
+    low, high = np.log2(1 + np.asarray(estimate["interval"]))
+    axes.axvspan(low, high, color=BLUE, alpha=0.10, lw=0)
+    axes.axvline(np.log2(1 + estimate["ratio"]), color=BLUE, lw=1.4, ls="--")
+    for row, name in enumerate(names):
+        ratio = float(methods[name]["ratio"])
+        u, color = np.log2(1 + ratio), BLUE if name == "probe" else ORANGE
+        left = u > 0.8 * top
+        axes.axhline(row, color=GREY, lw=0.5, alpha=0.5, zorder=0)
+        axes.plot(u, row, marker="D", color=color, ms=6, clip_on=False, zorder=3)
+        axes.annotate(
+            _short(ratio) + (" (the largest considered)" if ratio >= estimate["max_ratio"] else ""),
+            (u, row),
+            xytext=(-9 if left else 9, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
+        )
+    axes.set_yticks(range(len(names)), [NAMES.get(name, name) for name in names])
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    _ratio_ticks(axes, estimate["max_ratio"])
+    axes.set_xlabel("each method's own best ratio: synthetic images per real image")
+
+
+def _ratio_ticks(axes: Axes, top: float) -> None:
+    """Ticks that read as ratios on an axis of log2(1 + ratio)."""
+    powers = [0.0, *(2.0 ** np.arange(-1, 11))]
+    ticks = [ratio for ratio in powers if ratio <= top * 1.001] if top >= 1 else list(np.linspace(0, top, 5))
+    axes.set_xticks(np.log2(1 + np.asarray(ticks)), [f"{ratio:.3g}" for ratio in ticks])
+
+
+def _draw_spectra(axes: Axes, spectra: Mapping[str, Any]) -> None:
+    frequency = np.asarray(spectra["frequency"])
+    for side, color, style in (("real", INK, "-"), ("synthetic", ORANGE, "--")):
+        power = np.asarray(spectra[side])
+        seen = (frequency > 0) & (power > 0)  # what a logarithm can show: nothing of images of one colour
+        axes.plot(frequency[seen], power[seen], color=color, ls=style, lw=1.6, marker=".", ms=4, label=side)
+    if any(len(line.get_xdata()) for line in axes.get_lines()):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(lambda f, _: f"1/{1 / f:g}")
+    else:
+        axes.set(xticks=[], yticks=[])
+    axes.set_title("Power spectra (radially averaged)", fontsize=10)
+    axes.set_xlabel("cycles per pixel")
+    axes.set_ylabel("power")
+    axes.legend(frameon=False, fontsize=8.5)
+
+
+def _draw_classes(axes: Axes, classes: Sequence[Mapping[str, Any]], estimate: Mapping[str, Any]) -> None:
+    """A row per class: recall with real data only (ring) and at the pick (dot), its best ratio and distance."""
+    total = len(estimate["classes"])
+    shown = f"Worst {len(classes)} of {total} classes" if total > len(classes) else "Classes, worst first"
+    if not classes_differ(estimate):
+        shown = "Classes: none stands out"
+    axes.set_title(f"{shown}\n○ real data only   ● at ratio {_short(estimate['ratio'])}", fontsize=10, loc="left")
+    rows = np.arange(len(classes))
+    alone = [each["recall_real_only"] for each in classes]
+    there = [each["recall"] for each in classes]
+    axes.hlines(rows, alone, there, color=GREY, lw=1.5, zorder=1)
+    axes.scatter(alone, rows, s=62, facecolor="white", edgecolor=INK, clip_on=False, zorder=2)
+    axes.scatter(there, rows, s=22, color=BLUE, clip_on=False, zorder=3)
+    axes.set_yticks(rows, [_plain(each.get("class_name", f"class {each['label']}")) for each in classes])
+    axes.set_ylim(max(len(classes), 6) - 0.5, -0.6)
+    least = np.floor(10 * min([*alone, *there, 0.9])) / 10
+    axes.set_xlim(least - 0.02 * (1 - least), 1 + 0.02 * (1 - least))
+    axes.set_xlabel("recall")
+    axes.tick_params(axis="y", length=0)
+    for row, each in enumerate(classes):
+        ratio = _short(each["ratio"]) if each["num_synthetic"] else "none made"
+        _beside(axes, row, ratio, "–" if each["distance"] is None else _short(each["distance"]))
+    _beside(axes, -0.75, "its own\nbest ratio", "distance\nof its sets", va="bottom")
+
+
+def _beside(axes: Axes, row: float, *columns: str, va: str = "center") -> None:
+    """Text to the right of the axes, in columns of one width whatever the width of the axes."""
+    for number, text in enumerate(columns, start=1):
+        axes.annotate(
+            text,
+            (1, row),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(64 * number, 0),
+            textcoords="offset points",
+            ha="right",
+            va=va,
+            fontsize=8.5,
+        )
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def _plain(name: str, most: int = 20) -> str:
+    """A class name as text that matplotlib draws as it stands: no formulas, no control characters, not too long."""
+    shown = "".join("?" if unicodedata.category(letter).startswith("C") else letter for letter in name)
+    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that `write_picture` could not write, before the work that leads to it.
+
+    Raises:
+        InputError: another suffix, a folder that is not there or not writable, a folder in the file's place.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; type --plot {file / 'estimate.png'}")
+    if file.suffix.lower() not in PICTURES:
+        raise InputError(
+            f"a picture must end in {', '.join(PICTURES)}, got {str(path)!r}; type --plot {file.parent / file.stem}.png"
+        )
+    if not file.parent.is_dir():
+        raise InputError(f"no folder {file.parent} for the picture {file.name}; type mkdir -p {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise InputError(f"folder {file.parent} is not writable; type --plot {file.name} to write here")
+
+
+def write_picture(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure whole or not at all, in the format of the suffix."""
+    file = Path(path)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font lacks
+        figure.savefig(buffer, format=file.suffix[1:].lower(), dpi=130)
+    RunFolder(file.parent.absolute()).write(file.name, buffer.getvalue())
 
 
 def side_by_side(real: ImageSet, synthetic: ImageSet, each: int = 8, max_classes: int = 20) -> Figure:

@@ -45,17 +45,19 @@ def test_a_verdict_follows_the_curve() -> None:
     noise = np.random.default_rng(0).normal(size=(300, 1)) * 0.01  # of the level: it moves no verdict
 
     def verdict(curve: np.ndarray) -> str:
-        return verdict_of(RATIOS, curve, curve + noise)[0]
+        return verdict_of(RATIOS, curve, curve + noise, 100)[0]
 
     assert verdict(0.8 + 0.02 * u) == "helps"
     assert verdict(0.8 - 0.02 * u) == "hurts"
     assert verdict(np.full(65, 0.8)) == "no effect"
     assert verdict(0.8 - 0.002 * u) == "no effect"  # .002 at ratio 1, .003 at 2: nobody would notice
     split = np.concatenate([0.8 + 0.02 * u + noise[:150], 0.8 - 0.02 * u + noise[150:]])
-    said, reason, share = verdict_of(RATIOS, split.mean(axis=0), split)
+    said, reason, share = verdict_of(RATIOS, split.mean(axis=0), split, 100)
     assert said == "uncertain"
     assert "cannot tell" in reason
     assert share["helps"] == pytest.approx(0.5, abs=0.05)
+    up = 0.8 + 0.02 * u
+    assert verdict_of(RATIOS, up, up + noise, 9)[0] == "uncertain"
 
 
 @pytest.mark.parametrize("num_images", [20, 200])

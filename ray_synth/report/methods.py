@@ -1,0 +1,50 @@
+"""An estimate in, what tables, pictures and pages say of it out: each method's own ratio and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {
+    "probe": "probe",
+    "closed_form": "closed form",
+    "exact_risk": "exact risk",
+    "stability": "stability bound",
+    "scaling_law": "scaling law",
+}
+TERMS = {
+    "closed_form": "pixels in [0, 1]; distance of spectra D = {discrepancy:.3g}",
+    "exact_risk": "excess risk {risk:.3g}, with real data only {risk_real_only:.3g}",
+    "stability": "W₂ beyond sampling error = {distance:.3g}",
+    "scaling_law": "error that synthetic data alone cannot go below: {mismatch:.3f}",
+}
+
+
+def in_order(methods: Mapping[str, Any]) -> list[str]:
+    """The methods that were asked, the known ones first."""
+    return [*(name for name in NAMES if name in methods), *(name for name in methods if name not in NAMES)]
+
+
+def method_rows(estimate: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """A row per method that was asked, and two more for the closed form: it swings with how variance is measured."""
+    methods = estimate["methods"]
+    rows = []
+    for name in in_order(methods):
+        terms = methods[name]
+        said = _probe_said(terms) if name == "probe" else TERMS.get(name, "").format_map(terms)
+        rows.append((NAMES.get(name, name), float(terms["ratio"]), said))
+        if name == "closed_form":
+            raw, decay = terms["noise_variance_raw"], terms["decay_1d"]
+            rows.append(("", float(terms["ratio_raw_variance"]), f"the same, pixels in [0, 255]: σ² = {raw:.3g}"))
+            rows.append(("", float(terms["ratio_decay_1d"]), f"the same, decay read in one dimension: r = {decay:.3g}"))
+    return rows
+
+
+def classes_differ(estimate: Mapping[str, Any]) -> bool:
+    """False where no class stands out: with too few real images of each, all are given the curve of all images."""
+    return len({(each["recall_real_only"], each["recall"], each["ratio"]) for each in estimate["classes"]}) > 1
+
+
+def _probe_said(terms: Mapping[str, Any]) -> str:
+    accuracy = terms["accuracy"]
+    return f"the prediction; held-out accuracy {accuracy[0]:.3f} with real data only, at most {max(accuracy):.3f}"

@@ -1,0 +1,184 @@
+"""`estimate` on folders: what it reads, what it refuses before it reads anything, and what it says and draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_synth import folders, tables
+from ray_synth.data.images import ImageSet
+from ray_synth.data.readers import read_unlabelled
+from ray_synth.errors import InputError
+from ray_synth.folders import FolderEstimate, cheapest, checked_costs, estimate_folders
+from ray_synth.report.methods import NAMES, method_rows
+from ray_synth.report.plots import check_picture, estimate_picture, write_picture
+
+from .conftest import write_folder
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory, digits: ImageSet) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("sides")
+    real = write_folder(root / "real", digits, classes=(0, 1, 2), each=6)
+    return real, write_folder(root / "synthetic", digits, classes=(0, 1, 2, 3), each=30, skip=10)
+
+
+@pytest.fixture(scope="module")
+def estimated(sides: tuple[Path, Path]) -> FolderEstimate:
+    return estimate_folders(*sides)
+
+
+def inverted(root: Path, digits: ImageSet, *, flat: bool) -> Path:
+    """Another domain: white on black turned to black on white, twice as large and in colour."""
+    for label in (0, 1, 3):
+        folder = root if flat else root / f"digit {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(digits.images[digits.labels == label][50:56]):
+            Image.fromarray(255 - image[..., 0]).resize((16, 16)).convert("RGB").save(folder / f"{label}-{i}.png")
+    return root
+
+
+def test_classes_are_named(estimated: FolderEstimate) -> None:
+    classes = estimated.to_dict()["classes"]
+    assert {each["class_name"] for each in classes} == {"digit 0", "digit 1", "digit 2"}
+    assert all(each["class_name"] == f"digit {each['label']}" for each in classes)
+    assert estimated.notes == ("synthetic class(es) without real images are left out: 'digit 3'",)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_target_is_another_domain_with_or_without_labels(
+    tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, flat: bool
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(folders, "estimate_ratio", lambda *_, **words: asked.update(words))
+    target = inverted(tmp_path / "target", digits, flat=flat)
+    (target / "readme.txt").write_text("not an image")
+    notes = "\n".join(estimate_folders(*sides, target, num_real=600).notes)
+    assert asked["num_real"] == 600
+    assert asked["target_images"].shape == ((18 if flat else 12), 8, 8, 1)
+    assert "image(s) resized to 8x8" in notes
+    assert "RGB to grey" in notes
+    if flat:
+        assert asked["target_labels"] is None
+        assert "unlabelled" in notes
+    else:
+        assert np.bincount(asked["target_labels"]).tolist() == [6, 6]
+        assert "no target images for the real class(es) 'digit 2'" in notes
+        assert "target class(es) without real images are left out: 'digit 3'" in notes
+
+
+def test_a_target_moves_the_prediction(
+    tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path], estimated: FolderEstimate
+) -> None:
+    found = estimate_folders(*sides, inverted(tmp_path / "target", digits, flat=False)).estimate
+    assert found.curve.error[0] > estimated.estimate.curve.error[0]  # black on white, learnt from white on black
+
+
+def test_a_target_that_is_none_is_refused(tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="image folder not found"):
+        estimate_folders(*sides, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no image in .*class_name"):
+        estimate_folders(*sides, tmp_path / "empty")
+    other = write_folder(tmp_path / "other", digits, classes=(7, 8), each=2)
+    with pytest.raises(InputError, match="target has 'digit 7', 'digit 8'"):
+        estimate_folders(*sides, other)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"cannot be read: .*a\.png"):
+        read_unlabelled(tmp_path / "broken", size=(8, 8), channels=1)
+
+
+def test_wrong_features_are_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file at /nowhere"):
+        estimate_folders(tmp_path / "nowhere", tmp_path / "nowhere", features="open_clip:ViT-B-32:/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cost_per_update": 0.5}, "--cost-per-update 0.5 needs .* type --updates 10000"),
+        ({"cost_per_image": -1.0}, "--cost-per-image must be .* got -1.0; type --cost-per-image 0.01"),
+        ({"cost_per_image": float("nan")}, "--cost-per-image must be a finite number"),
+        ({"updates": 100, "cost_per_image": 1.0}, "--updates came without .* type --cost-per-update"),
+        ({"tolerance": 0.1}, "--tolerance came without a cost; type --cost-per-image"),
+        ({"budget": "images", "cost_per_image": 1.0}, "--budget must be updates or epochs, got 'images'"),
+    ],
+)
+def test_costs_that_lack_something_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        checked_costs(given)
+
+
+def test_the_cheapest_ratio_is_no_higher_than_the_best_and_never_dearer(estimated: FolderEstimate) -> None:
+    assert checked_costs({"cost_per_image": None, "updates": None}) is None
+    for tolerance in (0.0, 0.005, 1.0):
+        costs = checked_costs({"cost_per_image": 0.1, "tolerance": tolerance})
+        assert costs is not None
+        found = cheapest(estimated.estimate, costs)
+        assert found["ratio"] <= found["best_ratio"]
+        assert 0 <= found["error"] - found["best_error"] <= tolerance
+        assert found["saving"] == found["best_cost"] - found["cost"] >= 0
+    assert found["ratio"] == found["cost"] == 0
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.svg", "a.pdf"])
+def test_a_picture_is_what_its_name_says(tmp_path: Path, estimated: FolderEstimate, name: str) -> None:
+    file = tmp_path / name
+    check_picture(file)
+    write_picture(estimate_picture(estimated.to_dict()), file)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    if file.suffix.lower() == ".png":
+        with Image.open(file) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 800
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50  # something is drawn
+    else:
+        assert {".svg": b"<svg", ".pdf": b"%PDF"}[file.suffix] in file.read_bytes()[:1000]
+
+
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    for path, words in (
+        (tmp_path / "a.jpg", r"must end in .*got .*a\.jpg.* type --plot .*a\.png"),
+        (tmp_path / "none" / "a.png", "mkdir -p .*none"),
+        (tmp_path, "is a folder; type --plot .*estimate.png"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_picture(path)
+
+
+def test_a_failure_leaves_no_half_picture(
+    tmp_path: Path, estimated: FolderEstimate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    (tmp_path / "a.png").write_text("the one before")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_picture(estimate_picture(estimated.to_dict()), tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_text() == "the one before"
+
+
+def test_odd_names_and_missing_parts_are_drawn_and_printed(
+    tmp_path: Path, estimated: FolderEstimate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("$x^{", "[red]:cat:", "名\n" + 30 * "W")
+    result = replace(estimated, class_names=names).to_dict()
+    result |= {"warnings": ["first", "second"], "real_equivalent": 3.0, "weights": [], "interval": [0.0, 16.0]}
+    for left in (NAMES, ("probe",), ("stability", "closed_form"), ()):
+        result["methods"] = {name: estimated.estimate.methods[name] for name in left}
+        assert {name for name, _, _ in method_rows(result)} - {""} == {NAMES[name] for name in left}
+        write_picture(estimate_picture(result), tmp_path / "a.png")
+        tables.print_estimate(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert "warning: first" in lines
+    assert "warning: second" in lines
+    assert any(line.startswith("[red]:cat:") for line in lines)
+    assert any("1 real image is worth 3 synthetic ones" in line for line in lines)
