@@ -10,6 +10,7 @@ import numpy as np
 
 from ray_synth.bound.features import Encoder
 from ray_synth.errors import InputError
+from ray_synth.torch_ops import import_torchvision
 
 BATCH = 64
 USAGE = '"auto", a function or torch module from images to features, or "open_clip:MODEL:/path/to/weights.safetensors"'
@@ -41,10 +42,11 @@ def _open_clip(spec: str) -> Encoder:
     path = Path(rest[0])
     if not model or not rest[0] or not path.is_file():
         raise InputError(f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {USAGE}")
+    import_torchvision()
     try:
         import open_clip
     except ImportError:
-        raise InputError("features=open_clip:... needs open_clip; type: pip install open_clip_torch") from None
+        raise InputError("features=open_clip:... needs open_clip; type: pip install 'ray_synth[clip]'") from None
     import torch
 
     clip = open_clip.create_model(model, pretrained=str(path), weights_only=True).eval()
