@@ -17,7 +17,8 @@ LENGTH_SCALE = 2.5  # of the Gaussian process, in log2(1 + ratio), and in log2 o
 AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHRINK_IMAGES = 50.0  # as many images as the assumption of equal, independent noise is worth
 NEAR = 0.003  # accuracy within which a ratio counts as best, in intervals
-DISCREPANCY = 0.008  # spread of a classifier's curve about the probe's
+DISCREPANCY = 0.005  # spread of a classifier's curve about the probes', whatever they say
+DISAGREEMENT = 0.35  # share of the probes' own variance about their mean that a classifier shows too
 DISCREPANCY_LENGTH = 0.7  # over which it varies, in log2(1 + ratio)
 BEYOND = 5.0  # how much wider it is far beyond the pilot
 
@@ -88,15 +89,24 @@ class Posterior:
         return curves
 
 
-def discrepancy_covariance(ratios: FloatArray, share_there: FloatArray) -> FloatArray:
-    """How a classifier's curve differs from the probe's, [G,G]: wider where the pilot has too few images.
+def discrepancy_covariance(
+    ratios: FloatArray, grid: FloatArray, probes: FloatArray, share_there: FloatArray
+) -> FloatArray:
+    """How the curve of a classifier differs from that of the probes, [G,G] at `ratios`.
 
-    share_there: [G] in (0, 1], the share of the asked synthetic images that the pilot has.
+    Where the probes disagree among themselves, classifiers will; where the pilot has too few images, all may be wrong.
+
+    Args:
+        grid: [R]; probes: [P,R], each probe's mean score; share_there: [R] in (0, 1], the share of the asked synthetic
+            images that the pilot has.
     """
-    u = np.log2(1 + ratios)
-    spread = DISCREPANCY * (1 + BEYOND * (1 - np.sqrt(share_there)))
-    kernel: FloatArray = np.exp(-0.5 * ((u[:, None] - u[None, :]) / DISCREPANCY_LENGTH) ** 2)
-    return kernel * np.outer(spread, spread)
+    u, at = np.log2(1 + ratios), np.log2(1 + grid)
+    apart = probes - probes.mean(axis=1, keepdims=True)
+    apart = np.stack([np.interp(u, at, curve) for curve in apart - apart.mean(axis=0)])
+    spread = DISCREPANCY * (1 + BEYOND * (1 - np.sqrt(np.interp(u, at, share_there))))
+    kernel = np.exp(-0.5 * ((u[:, None] - u[None, :]) / DISCREPANCY_LENGTH) ** 2)
+    covariance: FloatArray = kernel * np.outer(spread, spread) + DISAGREEMENT * apart.T @ apart / len(apart)
+    return covariance
 
 
 def near_best_interval(draws: FloatArray, pick: int, confidence: float) -> tuple[int, int]:

@@ -93,8 +93,8 @@ def estimate_ratio(
         )
         rate = _learning_rate(evidence, ratios, DRAWS, seed)
         grown = (n / size) ** rate  # what is left of the error at the full size
-        there = np.interp(np.log2(1 + ratios), np.log2(1 + evidence.grid), evidence.share_there)
-        draws = 1 - (1 - posterior.draw(DRAWS, seed, discrepancy_covariance(ratios, there))) * grown
+        others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
+        draws = 1 - (1 - posterior.draw(DRAWS, seed, others)) * grown
         mean = 1 - (1 - posterior.mean) * np.median(grown, axis=0)
         answers = {
             name: _METHODS[name](samples, evidence, size, max_ratio, real_weight) for name in methods if name != "probe"

@@ -58,14 +58,16 @@ class Samples:
 class Evidence:
     """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
 
-    grid: ratios [R]; scores: [s,R], a row per held-out image; labels: [s]; importance: [s], each image's share in the
-    mean. sizes: ridge scores with half of the real images [h,R] and with all [s,R], or None where they are too few.
-    weighted: ratios [P], weights of a real image [P] and scores [s,P], or None where a weight was given. linear:
-    features by family. share_there: [R], of the asked synthetic images, those that are there.
+    grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
+    importance: [s], each image's share in the mean. sizes: ridge scores with half of the real images [h,R] and with all
+    [s,R], or None where they are too few. weighted: ratios [P], weights of a real image [P] and scores [s,P], or None
+    where a weight was given. linear: features by family. share_there: [R], of the asked synthetic images, those that
+    are there.
     """
 
     grid: FloatArray
     scores: FloatArray
+    probes: FloatArray
     labels: IntArray
     importance: FloatArray
     sizes: tuple[FloatArray, FloatArray] | None
@@ -97,7 +99,7 @@ def gather(
         penalties=PENALTIES if n < 200 else PENALTIES_LARGE,
         seed=seed,
     )
-    networks = np.mean(
+    networks = np.stack(
         [
             network_scores(
                 linear[name][0],
@@ -111,16 +113,16 @@ def gather(
             )
             for name in NETWORK_INPUTS
             if name in linear
-        ],
-        axis=0,
+        ]
     )
     if samples.target_labels is None:
         ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
         networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
-    scores = (1 - NETWORK_SHARE) * ridge + NETWORK_SHARE * networks
+    scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
     return Evidence(
         grid=grid,
         scores=scores.clip(0.0, 1.0),
+        probes=np.concatenate([ridge.mean(axis=1), networks.mean(axis=1)]),
         labels=held(next(iter(linear.values()))).labels,
         importance=_importance(samples, linear, rows),
         sizes=_scores_by_size(samples, linear, grid, weight, seed) if n >= MIN_HALVED else None,
@@ -143,7 +145,7 @@ def _ridge(
     own: IntArray | None = None,
     correct: bool = True,
 ) -> FloatArray:
-    """Ridge scores [s,R] over families and redraws. own: the real rows to train on; `rows` are places among them."""
+    """Ridge scores [families,s,R], over redraws. own: the real rows to train on; `rows` are places among them."""
     own = np.arange(len(samples.real)) if own is None else own
     labels = samples.real_labels[own]
     held = _held(samples, own[rows], rows)
@@ -160,8 +162,8 @@ def _ridge(
         )
         for parts in redrawn(linear, redraws=redraws, seed=seed)
     ]
-    average: FloatArray = np.mean(fits, axis=0)
-    return average
+    scores: FloatArray = np.stack(fits).reshape(len(linear), redraws, *fits[0].shape).mean(axis=1)
+    return scores
 
 
 def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> Callable[[Sets], Held]:
@@ -205,7 +207,8 @@ def _scores_by_size(
         pilot = Pilot(samples.synthetic_labels[seen], samples.asked(grid, counts))
         rows = scored_rows(labels, seed, SIDE_ROWS)
         parts = {name: [sets[0], sets[1][seen], *sets[2:]] for name, sets in linear.items()}
-        found.append(_ridge(samples, parts, pilot, rows, weight, seed=seed, own=own).clip(0.0, 1.0))
+        fits = _ridge(samples, parts, pilot, rows, weight, seed=seed, own=own)
+        found.append(fits.mean(axis=0).clip(0.0, 1.0))
     return np.concatenate(found[:2]), found[2]
 
 
@@ -217,7 +220,8 @@ def _weighted_scores(
     pilot = Pilot(samples.synthetic_labels, samples.asked(ratios))
     rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
     # What is compared are weights at one ratio: a correction beyond the pilot would move all of them.
-    return ratios, weights, _ridge(samples, linear, pilot, rows, weights, seed=seed, correct=False)
+    fits = _ridge(samples, linear, pilot, rows, weights, seed=seed, correct=False)
+    return ratios, weights, fits.mean(axis=0)
 
 
 def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) -> FloatArray:

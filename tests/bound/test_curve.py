@@ -80,11 +80,17 @@ def test_the_posterior_is_calibrated_in_a_world_of_its_own(num_images: int) -> N
     assert 0.7 <= np.mean(inside) <= 0.9
 
 
-def test_the_band_widens_beyond_the_pilot() -> None:
-    there = np.where(RATIOS > 4, 4 / np.maximum(RATIOS, 1), 1.0)
-    spread = np.sqrt(np.diag(discrepancy_covariance(RATIOS, there)))
-    assert (np.diff(spread) >= 0).all()
+def test_the_band_widens_beyond_the_pilot_and_where_probes_disagree() -> None:
+    grid = ratio_grid(16.0)
+    there = np.where(grid > 4, 4 / np.maximum(grid, 1), 1.0)
+    agreed = np.tile(0.8 + 0.01 * grid, (5, 1))
+    spread = np.sqrt(np.diag(discrepancy_covariance(RATIOS, grid, agreed, there)))
+    assert (np.diff(spread) >= -1e-12).all()
     assert spread[-1] > 2 * spread[0]
+    apart = agreed + np.linspace(-0.02, 0.02, 5)[:, None] * np.log2(1 + grid)  # probes that disagree on the slope
+    wider = np.sqrt(np.diag(discrepancy_covariance(RATIOS, grid, apart, there)))
+    assert wider[0] > spread[0]
+    assert wider[32] == pytest.approx(spread[32], rel=0.3)
 
 
 def test_the_scaling_law_is_recovered_from_its_own_errors() -> None:
