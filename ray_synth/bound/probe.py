@@ -20,7 +20,6 @@ FloatArray = NDArray[np.float64]
 PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a feature
 PENALTIES_LARGE = (0.003, 0.01, 0.03, 0.1)  # from 200 real images
 QUARTERS = 4
-UNSEEN = 0.15  # of the error beyond the pilot, what further images would take away
 MAX_SCORED = 1000
 
 
@@ -74,18 +73,13 @@ def ridge_scores(
 
 
 def extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -> FloatArray:
-    """Scores [s,R] corrected where the share of images there is below 1: A + (1 − √share)·(A − B), and a little more.
-
-    The error that then remains was too large still on the tuning half of RatioBench, by about 15 % of it per unit of
-    1 − √share: images that weigh more are learnt by heart, and a quarter of the pilot shows that only in part.
+    """Scores [s,R] corrected where the share of images there is below 1: A + (1 − √share)·(A − B).
 
     quartered: B, [s, number of such ratios].
     """
     beyond = share < 1
-    far = 1 - np.sqrt(share[beyond])
     corrected = whole.copy()
-    corrected[:, beyond] += far * (whole[:, beyond] - quartered)
-    corrected[:, beyond] += UNSEEN * far * (1 - corrected[:, beyond])
+    corrected[:, beyond] += (1 - np.sqrt(share[beyond])) * (whole[:, beyond] - quartered)
     return corrected
 
 
