@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ray_synth.bound.features import Encoder, linear_families, redrawn
@@ -24,6 +26,7 @@ SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at m
 SIDE_ROWS = 500
 LEARNING = 0.85  # error falls as (images of a class)^-0.85 while they are few
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
+MAX_THREADS = 4
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
 
 
@@ -89,19 +92,23 @@ def gather(
     weight = np.ones(len(grid)) if real_weight is None else np.where(grid > 0, real_weight * grid, 1.0)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
-    ridge = _ridge(
-        samples,
-        linear,
-        pilot,
-        rows,
-        weight,
-        redraws=10 if n < 30 else 3 if n < 1000 else 1,
-        penalties=PENALTIES if n < 200 else PENALTIES_LARGE,
-        seed=seed,
-    )
-    networks = np.stack(
-        [
-            network_scores(
+    names = [name for name in NETWORK_INPUTS if name in linear]
+    # Each task is one thread's work whatever the machine: more cores, the same sums. Longest first.
+    with ThreadPoolExecutor(MAX_THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        fitting = pool.submit(
+            _ridge,
+            samples,
+            linear,
+            pilot,
+            rows,
+            weight,
+            redraws=10 if n < 30 else 3 if n < 1000 else 1,
+            penalties=PENALTIES if n < 200 else PENALTIES_LARGE,
+            seed=seed,
+        )
+        training = [
+            pool.submit(
+                network_scores,
                 linear[name][0],
                 samples.real_labels,
                 linear[name][1],
@@ -111,10 +118,13 @@ def gather(
                 seeds=2 if n < SMALL else 1,
                 seed=seed,
             )
-            for name in NETWORK_INPUTS
-            if name in linear
+            for name in names
         ]
-    )
+        sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, seed) if n >= MIN_HALVED else None
+        weighing = pool.submit(_weighted_scores, samples, linear, grid, seed) if real_weight is None else None
+        ridge, networks = fitting.result(), np.stack([task.result() for task in training])
+        sizes = sizing.result() if sizing else None
+        weighted = weighing.result() if weighing else None
     if samples.target_labels is None:
         ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
         networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
@@ -125,8 +135,8 @@ def gather(
         probes=np.concatenate([ridge.mean(axis=1), networks.mean(axis=1)]),
         labels=held(next(iter(linear.values()))).labels,
         importance=_importance(samples, linear, rows),
-        sizes=_scores_by_size(samples, linear, grid, weight, seed) if n >= MIN_HALVED else None,
-        weighted=_weighted_scores(samples, linear, grid, seed) if real_weight is None else None,
+        sizes=sizes,
+        weighted=weighted,
         linear=linear,
         share_there=pilot.share_there,
     )
