@@ -159,6 +159,8 @@ def test_killed_after_the_last_chunk_it_continues(undisturbed: Path, tmp_path: P
 
 @pytest.mark.parametrize("stage", ["finetune", "generate", "sweep", "train"])
 def test_ctrl_c_exits_with_130_and_the_next_start_continues(stage: str, undisturbed: Path, tmp_path: Path) -> None:
+    # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = as_before(stage, undisturbed, tmp_path / "run")
     with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         wait_for(stage, process, out)
