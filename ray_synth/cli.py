@@ -38,6 +38,10 @@ Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="run folder, a path or an fsspec URL; default runs/NAME")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="replaces the file's seed")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="also load model weights that are not safetensors; they can run any code"),
+]
 
 
 @contextmanager
@@ -85,15 +89,29 @@ def _root(error: BaseException) -> BaseException:
 def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:
     """The command of one stage: all stages take the same words."""
 
-    def command(experiment: ExperimentFile, set_: Set = None, out: Out = None, seed: Seed = None) -> None:
-        _perform(experiment, set_, out, seed, until=verb)
+    def command(
+        experiment: ExperimentFile,
+        set_: Set = None,
+        out: Out = None,
+        seed: Seed = None,
+        allow_pickle: AllowPickle = False,
+    ) -> None:
+        _perform(experiment, set_, out, seed, until=verb, allow_pickle=allow_pickle)
 
     command.__doc__ = f"Example: {example}\n\n    {purpose}, after the stages that it needs."
     return command
 
 
 def _perform(
-    experiment: Path, set_: list[str] | None, out: str | None, seed: int | None, *, until: str, dry_run: bool = False
+    experiment: Path,
+    set_: list[str] | None,
+    out: str | None,
+    seed: int | None,
+    *,
+    until: str,
+    dry_run: bool = False,
+    allow_pickle: bool = False,
+    export: str | None = None,
 ) -> None:
     from ray_synth.progress import Reporter
 
@@ -102,13 +120,17 @@ def _perform(
         from ray_synth.config import parse_assignments
         from ray_synth.pipeline import run as run_pipeline
 
+        overrides = parse_assignments(set_ or [])
+        if allow_pickle:
+            overrides["generator.allow_pickle"] = True
         result = run_pipeline(
             experiment,
             out=out,
-            overrides=parse_assignments(set_ or []),
+            overrides=overrides,
             seed=seed,
             until=until,
             dry_run=dry_run,
+            export=export,
             reporter=reporter,
         )
         if dry_run:
@@ -119,6 +141,8 @@ def _perform(
             tables.print_summary(result)
         elif until == "estimate":
             tables.print_estimate(result)
+        elif until == "generate":
+            tables.print_generation(result)
         if until == "report" and reporter.folder is not None:
             typer.echo(f"report: {reporter.folder.url}/report.html")
 
@@ -132,21 +156,38 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything, count what would be done, write nothing")
     ] = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Example: ray-synth run sweeps/digits.yaml --out runs/digits
 
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
     """
-    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run)
+    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run, allow_pickle=allow_pickle)
 
 
-for _verb, _purpose in (
-    ("finetune", "Train the generator"),
-    ("generate", "Generate the synthetic images"),
-):
-    app.command(_verb, short_help=_purpose)(
-        _stage(_verb, _purpose, f"ray-synth {_verb} sweeps/digits.yaml --out runs/digits")
-    )
+app.command("finetune", short_help="Train the generator")(
+    _stage("finetune", "Train the generator", "ray-synth finetune sweeps/digits.yaml --out runs/digits")
+)
+
+
+@app.command(short_help="Generate the synthetic images")
+def generate(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", metavar="folder|webdataset", help="also write the kept images to OUT/export"),
+    ] = None,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Example: ray-synth generate sweeps/digits.yaml --out runs/digits --export folder
+
+    Generate the synthetic images, after the stages that this needs. Run it again to continue after a kill, or with
+    another generate.images_per_class to make the images that are missing.
+    """
+    _perform(experiment, set_, out, seed, until="generate", allow_pickle=allow_pickle, export=export)
 
 
 @app.command(short_help="Predict the best synthetic ratio before training")

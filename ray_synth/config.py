@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ray_synth.errors import InputError
 
@@ -52,7 +52,7 @@ class Data(Section):
         return self
 
 
-class Generator(Section):
+class Diffusion(Section):
     """A class-conditional diffusion model in pixel space (diffusers' UNet2DModel), trained from scratch."""
 
     kind: Literal["diffusion"] = "diffusion"
@@ -67,7 +67,7 @@ class Generator(Section):
     ema_decay: float = Field(0.995, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _channels(self) -> Generator:
+    def _channels(self) -> Diffusion:
         for width in self.block_out_channels:
             if width < 8 or width % 8:
                 raise ValueError(
@@ -77,17 +77,185 @@ class Generator(Section):
         return self
 
 
+class Pretrained(Section):
+    """A model that somebody else trained: a local folder, or a hub id with the commit that is meant."""
+
+    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
+
+
+class Captions(Section):
+    """One text per real image, for {caption} in a prompt: from a file, or made by an image-to-text model."""
+
+    path: str | None = Field(None, description="metadata.csv or metadata.jsonl with columns file_name and text")
+    model: Pretrained | None = Field(None, description="a transformers image-to-text model, such as BLIP-2")
+    max_new_tokens: int = Field(30, ge=1, le=500)
+    batch_size: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Captions:
+        if (self.path is None) == (self.model is None):
+            raise ValueError("give either path (a caption file) or model (which makes captions)")
+        return self
+
+
+class VisualGuidance(Section):
+    """CLIP image embeddings joined to the text embeddings (Real-Fake, section 3.2).
+
+    variant paper: the mean embedding of the class, as one more token. variant released: the embedding of the parent
+    image, in place of the last text token.
+    """
+
+    encoder: Pretrained = Field(description="a CLIPVisionModelWithProjection whose projection is as wide as the text's")
+    variant: Literal["paper", "released"] = "paper"
+
+
+class StableDiffusion(Section):
+    """Stable Diffusion 1.x or 2.x through diffusers: text-to-image, or image-to-image with `strength`."""
+
+    kind: Literal["stable_diffusion"] = "stable_diffusion"
+    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
+    image_size: int | None = Field(None, ge=8, le=4096, multiple_of=8, description="default: the model's own")
+    prompt: tuple[str, ...] = Field(
+        ("a photo of a {class}",),
+        min_length=1,
+        strict=False,
+        description="one or more templates, taken in turn; {class}, {dataset} and {caption} are filled in",
+    )
+    negative_prompt: str = ""
+    dataset: str = Field("", description="what {dataset} stands for, such as satellite")
+    class_words: dict[str, str] = Field({}, description="class name -> what {class} stands for, where they differ")
+    captions: Captions | None = None
+    strength: float | None = Field(
+        None, gt=0, le=1, description="latent prior: start from a real image of the class, noised this far"
+    )
+    visual_guidance: VisualGuidance | None = None
+    lora: str | None = Field(None, description="a LoRA file; {class} or {label} in its path gives one per class")
+    lora_scale: float = Field(1.0, ge=0, le=10)
+    pipeline_args: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as clip_skip")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    compile: bool = Field(False, description="torch.compile the UNet and the decoder")
+    channels_last: bool = True
+    allow_pickle: bool = Field(False, description="also load weights that are not safetensors: they can run any code")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_prompt(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("prompt"), str):
+            return {**given, "prompt": [given["prompt"]]}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StableDiffusion:
+        for template in (*self.prompt, self.negative_prompt):
+            unknown = set(re.findall(r"\{([^{}]*)\}", template)) - {"class", "dataset", "caption"}
+            if unknown:
+                raise ValueError(
+                    f"prompt may hold {{class}}, {{dataset}} and {{caption}}, got {{{min(unknown)}}} in {template!r}"
+                )
+        if any("{caption}" in template for template in self.prompt) != (self.captions is not None):
+            raise ValueError(
+                "captions and {caption} in the prompt belong together; type --set generator.captions.path=FILE "
+                "or leave both out"
+            )
+        return self
+
+    @property
+    def uses_parents(self) -> bool:
+        """Whether an image comes from one real image of its class, its parent."""
+        guided = self.visual_guidance is not None and self.visual_guidance.variant == "released"
+        return self.strength is not None or self.captions is not None or guided
+
+    @property
+    def uses_real_images(self) -> bool:
+        return self.uses_parents or self.visual_guidance is not None
+
+
+class ImageFolder(Section):
+    """Images that exist already: PATH/class_name/*.png|jpg|jpeg|webp, taken in the order of their names."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(min_length=1)
+
+
+def _kind_of(section: Any) -> str:
+    """Which generator a section describes; `diffusion` where it does not say."""
+    return str(section.get("kind", "diffusion") if isinstance(section, dict) else getattr(section, "kind", "diffusion"))
+
+
+GENERATORS: dict[str, type[Section]] = {
+    "diffusion": Diffusion,
+    "stable_diffusion": StableDiffusion,
+    "folder": ImageFolder,
+}
+GeneratorSettings = Diffusion | StableDiffusion | ImageFolder
+Generator = Annotated[
+    Annotated[Diffusion, Tag("diffusion")]
+    | Annotated[StableDiffusion, Tag("stable_diffusion")]
+    | Annotated[ImageFolder, Tag("folder")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="generator_kind",
+        custom_error_message="generator.kind must be diffusion, stable_diffusion or folder",
+    ),
+]
+
+
+class ClipFilter(Section):
+    """Keep an image only if open_clip, asked with zero-shot prompts, sees its class in it."""
+
+    model: str = Field(min_length=1, description="an open_clip architecture, such as ViT-B-32")
+    weights: str = Field(min_length=1, description="path of its weights (safetensors, or a plain state dict)")
+    rule: Literal["argmax", "above_chance"] = Field(
+        "argmax", description="argmax: the class is the likeliest; above_chance: its probability is above 1/C"
+    )
+    prompt: str = "a photo of a {class}"
+
+
+class Filter(Section):
+    """Which images are set aside. NaN always is."""
+
+    blank: bool = Field(True, description="one colour all over")
+    near_copies: bool = Field(False, description="closer to a real training image than those are to each other")
+    clip: ClipFilter | None = None
+
+
 class Generate(Section):
-    """How many images to sample, and how."""
+    """How many images to sample, and how. Steps and guidance that are not given follow the kind of generator."""
 
     images_per_class: int = Field(160, ge=1)
-    scheduler: Literal["UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"] = (
-        "UniPCMultistepScheduler"
-    )
+    scheduler: str = Field("UniPCMultistepScheduler", pattern=r"^[A-Za-z0-9_]+$", description="a diffusers scheduler")
     num_inference_steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(1.5, ge=0, le=100)
-    chunk_size: int = Field(80, ge=1, description="images per chunk: one batch, one file")
-    num_actors: int | None = Field(None, ge=1, description="sampling actors; default one per CPU (or GPU)")
+    chunk_size: int = Field(80, ge=1, description="images per chunk: the unit of work, and one file")
+    batch_size: int | None = Field(None, ge=1, description="images at once; default: the chunk, or 8 of them at most")
+    max_attempts: int = Field(3, ge=1, le=1000, description="images sampled per image asked, before giving up")
+    filter: Filter = Filter()
+    format: Literal["png", "webp", "jpeg"] = "png"
+    quality: int = Field(95, ge=1, le=100, description="of webp and jpeg; webp at 100 is lossless")
+    num_actors: int | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+        None, description="sampling actors, or [min, max]; default one per CPU (or per share of a GPU)"
+    )
+    gpus_per_actor: float = Field(1.0, gt=0, le=16, description="a fraction lets actors share a GPU")
+
+    @model_validator(mode="after")
+    def _pool(self) -> Generate:
+        low, high = self.pool if self.pool is not None else (1, 1)
+        if not 1 <= low <= high:
+            raise ValueError(f"num_actors must be >= 1, or [min, max] with 1 <= min <= max, got {self.num_actors}")
+        if self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor must be a whole number above 1, got {self.gpus_per_actor:g}")
+        return self
+
+    @property
+    def pool(self) -> tuple[int, int] | None:
+        return (self.num_actors, self.num_actors) if isinstance(self.num_actors, int) else self.num_actors
+
+
+# Real-Fake, appendix: UniPC, 30 steps, guidance 2.0.
+GENERATE_DEFAULTS = {"stable_diffusion": {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}}
+SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
 
 
 class PartitionSettings(Section):
@@ -200,7 +368,7 @@ class Experiment(Section):
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**31)
     data: Data = Data()
-    generator: Generator = Generator()
+    generator: Generator = Diffusion()
     generate: Generate = Generate()
     partition: PartitionSettings = PartitionSettings()
     classifier: Classifier = Classifier()
@@ -208,8 +376,26 @@ class Experiment(Section):
     sweep: Sweep = Sweep()
     evaluate: Evaluate = Evaluate()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, given: Any) -> Any:
+        """Stable Diffusion has other usual steps and guidance than a small pixel model."""
+        if not isinstance(given, dict) or not isinstance(given.get("generate", {}), dict):
+            return given
+        defaults = GENERATE_DEFAULTS.get(_kind_of(given.get("generator", {})), {})
+        return {**given, "generate": {**defaults, **given.get("generate", {})}}
+
     @model_validator(mode="after")
     def _steps_exist(self) -> Experiment:
+        if self.generator.kind == "folder":
+            for name in sorted({*SAMPLING, "batch_size"} & self.generate.model_fields_set):
+                if getattr(self.generate, name) != Generate.model_fields[name].default:
+                    raise ValueError(
+                        f"generate.{name} has no meaning for generator.kind: folder, whose images exist already; "
+                        "leave it out"
+                    )
+        if self.generator.kind != "diffusion":
+            return self
         steps, times = self.generate.num_inference_steps, self.generator.num_train_timesteps
         if steps > times:
             raise ValueError(
@@ -340,13 +526,15 @@ def _override(raw: dict[str, Any], key: str, value: Any) -> None:
 def _problem(raw: Any, error: Any) -> str:
     """One pydantic error as one line: the key, the value received, what is allowed, what to type."""
     names = [str(part) for part in error["loc"]]
-    key = ".".join(names)
+    key = ".".join(
+        name for i, name in enumerate(names) if not (i == 1 and names[0] == "generator" and name in GENERATORS)
+    )
     received = _short(error["input"])
     kind = error["type"]
     if kind == "extra_forbidden":
         known = list(_model_at(names[:-1]).model_fields)
         close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        prefix = ".".join([*names[:-1], ""])
+        prefix = key.removesuffix(names[-1])
         hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
         return f"unknown key {key}; {hint}"
     if kind == "missing":
@@ -357,7 +545,7 @@ def _problem(raw: Any, error: Any) -> str:
         return message
     if kind == "value_error":
         return f"{key}.{message}" if message.split(" ")[0].rstrip(":") in _field_names(names) else f"{key}: {message}"
-    return f"{key}: {message}, got {received}{_example(names)}"
+    return f"{key}: {message}, got {received}{_example(names, key)}"
 
 
 def _field_names(names: list[str]) -> set[str]:
@@ -366,7 +554,10 @@ def _field_names(names: list[str]) -> set[str]:
 
 def _model_at(names: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Experiment
-    for name in names:
+    for i, name in enumerate(names):
+        if names[0] == "generator" and i < 2:  # pydantic puts the kind between the section and its key
+            model = GENERATORS.get(name, Diffusion)
+            continue
         field = model.model_fields.get(name)
         candidates = [field.annotation, *get_args(field.annotation)] if field is not None else []
         below = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
@@ -376,12 +567,12 @@ def _model_at(names: list[str]) -> type[BaseModel]:
     return model
 
 
-def _example(names: list[str]) -> str:
+def _example(names: list[str], key: str) -> str:
     field = _model_at(names[:-1]).model_fields.get(names[-1])
     if field is None or field.is_required() or field.default is None or isinstance(field.default, BaseModel):
         return ""
     default = list(field.default) if isinstance(field.default, tuple) else field.default
-    return f"; type --set {'.'.join(names)}={str(default).replace(' ', '')}"
+    return f"; type --set {key}={str(default).replace(' ', '')}"
 
 
 def _short(value: Any, limit: int = 60) -> str:

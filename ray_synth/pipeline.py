@@ -15,22 +15,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import Experiment, digest, load_experiment
+from ray_synth.config import SAMPLING, Diffusion, Experiment, StableDiffusion, digest, load_experiment
 from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, split
 from ray_synth.errors import InputError
 from ray_synth.generator import chunks
+from ray_synth.generator.chunks import Plan
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 from ray_synth.seeding import derive_seed
 
+if TYPE_CHECKING:
+    from ray_synth.generator.conditions import Parents
+    from ray_synth.generator.kinds import Origin
+
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
+EXPORTS = ("folder", "webdataset")
+MAX_REJECTED_LISTED = 1000
 RESULTS = {"evaluate": ("metrics.json", "summary.json"), "report": ("report.html",)}
 
 
@@ -42,6 +49,7 @@ def run(
     seed: int | None = None,
     until: str = "report",
     dry_run: bool = False,
+    export: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Do what `ray-synth run` does, up to and including the stage `until`.
@@ -51,6 +59,7 @@ def run(
         out: run folder, a path or an fsspec URL; default `runs/NAME`.
         overrides: dotted key -> value, e.g. {"data.shots": 5}.
         dry_run: check everything, count what would be done, and write nothing.
+        export: also write the kept images to OUT/export, as `folder` or `webdataset`.
 
     Returns:
         summary.json, or the result of the last stage where it stops earlier.
@@ -61,9 +70,16 @@ def run(
     """
     if until not in STAGES:
         raise InputError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
+    if export is not None and export not in EXPORTS:
+        raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
     experiment = load_experiment(path, overrides, seed=seed)
     job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter or Reporter())
-    return job.check() if dry_run else job.perform(until)
+    if dry_run:
+        return job.check()
+    result = job.perform(until)
+    if export is not None:
+        job.export(export)
+    return result
 
 
 @dataclass(frozen=True)
@@ -90,14 +106,19 @@ class Run:
         self._check_generator()
 
     def _check_generator(self) -> None:
-        height, width = self.splits.train.images.shape[1:3]
-        factor = 2 ** (len(self.experiment.generator.block_out_channels) - 1)
-        if height % factor or width % factor:
-            raise InputError(
-                f"images of {width}x{height} cannot be halved {len(self.experiment.generator.block_out_channels) - 1} "
-                f"time(s), as generator.block_out_channels={list(self.experiment.generator.block_out_channels)} asks; "
-                f"type --set data.image_size={max(factor, round(width / factor) * factor)}"
-            )
+        from ray_synth.generator.kinds import check_generator
+
+        e = self.experiment
+        shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
+        self.notes = [
+            *self.splits.notes,
+            *check_generator(e.generator, e.generate, class_names=self.class_names, shape=shape),
+        ]
+        self.captions: dict[str, str] | None = None
+        if isinstance(e.generator, StableDiffusion) and e.generator.captions and e.generator.captions.path:
+            from ray_synth.generator.describe import read_captions
+
+            self.captions = read_captions(e.generator.captions.path, self.splits.generator, e.data.path)
 
     # What is known before anything starts.
 
@@ -121,15 +142,45 @@ class Run:
     def num_synthetic(self) -> int:
         return self.images_per_class * len(self.class_names)
 
-    @property
-    def finetune_digest(self) -> str:
-        return digest("finetune", self.experiment.generator, self.experiment.seed, self.digests["generator"])
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """What the generator is: for one that this run trains, the digest of its settings and training images."""
+        from ray_synth.generator.kinds import origin_of
 
-    @property
-    def generator_digest(self) -> str:
-        """What an image is a function of, beside its class and index."""
-        sampling = self.experiment.generate.model_dump(include={"scheduler", "num_inference_steps", "guidance_scale"})
-        return digest("generate", self.finetune_digest, sampling, list(self.class_names))
+        e = self.experiment
+        trained = digest("finetune", e.generator, e.seed, self.digests["generator"])
+        return origin_of(e.generator, class_names=self.class_names, trained=trained)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The synthetic images that are asked for. Their digest covers what an image is a function of, and no more."""
+        from ray_synth.generator.kinds import pixel_settings
+
+        e = self.experiment
+        looks_at_real = isinstance(e.generator, StableDiffusion) and e.generator.uses_real_images
+        generator_digest = digest(
+            "generate",
+            pixel_settings(e.generator),
+            self.origin.model_revision,
+            self.origin.parts,
+            e.generate.model_dump(mode="json", include=set(SAMPLING)),
+            e.seed,
+            list(self.class_names),
+            self.digests["generator"] if looks_at_real else None,
+        )
+        chunk_digest = digest(
+            generator_digest,
+            e.generate.model_dump(mode="json", include={"filter", "format", "quality"}),
+            self.digests["generator"] if e.generate.filter.near_copies else None,
+        )
+        return chunks.Plan(
+            generator_digest=generator_digest,
+            chunk_digest=chunk_digest,
+            num_classes=len(self.class_names),
+            images_per_class=self.images_per_class,
+            chunk_size=e.generate.chunk_size,
+            max_attempts=e.generate.max_attempts,
+        )
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
@@ -148,9 +199,12 @@ class Run:
         budget = (
             f"{e.classifier.updates:,} updates" if e.classifier.budget == "updates" else f"{e.classifier.epochs} epochs"
         )
+        trains = isinstance(e.generator, Diffusion)
         lines = [
             f"{e.name}: {len(self.class_names)} classes; real images: {sets}",
-            f"  generator   {e.generator.steps:,} training steps",
+            f"  generator   {e.generator.steps:,} training steps"
+            if trains
+            else f"  generator   {self.origin.model_id}",
             f"  images      {self.num_synthetic:,} synthetic, ratios 0 to {self.max_ratio(e.sweep.max_ratio):g}",
             f"  sweep       {e.sweep.num_trials} trials of at most {budget}",
             f"  final       {trainings} trainings of {budget}, then the test set is read once",
@@ -162,7 +216,7 @@ class Run:
                 f"  note: ratio {wanted:g} needs {need} images per class; "
                 f"type --set generate.images_per_class={need} to search it"
             )
-        return "\n".join(lines + [f"  note: {note}" for note in self.splits.notes])
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     # The work.
 
@@ -197,7 +251,24 @@ class Run:
             return summary
         if until == "estimate":
             return self._estimated()
+        if until == "generate":
+            generation: dict[str, Any] = self.folder.read_json("generation.json")
+            return generation
         return {"stage": until, "folder": self.folder.url}
+
+    def export(self, kind: str) -> None:
+        from ray_synth.generator.export import export_images
+
+        with self.reporter.stage("export", f"writing {self.num_synthetic:,} images", self.num_synthetic) as advance:
+            place = export_images(
+                self.folder,
+                self.plan,
+                kind,
+                class_names=self.class_names,
+                extension=self.experiment.generate.format,
+                progress=advance,
+            )
+        self.reporter.say(f"images: {self.folder.url}/{place}")
 
     def _set_results_aside(self, name: str, stage: Stage) -> None:
         """Before a stage is redone with other settings: figures of the old ones must not stand beside it."""
@@ -234,80 +305,123 @@ class Run:
         from ray_synth.generator.artifacts import WEIGHTS
 
         settings = self.experiment.generator
+        origin = self.origin
+        trains = isinstance(settings, Diffusion)
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.generator.finetune import finetune
+            record = {"model_id": origin.model_id, "model_revision": origin.model_revision}
+            if isinstance(settings, Diffusion):
+                from ray_synth.generator.finetune import finetune
 
-            finetune(
-                self.folder,
-                self.splits.generator,
-                settings,
-                seed=derive_seed("finetune", self.experiment.seed),
-                progress=advance,
-            )
-            sha256 = hashlib.sha256(self.folder.read(WEIGHTS)).hexdigest()
-            self.folder.write_json(
-                "generator/digest.json", {"settings": self.finetune_digest, "weights_sha256": sha256}
-            )
+                finetune(
+                    self.folder,
+                    self.splits.generator,
+                    settings,
+                    seed=derive_seed("finetune", self.experiment.seed),
+                    progress=advance,
+                )
+                record["weights_sha256"] = hashlib.sha256(self.folder.read(WEIGHTS)).hexdigest()
+            else:
+                record |= {"model_license": origin.model_license, **origin.parts}
+            self.folder.write_json("generator/digest.json", record)
 
         return Stage(
-            self.finetune_digest,
+            digest("finetune", origin.model_revision, origin.parts),
             ("generator",),
-            f"training the generator on {len(self.splits.generator):,} images",
-            settings.steps,
+            f"training the generator on {len(self.splits.generator):,} images"
+            if trains
+            else f"nothing to train: {origin.model_id} as it is",
+            settings.steps if isinstance(settings, Diffusion) else 1,
             work,
-            ready=self.folder.exists(WEIGHTS),
+            ready=self.folder.exists(WEIGHTS if trains else "generator/digest.json"),
         )
 
     def _generate(self) -> Stage:
-        settings = self.experiment.generate
-        total = self.num_synthetic
-        missing = chunks.missing_chunks(
-            chunks.finished_chunks(self.folder, self.generator_digest),
-            self.generator_digest,
-            num_classes=len(self.class_names),
-            images_per_class=self.images_per_class,
-            chunk_size=settings.chunk_size,
-        )
-        there = total - sum(chunk.stop - chunk.start for chunk in missing)
+        finished = chunks.finished_chunks(self.folder, self.plan)
+        work_left = chunks.work_left(finished, self.plan)
+        total, missing = self.num_synthetic, work_left.missing
+        there = min(max(0, total - work_left.num_images), sum(len(chunk) - chunk.rejected for chunk in finished))
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.generator.generate import generate_chunks
+            from ray_synth.generator.generate import Job, generate_chunks
 
             made = there
             advance(made)
-            if not missing:  # killed between the last chunk and the record
-                return
-
-            self._ray()
 
             def count(images: int) -> None:
                 nonlocal made
                 made += images
                 advance(made)
 
-            generate_chunks(
-                self.folder,
-                missing,
-                self.experiment.generator,
-                settings,
-                generator_digest=self.generator_digest,
+            e = self.experiment
+            job = Job(
+                url=self.folder.absolute_url,
+                plan=self.plan,
+                generator=e.generator,
+                generate=e.generate,
                 class_names=self.class_names,
-                progress=count,
+                origin=self.origin,
             )
-            self._synthetic  # noqa: B018 - reading checks that the keys are those of the plan
+            if missing:  # else it was killed between the last chunk and the record
+                self._ray()
+            generate_chunks(
+                self.folder, job, self._parents() if missing else None, progress=count, say=self.reporter.say
+            )
+            for _ in chunks.read_rows(self.folder, self.plan, ["key"]):
+                pass  # reading checks that the keys are those of the plan
+            self._write_generation()
 
-        plan = f"generating {total - there:,} images in {len(missing)} chunks" + (
+        plan = f"generating {work_left.num_images:,} images in {len(missing):,} chunks" + (
             f"; {there:,} are there" if there else ""
         )
-        return Stage(self.generator_digest, ("synthetic",), plan, total, work, ready=not missing)
+        return Stage(
+            self.plan.chunk_digest,
+            ("synthetic", "generation.json"),
+            plan,
+            total,
+            work,
+            ready=not missing and not work_left.short,
+        )
+
+    def _parents(self) -> Parents | None:
+        """The real images that the generator or a filter looks at, with their captions and embeddings."""
+        from ray_synth.generator.conditions import Parents
+
+        settings = self.experiment.generator
+        conditioned = isinstance(settings, StableDiffusion) and settings.uses_real_images
+        if not conditioned and not self.experiment.generate.filter.near_copies:
+            return None
+        parents = Parents.of(self.splits.generator)
+        if isinstance(settings, StableDiffusion) and conditioned:
+            from ray_synth.generator.describe import described_parents
+
+            parents = described_parents(self.folder, parents, settings, self.captions, self.origin.parts)
+        return parents
+
+    def _write_generation(self) -> None:
+        """generation.json: how many images were made and kept, and what was set aside, by reason and key."""
+        counts, rejected = chunks.rejected_counts(self.folder, self.plan)
+        made = sum(map(len, chunks.finished_chunks(self.folder, self.plan)))
+        shown = [{"key": key, "reason": reason} for key, reason in rejected[:MAX_REJECTED_LISTED]]
+        self.folder.write_json(
+            "generation.json",
+            {
+                "model_id": self.origin.model_id,
+                "model_revision": self.origin.model_revision,
+                "model_license": self.origin.model_license,
+                "asked": self.num_synthetic,
+                "made": made,
+                "kept": made - len(rejected),
+                "rejected": counts,
+                "rejected_keys": shown,
+            },
+        )
 
     @functools.cached_property
     def _synthetic(self) -> ImageSet:
-        images, _ = chunks.read_synthetic(
-            self.folder, self.generator_digest, class_names=self.class_names, images_per_class=self.images_per_class
+        return chunks.read_synthetic(
+            self.folder, self.plan, class_names=self.class_names, shape=self.splits.train.images.shape[1:]
         )
-        return images
 
     def _estimate(self) -> Stage:
         settings, classifier = self.experiment.estimate, self.experiment.classifier
@@ -342,7 +456,7 @@ class Run:
             real_weight,
             seed,
             pilot.tolist(),
-            self.generator_digest,
+            self.plan.chunk_digest,
             self.digests["train"],
         )
         return Stage(stage_digest, ("estimate.json",), plan, 1, work)
@@ -386,7 +500,7 @@ class Run:
             e.seed,
             limit,
             predicted,
-            self.generator_digest,
+            self.plan.chunk_digest,
             self.digests["train"],
             self.digests["validation"],
         )
@@ -451,7 +565,7 @@ class Run:
             e.classifier,
             e.partition,
             e.seed,
-            self.generator_digest,
+            self.plan.chunk_digest,
             self.digests["train"],
             self.digests["validation"],
         )
@@ -539,6 +653,7 @@ class Run:
             write_report(
                 self.folder,
                 summary=summary,
+                generation=self.folder.read_json("generation.json"),
                 estimate=self._estimated(),
                 metrics=self.folder.read_json("metrics.json"),
                 trials=sweep.read_ledger(self.folder)[1],
@@ -556,6 +671,7 @@ class Run:
             "report",
             summary | {"seconds": {}},
             self.folder.read_json("metrics.json"),
+            self.folder.read_json("generation.json"),
             hashlib.sha256(json.dumps([self._estimated(), trials], sort_keys=True).encode()).hexdigest(),
         )
         return Stage(stage_digest, RESULTS["report"], "writing report.html", 1, work)

@@ -38,6 +38,20 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     _console().print(table)
 
 
+def print_generation(generation: Mapping[str, Any]) -> None:
+    """What was generated, kept and set aside."""
+    table = _two_columns("generated")
+    table.add_row(
+        "from", generation["model_id"] + (f"  ({generation['model_license']})" * bool(generation["model_license"]))
+    )
+    table.add_row(
+        "images kept", f"{generation['kept']:,} of {generation['made']:,} made; {generation['asked']:,} asked"
+    )
+    for reason, count in generation["rejected"].items():
+        table.add_row(f"rejected: {reason}", f"{count:,}")
+    _console().print(table)
+
+
 def print_estimate(estimate: Mapping[str, Any]) -> None:
     """A prediction: the ratio and what it rests on, each method's own answer, the worst classes, warnings."""
     console = _console()

@@ -12,6 +12,9 @@ from ray_synth.config import Data, Experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_digits
 from ray_synth.data.splits import Splits, split
+from ray_synth.torch_ops import import_torchvision
+
+import_torchvision()  # tests import diffusers themselves
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "sweeps" / "digits.yaml"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 OUTPUTS = {
     "finetune": ["generator"],
-    "generate": ["synthetic"],
+    "generate": ["synthetic", "generation.json"],
     "estimate": ["estimate.json"],
     "sweep": ["sweep"],
     "train": ["model"],

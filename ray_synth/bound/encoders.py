@@ -10,7 +10,6 @@ import numpy as np
 
 from ray_synth.bound.features import Encoder
 from ray_synth.errors import InputError
-from ray_synth.torch_ops import import_torchvision
 
 BATCH = 64
 USAGE = '"auto", a function or torch module from images to features, or "open_clip:MODEL:/path/to/weights.safetensors"'
@@ -42,24 +41,10 @@ def _open_clip(spec: str) -> Encoder:
     path = Path(rest[0])
     if not model or not rest[0] or not path.is_file():
         raise InputError(f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {USAGE}")
-    import_torchvision()
-    try:
-        import open_clip
-    except ImportError:
-        raise InputError("features=open_clip:... needs open_clip; type: pip install 'ray_synth[clip]'") from None
-    import torch
+    from ray_synth.clip import OpenClip
 
-    clip = open_clip.create_model(model, pretrained=str(path), weights_only=True).eval()
-    size = clip.visual.image_size
-    side = size if isinstance(size, int) else size[0]
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (clip.visual.image_mean, clip.visual.image_std))
-
-    def prepare(batch: Any) -> Any:
-        colour = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch[:, :3]
-        resized = torch.nn.functional.interpolate(colour, (side, side), mode="bicubic", antialias=True)
-        return (resized.clamp(0, 1) - mean) / std
-
-    return lambda images: _run_module(clip.visual, images, prepare)
+    clip = OpenClip(model, path)
+    return lambda images: _run_module(clip.visual, images, clip.prepared)
 
 
 def _run_module(module: Any, images: np.ndarray, prepare: Callable[[Any], Any]) -> np.ndarray:

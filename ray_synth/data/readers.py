@@ -46,12 +46,31 @@ def read_folder(
     Raises:
         InputError: no such folder, no class or one class only, an empty class, an image that cannot be read.
     """
-    root = Path(path)
+    listings = _class_listings(Path(path))
+    files = _images_in(listings)
+    flat = [file for members in files.values() for file in members]
+    pixels, notes = _read_files(flat, (image_size, image_size) if image_size is not None else size, channels)
+    return ImageSet(
+        images=pixels,
+        labels=np.repeat(np.arange(len(files)), [len(members) for members in files.values()]),
+        class_names=tuple(files),
+        sources=np.asarray([str(file) for file in flat], dtype=object),
+        notes=(*_skipped([file for listing in listings.values() for file in listing]), *notes),
+    )
+
+
+def class_files(root: Path) -> dict[str, list[Path]]:
+    """The image files of `root/class_name/`, by class and name. Raises InputError as `read_folder`."""
+    return _images_in(_class_listings(root))
+
+
+def _class_listings(root: Path) -> dict[str, list[Path]]:
+    """Everything that lies in each class folder."""
     _check_is_folder(root, "it must hold one folder per class")
     try:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        listings = [_visible_files(folder) for folder in folders]
-        "".join(folder.name for folder in folders).encode()
+        listings = {folder.name: _visible_files(folder) for folder in folders}
+        "".join(listings).encode()
     except OSError as error:
         raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
     except UnicodeEncodeError:
@@ -62,25 +81,19 @@ def read_folder(
         raise InputError(
             f"only one class in {root}: {folders[0].name!r}; a classifier needs at least two class folders"
         )
-    wanted = (image_size, image_size) if image_size is not None else size
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, (folder, listing) in enumerate(zip(folders, listings, strict=True)):
-        images = [p for p in listing if p.suffix.lower() in EXTENSIONS]
-        if not images:
+    return listings
+
+
+def _images_in(listings: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    images = {
+        name: [file for file in listing if file.suffix.lower() in EXTENSIONS] for name, listing in listings.items()
+    }
+    for name, files in images.items():
+        if not files:
             raise InputError(
-                f"class folder {folder} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
+                f"class folder {name!r} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
             )
-        files += images
-        labels += [label] * len(images)
-    pixels, notes = _read_files(files, wanted, channels)
-    return ImageSet(
-        images=pixels,
-        labels=np.asarray(labels, dtype=np.int64),
-        class_names=tuple(folder.name for folder in folders),
-        sources=np.asarray([str(file) for file in files], dtype=object),
-        notes=(*_skipped([file for listing in listings for file in listing]), *notes),
-    )
+    return images
 
 
 def read_unlabelled(path: str | Path, *, size: tuple[int, int], channels: int) -> ImageSet:
@@ -138,7 +151,7 @@ def _read_files(
     changed: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     for file in files:
-        image = _decode(file, changed)
+        image = decoded_file(file, changed)
         sizes[image.shape[0], image.shape[1]] += 1
         # A known size is taken at once, so that large photos need not all be held.
         decoded.append(image if wanted is None else _resized(image, wanted))
@@ -146,7 +159,7 @@ def _read_files(
     return _unify(decoded, sizes, wanted, channels, notes), notes
 
 
-def _decode(file: Path, changed: Counter[str]) -> np.ndarray:
+def decoded_file(file: Path, changed: Counter[str]) -> np.ndarray:
     """One file as uint8 [H,W] (grey) or [H,W,3] (colour)."""
     from PIL import Image, ImageOps
 
@@ -186,11 +199,16 @@ def _unify(
         )
     out = np.empty((len(decoded), height, width, target), dtype=np.uint8)
     for i, image in enumerate(decoded):
-        image = _resized(image, (height, width))
-        if image.ndim == 3 and target == 1:
-            image = np.round(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-        out[i] = image[..., None] if image.ndim == 2 else image
+        out[i] = unified(image, (height, width, target))
     return out
+
+
+def unified(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """One image, [H,W] or [H,W,3], in another size and mode: uint8 [H,W,C] of `shape`."""
+    image = _resized(image, shape[:2])
+    if image.ndim == 3 and shape[2] == 1:
+        image = np.round(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return image[..., None] if image.ndim == 2 else image
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

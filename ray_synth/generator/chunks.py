@@ -1,21 +1,28 @@
-"""A plan in, the chunks still to make out; and finished chunks in, images out. To resume is to list the files.
+"""A plan in, the chunks still to make out; and finished chunks in, rows out. To resume is to list the files.
 
-A chunk is one class and one range of indices, sampled as one batch and written as one file. Its name says all of that,
-so two drivers at once would write the same bytes, and growing `images_per_class` adds ranges beside those that exist.
+A chunk is one class and one range of indices, written as one file. Its name says all of that, and how many of its
+images were rejected, so two drivers at once would write the same bytes, growing `images_per_class` adds ranges beside
+those that exist, and what a filter took is refilled without opening a file.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_synth.data.images import ImageSet
+from ray_synth.data.readers import unified
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 
@@ -33,145 +40,237 @@ SCHEMA = pa.schema(
         ("parent_key", pa.string()),
         ("model_id", pa.string()),
         ("model_revision", pa.string()),
+        ("model_license", pa.string()),
         ("cluster", pa.int64()),
         ("rejected", pa.string()),
     ]
 )
-_NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})\.parquet")
+_NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
+READERS = 8  # files that are opened at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is asked for: the first `images_per_class` images of every class that no filter rejects."""
+
+    generator_digest: str  # what an image is a function of, beside its class and index
+    chunk_digest: str  # and what else a file's bytes depend on: filter, format
+    num_classes: int
+    images_per_class: int
+    chunk_size: int
+    max_attempts: int = 1  # images sampled per image asked, at most
+
+    def key(self, label: int, index: int) -> str:
+        """The stable id of a synthetic image: generator, class, index."""
+        return f"{self.generator_digest[:12]}-{label:05d}-{index:08d}"
 
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """Indices [start, stop) of one class."""
+    """Indices [start, stop) of one class; `rejected` of them were set aside (0 for a chunk still to make)."""
 
-    generator: str  # first 12 digits of the generator digest
+    prefix: str  # first 12 digits of the plan's chunk digest
     label: int
     start: int
     stop: int
+    rejected: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.generator}-{self.label:05d}-{self.start:08d}-{self.stop:08d}.parquet"
+        """Of its file."""
+        rejected = f"-{self.rejected:05d}" if self.rejected else ""
+        return f"{self.prefix}-{self.label:05d}-{self.start:08d}-{self.stop:08d}{rejected}.parquet"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do. short: class -> images kept, where the attempts are used up below the quota."""
+
+    missing: list[Chunk]
+    short: dict[int, int]
 
     @property
-    def keys(self) -> list[str]:
-        return [image_key(self.generator, self.label, index) for index in range(self.start, self.stop)]
+    def num_images(self) -> int:
+        return sum(map(len, self.missing))
 
 
-def image_key(generator_digest: str, label: int, index: int) -> str:
-    """The stable id of a synthetic image: generator, class, index."""
-    return f"{generator_digest[:12]}-{label:05d}-{index:08d}"
-
-
-def finished_chunks(folder: RunFolder, generator_digest: str) -> list[Chunk]:
-    """The chunks of this generator that lie in the run folder, in order."""
+def finished_chunks(folder: RunFolder, plan: Plan) -> list[Chunk]:
+    """The chunks of this plan that lie in the run folder, in order of class and index."""
     found = (_NAME.fullmatch(name) for name in folder.list(FOLDER))
-    chunks = (Chunk(m[1], int(m[2]), int(m[3]), int(m[4])) for m in found if m)
-    return sorted(chunk for chunk in chunks if chunk.generator == generator_digest[:12])
+    prefix = plan.chunk_digest[:12]
+    return sorted(Chunk(prefix, int(m[2]), int(m[3]), int(m[4]), int(m[5] or 0)) for m in found if m and m[1] == prefix)
 
 
-def missing_chunks(
-    finished: Sequence[Chunk], generator_digest: str, *, num_classes: int, images_per_class: int, chunk_size: int
-) -> list[Chunk]:
-    """What is still to make for indices [0, images_per_class) of every class, cut at multiples of `chunk_size`."""
-    ranges: dict[int, list[Chunk]] = {label: [] for label in range(num_classes)}
-    for chunk in sorted(finished):
+def work_left(finished: Sequence[Chunk], plan: Plan) -> Work:
+    """What is still to make, class by class, cut at multiples of the chunk size.
+
+    First the indices below the quota. When they are all there and some were rejected, as many more as should give the
+    rest at the rate of acceptance so far, and so on. What comes next depends on complete rounds only, so a run that is
+    killed and one that is not make the same chunks.
+    """
+    ranges: dict[int, list[Chunk]] = {label: [] for label in range(plan.num_classes)}
+    for chunk in finished:
         if chunk.label in ranges:
             ranges[chunk.label].append(chunk)
-    missing = []
+    work = Work([], {})
     for label, present in ranges.items():
-        start = 0
-        for stop, after in [*((c.start, c.stop) for c in present), (images_per_class, images_per_class)]:
-            stop = min(stop, images_per_class)
-            while start < stop:
-                cut = min(stop, (start // chunk_size + 1) * chunk_size)
-                missing.append(Chunk(generator_digest[:12], label, start, cut))
-                start = cut
-            start = max(start, after)
-    return missing
+        _class_left(label, present, plan, work)
+    return work
 
 
-def write_chunk(
-    folder: RunFolder,
-    chunk: Chunk,
-    images: np.ndarray,
-    *,
-    class_name: str,
-    seeds: Sequence[int],
-    model_id: str,
-    model_revision: str,
-) -> None:
-    """One parquet file, whole or absent. images: uint8 [B,H,W,C], written as PNG."""
-    count = chunk.stop - chunk.start
+def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Work) -> None:
+    limit = plan.max_attempts * plan.images_per_class
+    end = plan.images_per_class
+    while True:
+        gaps = list(_gaps(present, end))
+        if gaps:
+            prefix, size = plan.chunk_digest[:12], plan.chunk_size
+            for start, stop in gaps:
+                cuts = [start, *range((start // size + 1) * size, stop, size), stop]
+                work.missing.extend(Chunk(prefix, label, a, b) for a, b in itertools.pairwise(cuts))
+            return
+        covered, rejected = 0, 0
+        for chunk in present:
+            if covered >= end:
+                break
+            if chunk.stop > covered:
+                # Where two drivers cut the same indices differently this counts a reject twice, which is safe.
+                covered, rejected = chunk.stop, rejected + chunk.rejected
+        kept = covered - rejected
+        if kept >= plan.images_per_class:
+            return
+        if covered >= limit or kept <= 0:  # a filter that takes everything will take the next ones too
+            work.short[label] = max(kept, 0)
+            return
+        end = min(limit, covered + math.ceil((plan.images_per_class - kept) * covered / kept))
+
+
+def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
+    """What of [0, end) no chunk covers."""
+    start = 0
+    for chunk in present:
+        if chunk.start >= end:
+            break
+        if chunk.start > start:
+            yield start, chunk.start
+        start = max(start, chunk.stop)
+    if start < end:
+        yield start, end
+
+
+def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
+    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all."""
+    count = len(chunk)
     columns = {
-        "key": chunk.keys,
-        "image": [_png(image) for image in images],
-        "label": [chunk.label] * count,
-        "class_name": [class_name] * count,
-        "source": ["synthetic"] * count,
-        "prompt": [class_name] * count,
-        "negative_prompt": [""] * count,
-        "seed": list(seeds),
-        "parent_key": [None] * count,
-        "model_id": [model_id] * count,
-        "model_revision": [model_revision] * count,
-        "cluster": [None] * count,
-        "rejected": [""] * count,
+        name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
+    rejected = sum(bool(reason) for reason in columns["rejected"])
+    chunk = Chunk(chunk.prefix, chunk.label, chunk.start, chunk.stop, rejected)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
     folder.write(f"{FOLDER}/{chunk.name}", buffer.getvalue())
+    return chunk
 
 
-def read_synthetic(
-    folder: RunFolder, generator_digest: str, *, class_names: Sequence[str], images_per_class: int
-) -> tuple[ImageSet, list[str]]:
-    """All images of the plan, by class and index, with their keys.
-
-    Raises:
-        WorkError: a chunk that cannot be read, or keys that are not exactly those of the plan, each once.
-    """
-    images, labels, keys = [], [], []
-    covered = dict.fromkeys(range(len(class_names)), 0)  # class -> indices below this one are here
-    for chunk in finished_chunks(folder, generator_digest):
-        if chunk.label not in covered or chunk.start >= images_per_class or chunk.stop <= covered[chunk.label]:
-            continue
-        try:
-            table = pq.read_table(io.BytesIO(folder.read(f"{FOLDER}/{chunk.name}")), columns=["key", "image", "label"])
-            rows = table.to_pylist()
-            # Drivers with different chunk sizes may have overlapped; both made the same images.
-            rows = rows[max(0, covered[chunk.label] - chunk.start) : images_per_class - chunk.start]
-            images += [_decoded(row["image"]) for row in rows]
-        except (pa.ArrowException, OSError, KeyError, SyntaxError) as error:
-            raise WorkError(
-                f"chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
-            ) from None
-        keys += [row["key"] for row in rows]
-        labels += [row["label"] for row in rows]
-        covered[chunk.label] = chunk.stop
-    planned = [
-        image_key(generator_digest, label, i) for label in range(len(class_names)) for i in range(images_per_class)
-    ]
-    if keys != planned:
-        lost, extra = len(set(planned) - set(keys)), len(keys) - len(set(keys) & set(planned))
-        raise WorkError(
-            f"the synthetic images are not those of the plan: {lost} missing, {extra} too many; run `generate` again"
-        )
-    return ImageSet(
-        images=np.stack(images), labels=np.asarray(labels, dtype=np.int64), class_names=tuple(class_names)
-    ), keys
-
-
-def _png(image: np.ndarray) -> bytes:
+def encoded(image: np.ndarray, format: str, quality: int) -> bytes:
+    """uint8 [H,W,C] -> the bytes of an image file. `quality` is of jpeg and webp; webp at 100 loses nothing."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
+    options: dict[str, Any] = {}
+    if format != "png":
+        options["quality"] = quality
+    if format == "webp":
+        options["lossless"] = quality == 100
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format=format, **options)
     return buffer.getvalue()
+
+
+def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator[tuple[Chunk, list[dict[str, Any]]]]:
+    """The plan's images in order of class and index, a chunk at a time, rejected ones left out.
+
+    Raises:
+        WorkError: a chunk that cannot be read, or keys that are not those of the plan, each once.
+    """
+    wanted = list(dict.fromkeys(["key", "rejected", *columns]))
+    covered = dict.fromkeys(range(plan.num_classes), 0)  # class -> indices below this one were read
+    kept = dict.fromkeys(range(plan.num_classes), 0)
+    needed: list[tuple[Chunk, int]] = []
+    for chunk in finished_chunks(folder, plan):
+        if chunk.label in covered and chunk.stop > covered[chunk.label]:
+            # Drivers with different chunk sizes may have overlapped; both made the same images.
+            needed.append((chunk, covered[chunk.label]))
+            covered[chunk.label] = chunk.stop
+
+    def read(task: tuple[Chunk, int]) -> list[dict[str, Any]]:
+        chunk, first = task
+        try:
+            table = pq.read_table(io.BytesIO(folder.read(f"{FOLDER}/{chunk.name}")), columns=wanted)
+            rows = table.slice(max(0, first - chunk.start)).to_pylist()
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise WorkError(
+                f"chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
+            ) from None
+        start = max(first, chunk.start)
+        if [row["key"] for row in rows] != [plan.key(chunk.label, index) for index in range(start, chunk.stop)]:
+            raise WorkError(
+                f"chunk {FOLDER}/{chunk.name} does not hold the keys that its name says; "
+                "remove it and run `generate` again"
+            )
+        return [row for row in rows if not row["rejected"]]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for window in range(0, len(needed), 4 * READERS):  # so that few chunks are in memory at once
+            tasks = needed[window : window + 4 * READERS]
+            for (chunk, _), rows in zip(tasks, pool.map(read, tasks), strict=True):
+                rows = rows[: plan.images_per_class - kept[chunk.label]]
+                kept[chunk.label] += len(rows)
+                if rows:
+                    yield chunk, rows
+    missing = sum(plan.images_per_class - count for count in kept.values())
+    if missing:
+        raise WorkError(f"the synthetic images are not those of the plan: {missing} missing; run `generate` again")
+
+
+def rejected_counts(folder: RunFolder, plan: Plan) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """What was set aside, counted by reason; and (key, reason) of each."""
+    chunks = [chunk for chunk in finished_chunks(folder, plan) if chunk.rejected]
+    found: dict[str, str] = {}
+    for chunk in chunks:
+        table = pq.read_table(io.BytesIO(folder.read(f"{FOLDER}/{chunk.name}")), columns=["key", "rejected"])
+        found |= {row["key"]: row["rejected"] for row in table.to_pylist() if row["rejected"]}
+    return dict(sorted(Counter(found.values()).items())), sorted(found.items())
+
+
+def read_synthetic(
+    folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int]
+) -> ImageSet:
+    """The images of the plan, by class and index, in the size and mode of the real ones.
+
+    shape: [H,W,C] of what comes back; images of another size are resized.
+
+    Raises:
+        WorkError: as `read_rows`.
+    """
+    total = plan.num_classes * plan.images_per_class
+    images, labels = np.empty((total, *shape), dtype=np.uint8), np.empty(total, dtype=np.int64)
+    done = 0
+    for chunk, rows in read_rows(folder, plan, ["image"]):
+        try:
+            for row in rows:
+                images[done], labels[done] = unified(_decoded(row["image"]), shape), chunk.label
+                done += 1
+        except (OSError, SyntaxError) as error:
+            raise WorkError(
+                f"an image of chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
+            ) from None
+    return ImageSet(images=images, labels=labels, class_names=tuple(class_names))
 
 
 def _decoded(data: bytes) -> np.ndarray:
     from PIL import Image
 
-    image = np.asarray(Image.open(io.BytesIO(data)))
-    return image[..., None] if image.ndim == 2 else image
+    return np.asarray(Image.open(io.BytesIO(data)))

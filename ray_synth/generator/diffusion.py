@@ -1,23 +1,25 @@
-"""Class-conditional pixel diffusion: images in, a training loss out; labels and seeds in, images out."""
+"""Class-conditional pixel diffusion: images in, a training loss out; a batch of labels and seeds in, images out."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin, UNet2DModel
 from safetensors import torch as safetensors
 
-from ray_synth.config import Generate, Generator
-from ray_synth.errors import WorkError
+from ray_synth.config import Diffusion, Generate
 from ray_synth.generator.artifacts import CONFIG, WEIGHTS
+from ray_synth.generator.batches import Batch
+from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
+from ray_synth.torch_ops import import_torchvision
+
+import_torchvision()  # diffusers imports it
+from diffusers import DDPMScheduler, UNet2DModel  # noqa: E402
 
 
-def build_unet(settings: Generator, *, num_classes: int, shape: tuple[int, int, int]) -> UNet2DModel:
+def build_unet(settings: Diffusion, *, num_classes: int, shape: tuple[int, int, int]) -> UNet2DModel:
     """A UNet for images of `shape` [H,W,C]. Class `num_classes` stands for "no label" (guidance)."""
     height, width, channels = shape
     levels = len(settings.block_out_channels)
@@ -34,7 +36,7 @@ def build_unet(settings: Generator, *, num_classes: int, shape: tuple[int, int, 
     )
 
 
-def noise_schedule(settings: Generator) -> DDPMScheduler:
+def noise_schedule(settings: Diffusion) -> DDPMScheduler:
     return DDPMScheduler(
         num_train_timesteps=settings.num_train_timesteps,
         beta_schedule="squaredcos_cap_v2",
@@ -82,37 +84,35 @@ def load_unet(folder: RunFolder) -> UNet2DModel:
 
 
 class DiffusionSampler:
-    """(labels, seeds) -> images. An image depends on its own label and seed alone, not on its batch or worker."""
+    """batch -> batch. An image depends on its own label and seed alone, not on its batch or worker."""
 
-    def __init__(self, unet: UNet2DModel, settings: Generator, generate: Generate, device: str = "cpu"):
-        import diffusers
-
+    def __init__(self, unet: UNet2DModel, settings: Diffusion, generate: Generate, device: str = "cpu"):
         self.unet = unet.to(device).eval()
         self.device = device
         self.guidance_scale = generate.guidance_scale
         self.num_inference_steps = generate.num_inference_steps
-        self.scheduler_class: type[SchedulerMixin] = getattr(diffusers, generate.scheduler)
-        self.scheduler_config: dict[str, Any] = dict(noise_schedule(settings).config)
+        self.schedule, self.scheduler = noise_schedule(settings), generate.scheduler
 
     @torch.inference_mode()
-    def __call__(self, labels: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """labels: [B]; seeds: [B] -> uint8 [B,H,W,C]."""
+    def __call__(self, batch: Batch) -> Batch:
+        """Adds image, uint8 [H,W,C] each, and rejected: `nan` where the model gave no finite pixels."""
         height, width = self.unet.config["sample_size"]
         shape = (self.unet.config["in_channels"], height, width)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        x = torch.stack(noise).to(self.device)
-        wanted = torch.as_tensor(labels, device=self.device)
-        no_label = torch.full_like(wanted, self.unet.config["num_class_embeds"] - 1)
-        scheduler = self.scheduler_class.from_config(self.scheduler_config)
+        random = [torch.Generator().manual_seed(seed) for seed in batch["seed"]]
+        scheduler = scheduler_like(self.schedule, self.scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
+        own_noise = {"generator": random} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        noise = torch.stack([torch.randn(shape, generator=one) for one in random])
+        x = noise.to(self.device) * scheduler.init_noise_sigma
+        wanted = torch.as_tensor(batch["label"], device=self.device)
+        no_label = torch.full_like(wanted, self.unet.config["num_class_embeds"] - 1)
         for time in scheduler.timesteps:
-            predicted = self._guided(x, time, wanted, no_label)
-            x = scheduler.step(predicted, time, x).prev_sample
-        if not torch.isfinite(x).all():
-            bad = [int(s) for s, image in zip(seeds, x, strict=True) if not torch.isfinite(image).all()]
-            raise WorkError(f"the generator gave NaN for {len(bad)} image(s), seeds {bad[:3]}; lower its learning_rate")
-        pixels = (x.clamp(-1, 1) + 1) * 127.5
-        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            predicted = self._guided(scheduler.scale_model_input(x, time), time, wanted, no_label)
+            x = scheduler.step(predicted, time, x, **own_noise).prev_sample
+        finite = torch.isfinite(x).flatten(1).all(dim=1).tolist()
+        pixels = (x.nan_to_num().clamp(-1, 1) + 1) * 127.5
+        images = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return {**batch, "image": list(images), "rejected": ["" if ok else "nan" for ok in finite]}
 
     def _guided(
         self, x: torch.Tensor, time: torch.Tensor, wanted: torch.Tensor, no_label: torch.Tensor

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from safetensors import torch as safetensors
 
-from ray_synth.config import Generator
+from ray_synth.config import Diffusion
 from ray_synth.data.images import ImageSet
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import WorkError
@@ -23,7 +23,7 @@ CHECKPOINT_EVERY = 100
 def finetune(
     folder: RunFolder,
     images: ImageSet,
-    settings: Generator,
+    settings: Diffusion,
     *,
     seed: int,
     progress: Callable[[int], None] = lambda step: None,

@@ -1,89 +1,219 @@
-"""Missing chunks in, chunk files in the run folder out: Ray Data fans them out over a pool of sampling actors."""
+"""A plan in, chunk files in the run folder out: an elastic pool of sampling actors, until every class has its quota."""
 
 from __future__ import annotations
 
-import hashlib
+import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ray_synth.config import Generate, Generator
-from ray_synth.generator.chunks import Chunk, write_chunk
+from ray_synth.config import Generate, GeneratorSettings, StableDiffusion
+from ray_synth.errors import WorkError
+from ray_synth.generator import attempts as notes
+from ray_synth.generator.attempts import Attempts
+from ray_synth.generator.batches import Batch, InBatches, Sampler, joined, rows_of
+from ray_synth.generator.chunks import (
+    FOLDER,
+    Chunk,
+    Plan,
+    Work,
+    encoded,
+    finished_chunks,
+    rejected_counts,
+    work_left,
+    write_chunk,
+)
+from ray_synth.generator.conditions import Parents, conditions
+from ray_synth.generator.filtering import build_filters
+from ray_synth.generator.kinds import DEFAULT_BATCH, Origin, load_sampler
+from ray_synth.generator.pool import num_slots, on_gpus, over_pool
 from ray_synth.runs import RunFolder
-from ray_synth.seeding import image_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that an actor must know."""
+
+    url: str
+    plan: Plan
+    generator: GeneratorSettings
+    generate: Generate
+    class_names: Sequence[str]
+    origin: Origin
 
 
 class SampleChunks:
-    """A Ray Data actor: loads the generator once, then turns chunk descriptions into chunk files."""
+    """A Ray Data actor: loads the generator once, then turns chunk descriptions into chunk files.
 
-    def __init__(
-        self,
-        url: str,
-        generator: Generator,
-        generate: Generate,
-        generator_digest: str,
-        class_names: Sequence[str],
-        device: str,
-    ):
-        from ray_synth.generator.artifacts import WEIGHTS
-        from ray_synth.generator.diffusion import DiffusionSampler, load_unet
+    Two calls run at once: while one samples, the other filters, encodes and writes.
+    """
 
-        self.folder = RunFolder(url)
-        self.sampler = DiffusionSampler(load_unet(self.folder), generator, generate, device)
-        self.generator_digest = generator_digest
-        self.class_names = class_names
-        self.revision = hashlib.sha256(self.folder.read(WEIGHTS)).hexdigest()
+    def __init__(self, job: Job, parents: Parents | None, device: str):
+        self.job, self.parents = job, parents
+        self.folder = RunFolder(job.url)
+        sampler = load_sampler(
+            self.folder, job.generator, job.generate, class_names=job.class_names, parents=parents, device=device
+        )
+        self.sampler = InBatches(sampler, job.generate.batch_size or DEFAULT_BATCH)
+        self.filtered = build_filters(job.generate.filter, _words(job), parents, device)
+        self.sampling = threading.Lock()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        labels, starts, stops = (batch[name].tolist() for name in ("label", "start", "stop"))
-        for label, start, stop in zip(labels, starts, stops, strict=True):
-            chunk = Chunk(self.generator_digest[:12], label, start, stop)
-            seeds = [image_seed(self.generator_digest, label, index) for index in range(start, stop)]
-            write_chunk(
-                self.folder,
+        columns = (batch[name].tolist() for name in ("label", "start", "stop"))
+        prefix = self.job.plan.chunk_digest[:12]
+        done = [self._make(Chunk(prefix, *place)) for place in zip(*columns, strict=True)]
+        return {"kept": np.array([len(chunk) - chunk.rejected for chunk in done])}
+
+    def _make(self, chunk: Chunk) -> Chunk:
+        if self.folder.exists(f"{FOLDER}/{chunk.name}"):
+            return chunk  # another driver's, or written just before a kill
+        job = self.job
+        with self.sampling:
+            sampled = sample_chunk(
+                self.sampler,
+                conditions(job.plan, chunk, job.generator, job.class_names, self.parents),
+                Attempts(self.folder, chunk),
                 chunk,
-                self.sampler([label] * len(seeds), seeds),
-                class_name=self.class_names[label],
-                seeds=seeds,
-                model_id=f"ray_synth/diffusion/{self.generator_digest[:12]}",
-                model_revision=self.revision,
             )
-        return {"written": batch["stop"] - batch["start"]}
+        judged = self.filtered(sampled)
+        rows = {name: judged[name] for name in ROW} | {
+            "image": [
+                b"" if reason in NO_IMAGE else encoded(image, job.generate.format, job.generate.quality)
+                for image, reason in zip(judged["image"], judged["rejected"], strict=True)
+            ],
+            "source": "synthetic",
+            "model_id": job.origin.model_id,
+            "model_revision": job.origin.model_revision,
+            "model_license": job.origin.model_license,
+            "cluster": None,
+        }
+        return write_chunk(self.folder, chunk, rows)
+
+
+ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
+NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
+
+
+def sample_chunk(sampler: Sampler, batch: Batch, attempts: Attempts, chunk: Chunk) -> Batch:
+    """Sample the rows of a chunk, without those that end their worker."""
+    if attempts.suspected:
+        for index in attempts.to_try(chunk):
+            row = index - chunk.start
+            with attempts.in_hand(index):
+                sampler(rows_of(batch, row, row + 1))
+    deadly = attempts.deadly
+    parts: list[Batch] = []
+    alive = [row for row in range(len(chunk)) if chunk.start + row not in deadly]
+    if alive:
+        with attempts.in_hand():
+            parts.append(sampler({name: [column[row] for row in alive] for name, column in batch.items()}))
+    if not deadly:
+        return parts[0]
+    dead = [row for row in range(len(chunk)) if row not in alive]
+    lost = {name: [column[row] for row in dead] for name, column in batch.items()}
+    parts.append({**lost, "image": [None] * len(dead), "rejected": [notes.REASON] * len(dead)})
+    everything = joined(parts)
+    order = np.argsort(everything["index"])
+    return {name: [column[i] for i in order] for name, column in everything.items()}
 
 
 def generate_chunks(
     folder: RunFolder,
-    chunks: Sequence[Chunk],
-    generator: Generator,
-    generate: Generate,
+    job: Job,
+    parents: Parents | None,
     *,
-    generator_digest: str,
-    class_names: Sequence[str],
     progress: Callable[[int], None] = lambda images: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Make every chunk. Ray must be up. Workers write the files: images never pass through the object store."""
+    """Make every chunk of the plan. Ray must be up. Workers write the files: images never pass through Ray's memory.
+
+    Raises:
+        WorkError: a class that keeps fewer images than asked after `max_attempts`; what is finished stays.
+    """
+    work = work_left(finished_chunks(folder, job.plan), job.plan)
+    if work.missing:
+        _say_how_long(job, parents, work, say)
+    while work.missing:
+        items = [{"label": c.label, "start": c.start, "stop": c.stop} for c in _from_somewhere(work.missing)]
+        for row in over_pool(
+            items,
+            SampleChunks,
+            (job,),
+            parents,
+            pool=job.generate.pool,
+            gpus_per_actor=job.generate.gpus_per_actor,
+            concurrent=2,
+        ):
+            progress(int(row["kept"]))
+        before, work = work, work_left(finished_chunks(folder, job.plan), job.plan)
+        if work.missing == before.missing:
+            raise WorkError(f"{len(work.missing)} chunk(s) were made and are not in {folder.url}/{FOLDER}")
+        if work.missing:
+            say(f"generate: {work.num_images:,} more images in place of rejected ones")
+    if work.short:
+        raise WorkError(_shortfall(folder, job, work))
+
+
+def _from_somewhere(chunks: list[Chunk]) -> list[Chunk]:
+    """The same chunks, begun anywhere: two drivers on one folder then find each other's chunks made."""
+    first = time.monotonic_ns() % len(chunks)
+    return chunks[first:] + chunks[:first]
+
+
+def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
+    counts, _ = rejected_counts(folder, job.plan)
+    label = min(work.short, key=lambda one: work.short[one])
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+    others = f" (and {len(work.short) - 1} more classes)" if len(work.short) > 1 else ""
+    return (
+        f"class {job.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} images{others}; "
+        f"rejected: {reasons}; look at them with --export folder, relax generate.filter, or type "
+        f"--set generate.max_attempts={2 * job.plan.max_attempts}"
+    )
+
+
+def _words(job: Job) -> list[str]:
+    """What classes are called in prompts."""
+    words = job.generator.class_words if isinstance(job.generator, StableDiffusion) else {}
+    return [words.get(name, name) for name in job.class_names]
+
+
+def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[str], None]) -> None:
+    """On CPUs Stable Diffusion takes long: how long, from a few steps of one image."""
+    if not isinstance(job.generator, StableDiffusion) or on_gpus():
+        return
     import ray
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    slots = gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    num_actors = min(generate.num_actors or slots, len(chunks))
-    dataset = ray.data.from_items(
-        [{"label": c.label, "start": c.start, "stop": c.stop} for c in chunks], override_num_blocks=len(chunks)
-    ).map_batches(
-        SampleChunks,
-        fn_constructor_args=(
-            folder.absolute_url,
-            generator,
-            generate,
-            generator_digest,
-            tuple(class_names),
-            "cuda" if gpus else "cpu",
-        ),
-        batch_size=1,
-        num_cpus=0 if gpus else 1,
-        num_gpus=1 if gpus else 0,
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
+    task = ray.remote(num_cpus=1)(seconds_per_image)
+    seconds = ray.get(task.remote(job, ray.put(parents)))
+    slots = num_slots()
+    actors = min(job.generate.pool[1] if job.generate.pool else slots, slots, len(work.missing))
+    total = seconds * work.num_images / actors
+    shown = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    say(
+        f"generate: no GPU here; {seconds:.2g} s an image on one CPU, so about {shown} for {work.num_images:,} images "
+        f"on {actors} actor(s)"
     )
-    for row in dataset.iter_rows():
-        progress(int(row["written"]))
+
+
+def seconds_per_image(job: Job, parents: Parents | None) -> float:
+    """Measured on one image with few steps, and drawn out to all of them."""
+    strength = job.generator.strength if isinstance(job.generator, StableDiffusion) else None
+    few = int(np.ceil(2 / (strength or 1)))
+    chunk = Chunk(job.plan.chunk_digest[:12], 0, 0, 1)
+    batch = conditions(job.plan, chunk, job.generator, job.class_names, parents)
+    generator = job.generator.model_copy(update={"compile": False})
+    taken = {}
+    for steps in (few, 2 * few):
+        generate = job.generate.model_copy(update={"num_inference_steps": steps})
+        sampler = load_sampler(
+            RunFolder(job.url), generator, generate, class_names=job.class_names, parents=parents, device="cpu"
+        )
+        start = time.perf_counter()
+        sampler(batch)
+        taken[steps] = time.perf_counter() - start
+    per_step = max(0.0, taken[2 * few] - taken[few]) / few
+    return max(taken[few] + per_step * (job.generate.num_inference_steps - few), 1e-3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import random as randomness
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +14,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_synth.errors import WorkError
-from ray_synth.generator.chunks import Chunk, finished_chunks, image_key, missing_chunks, read_synthetic, write_chunk
+from ray_synth.generator.chunks import (
+    Chunk,
+    Plan,
+    encoded,
+    finished_chunks,
+    read_rows,
+    read_synthetic,
+    rejected_counts,
+    work_left,
+    write_chunk,
+)
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import image_seed
 
 DIGEST = "0123456789abcdef"
+PLAN = Plan(generator_digest=DIGEST, chunk_digest=DIGEST[::-1], num_classes=3, images_per_class=10, chunk_size=4)
+PREFIX = PLAN.chunk_digest[:12]
 NAMES = ("zero", "../one", "dwie/😀")
 
 
-def plan(finished: list[Chunk], images_per_class: int, chunk_size: int, num_classes: int = 3) -> list[Chunk]:
-    return missing_chunks(
-        finished, DIGEST, num_classes=num_classes, images_per_class=images_per_class, chunk_size=chunk_size
+def plan(images_per_class: int, chunk_size: int, max_attempts: int = 1) -> Plan:
+    return dataclasses.replace(
+        PLAN, images_per_class=images_per_class, chunk_size=chunk_size, max_attempts=max_attempts
     )
+
+
+def missing(finished: list[Chunk], images_per_class: int, chunk_size: int) -> list[Chunk]:
+    return work_left(sorted(finished), plan(images_per_class, chunk_size)).missing
 
 
 def covered(chunks: list[Chunk], label: int) -> list[int]:
@@ -35,90 +53,195 @@ def covered(chunks: list[Chunk], label: int) -> list[int]:
     st.randoms(use_true_random=False),
 )
 def test_any_history_of_growth_and_kills_covers_every_index_once(
-    history: list[tuple[int, int]], random: object
+    history: list[tuple[int, int]], random: randomness.Random
 ) -> None:
     finished: list[Chunk] = []
     for images_per_class, chunk_size in history:
-        missing = plan(finished, images_per_class, chunk_size)
-        finished += [chunk for chunk in missing if random.random() < 0.5]  # type: ignore[attr-defined]
+        finished += [chunk for chunk in missing(finished, images_per_class, chunk_size) if random.random() < 0.5]
     last = max(images for images, _ in history)
-    finished += plan(finished, last, history[-1][1])
+    finished += missing(finished, last, history[-1][1])
     for label in range(3):
         assert covered(finished, label) == list(range(last))
-    assert plan(finished, last, 7) == []
+    assert missing(finished, last, 7) == []
 
 
 def test_growth_makes_the_new_images_only() -> None:
-    first = plan([], 64, 64)
-    grown = plan(first, 500, 64)
+    first = missing([], 64, 64)
+    grown = missing(first, 500, 64)
     assert [len(covered(grown, label)) for label in range(3)] == [436] * 3
     assert min(covered(grown, 0)) == 64
 
 
-def write(folder: RunFolder, chunk: Chunk) -> None:
-    seeds = [image_seed(DIGEST, chunk.label, index) for index in range(chunk.start, chunk.stop)]
-    images = np.stack([np.full((4, 5, 3), seed % 251, dtype=np.uint8) for seed in seeds])
-    write_chunk(folder, chunk, images, class_name=NAMES[chunk.label], seeds=seeds, model_id="m", model_revision="r")
+def taken(chunk: Chunk, rate: float) -> Chunk:
+    """The chunk as it is when made: each index is rejected or not, whenever it is made."""
+    rejected = [randomness.Random(f"{chunk.label} {i}").random() < rate for i in range(chunk.start, chunk.stop)]
+    return dataclasses.replace(chunk, rejected=sum(rejected))
 
 
-def read(folder: RunFolder, images_per_class: int = 10):
-    return read_synthetic(folder, DIGEST, class_names=NAMES, images_per_class=images_per_class)
+@given(st.integers(1, 60), st.integers(1, 12), st.sampled_from([0.0, 0.1, 0.6]), st.randoms(use_true_random=False))
+def test_rejected_images_are_replaced_and_kills_change_nothing(
+    images_per_class: int, chunk_size: int, rate: float, random: randomness.Random
+) -> None:
+    wanted = plan(images_per_class, chunk_size, max_attempts=50)
+
+    def run(killed: bool) -> list[Chunk]:
+        finished: list[Chunk] = []
+        while True:
+            work = work_left(sorted(finished), wanted)
+            assert not work.short or rate
+            if not work.missing:
+                return sorted(finished)
+            made = [chunk for chunk in work.missing if not killed or random.random() < 0.5]
+            finished += [taken(chunk, rate) for chunk in made]
+
+    undisturbed = run(killed=False)
+    assert run(killed=True) == undisturbed
+    for label in range(3):
+        mine = [chunk for chunk in undisturbed if chunk.label == label]
+        indices = covered(mine, label)
+        assert indices == list(range(len(indices)))
+        if label not in work_left(undisturbed, wanted).short:
+            assert len(indices) - sum(chunk.rejected for chunk in mine) >= images_per_class
+
+
+def test_attempts_end() -> None:
+    wanted, finished, rounds = plan(10, 4, max_attempts=3), [], 0
+    while (work := work_left(sorted(finished), wanted)).missing:
+        finished += [dataclasses.replace(chunk, rejected=round(0.9 * len(chunk))) for chunk in work.missing]
+        rounds += 1
+    assert max(chunk.stop for chunk in finished) <= 30
+    assert rounds <= 3
+    assert set(work.short) == {0, 1, 2}
+    # A filter that takes everything takes the next ones too: no second round.
+    nothing = [dataclasses.replace(chunk, rejected=len(chunk)) for chunk in work_left([], wanted).missing]
+    assert work_left(nothing, wanted).missing == []
+    assert work_left(nothing, wanted).short == {0: 0, 1: 0, 2: 0}
+
+
+def write(folder: RunFolder, chunk: Chunk, rejected: tuple[int, ...] = (), wanted: Plan = PLAN) -> Chunk:
+    indices = range(chunk.start, chunk.stop)
+    seeds = [image_seed(DIGEST, chunk.label, index) for index in indices]
+    rows = {
+        "key": [wanted.key(chunk.label, index) for index in indices],
+        "image": [encoded(np.full((4, 5, 3), seed % 251, dtype=np.uint8), "png", 95) for seed in seeds],
+        "label": chunk.label,
+        "class_name": NAMES[chunk.label],
+        "source": "synthetic",
+        "prompt": "p",
+        "negative_prompt": "",
+        "seed": seeds,
+        "parent_key": None,
+        "model_id": "m",
+        "model_revision": "r",
+        "model_license": "",
+        "cluster": None,
+        "rejected": ["blank" if index in rejected else "" for index in indices],
+    }
+    return write_chunk(folder, chunk, rows)
+
+
+def read(folder: RunFolder, wanted: Plan = PLAN):
+    return read_synthetic(folder, wanted, class_names=NAMES, shape=(4, 5, 3))
+
+
+def pixels(label: int, indices: list[int]) -> list[int]:
+    return [image_seed(DIGEST, label, index) % 251 for index in indices]
 
 
 def test_images_come_back_by_class_and_index(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for chunk in reversed(plan([], 10, 4)):
+    for chunk in reversed(missing([], 10, 4)):
         write(folder, chunk)
-    images, keys = read(folder)
-    assert keys == [image_key(DIGEST, label, index) for label in range(3) for index in range(10)]
-    expected = [image_seed(DIGEST, label, index) % 251 for label in range(3) for index in range(10)]
-    assert images.images[:, 0, 0, 0].tolist() == expected
+    images = read(folder)
+    assert images.images[:, 0, 0, 0].tolist() == [v for label in range(3) for v in pixels(label, list(range(10)))]
     assert images.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
-    prefix, _ = read(folder, images_per_class=7)
+    prefix = read(folder, plan(7, 4))
     assert (prefix.images[:7] == images.images[:7]).all()
     assert len(prefix) == 21
     assert [p.name for p in tmp_path.iterdir()] == ["synthetic"]  # a class name with a slash leads nowhere
 
 
+def test_images_take_the_size_and_mode_of_the_real_ones(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for chunk in missing([], 10, 4):
+        write(folder, chunk)
+    small = read_synthetic(folder, PLAN, class_names=NAMES, shape=(2, 2, 1))
+    assert small.images.shape == (30, 2, 2, 1)
+    assert small.images[:10, 0, 0, 0].tolist() == pixels(0, list(range(10)))
+
+
+def test_rejected_images_stay_in_their_chunk_and_are_not_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    wanted = plan(10, 4, max_attempts=3)
+    for chunk in work_left([], wanted).missing:
+        write(folder, chunk, rejected=(1, 5))
+    assert sum(name.endswith("-00001.parquet") for name in folder.list("synthetic")) == 6
+    refill = work_left(finished_chunks(folder, wanted), wanted).missing
+    assert [(chunk.start, chunk.stop) for chunk in refill if chunk.label == 0] == [(10, 12), (12, 13)]
+    for chunk in refill:
+        write(folder, chunk)
+    assert work_left(finished_chunks(folder, wanted), wanted).missing == []
+    images = read(folder, wanted)
+    assert images.images[:10, 0, 0, 0].tolist() == pixels(0, [0, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    counts, keys = rejected_counts(folder, wanted)
+    assert counts == {"blank": 6}
+    assert keys == [(PLAN.key(label, index), "blank") for label in range(3) for index in (1, 5)]
+
+
 def test_overlapping_chunks_of_two_drivers_count_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for chunk in plan([], 10, 4) + plan([], 10, 3):
+    for chunk in missing([], 10, 4) + missing([], 10, 3):
         write(folder, chunk)
-    images, keys = read(folder)
-    assert len(images) == len(set(keys)) == 30
+    rows = [row["key"] for _, found in read_rows(folder, PLAN, ["key"]) for row in found]
+    assert rows == [PLAN.key(label, index) for label in range(3) for index in range(10)]
 
 
 def test_a_row_tells_where_the_image_comes_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    write(folder, Chunk(DIGEST[:12], 1, 0, 2))
+    write(folder, Chunk(PREFIX, 1, 0, 2))
     row = pq.read_table(io.BytesIO(folder.read(f"synthetic/{folder.list('synthetic')[0]}"))).to_pylist()[1]
-    assert row["key"] == image_key(DIGEST, 1, 1)
+    assert row["key"] == PLAN.key(1, 1) == "0123456789ab-00001-00000001"
     assert row["seed"] == image_seed(DIGEST, 1, 1)
     assert (row["source"], row["class_name"], row["rejected"]) == ("synthetic", "../one", "")
     assert set(row) == {
         "key", "image", "label", "class_name", "source", "prompt", "negative_prompt", "seed", "parent_key", "model_id",
-        "model_revision", "cluster", "rejected",
+        "model_revision", "model_license", "cluster", "rejected",
     }  # fmt: skip
 
 
 def test_a_missing_or_broken_chunk_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for chunk in plan([], 10, 10):
+    for chunk in missing([], 10, 10):
         write(folder, chunk)
-    victim = tmp_path / "synthetic" / finished_chunks(folder, DIGEST)[1].name
+    victim = tmp_path / "synthetic" / finished_chunks(folder, PLAN)[1].name
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WorkError, match=victim.name):
         read(folder)
+    other = dataclasses.replace(PLAN, generator_digest="f" * 16)
+    write(folder, Chunk(PREFIX, 1, 0, 10), wanted=other)
+    with pytest.raises(WorkError, match="does not hold the keys"):
+        read(folder)
     victim.unlink()
-    with pytest.raises(WorkError, match="10 missing, 0 too many"):
+    with pytest.raises(WorkError, match="10 missing"):
         read(folder)
 
 
 def test_chunks_of_another_generator_are_not_seen(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write(folder, Chunk("f" * 12, 0, 0, 4))
-    assert finished_chunks(folder, DIGEST) == []
+    assert finished_chunks(folder, PLAN) == []
+
+
+@pytest.mark.parametrize(("format", "quality", "exact"), [("png", 95, True), ("webp", 100, True), ("jpeg", 95, False)])
+def test_images_survive_their_format(tmp_path: Path, format: str, quality: int, exact: bool) -> None:
+    from PIL import Image
+
+    x = np.linspace(0, 255, 32)
+    image = np.stack([np.add.outer(x, x) / 2, np.add.outer(x, -x) / 2 + 127, np.tile(x, (32, 1))], axis=-1)
+    image = image.astype(np.uint8)
+    back = np.asarray(Image.open(io.BytesIO(encoded(image, format, quality)))).astype(int)
+    assert np.abs(back - image).max() <= (0 if exact else 12)
 
 
 def test_seeds_are_of_the_generator_the_class_and_the_index() -> None:

@@ -9,17 +9,18 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from ray_synth.config import Generate, Generator
+from ray_synth.config import Diffusion, Generate
 from ray_synth.data.splits import Splits
 from ray_synth.data.transforms import to_model_range
-from ray_synth.errors import WorkError
+from ray_synth.errors import InputError
 from ray_synth.generator import finetune as room
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.diffusion import DiffusionSampler, build_unet, diffusion_loss, load_unet, noise_schedule
+from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import image_seed
 
-SMALL = Generator(block_out_channels=(8, 16), steps=30, batch_size=16)
+SMALL = Diffusion(block_out_channels=(8, 16), steps=30, batch_size=16)
 FAST = Generate(num_inference_steps=4)
 
 
@@ -32,10 +33,20 @@ def trained(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> RunFold
 
 def sample(folder: RunFolder, labels: list[int], indices: list[int], **settings: object) -> np.ndarray:
     sampler = DiffusionSampler(load_unet(folder), SMALL, FAST.model_copy(update=settings))
-    return sampler(labels, [image_seed("d", label, index) for label, index in zip(labels, indices, strict=True)])
+    seeds = [image_seed("d", label, index) for label, index in zip(labels, indices, strict=True)]
+    sampled = sampler({"label": labels, "seed": seeds})
+    assert sampled["rejected"] == [""] * len(labels)
+    return np.stack(sampled["image"])
 
 
-@pytest.mark.parametrize("settings", [{}, {"guidance_scale": 1.0}, {"scheduler": "DDIMScheduler"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"guidance_scale": 1.0},
+        *({"scheduler": name} for name in ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")),
+    ],
+)
 def test_an_image_does_not_depend_on_its_batch(trained: RunFolder, settings: dict[str, object]) -> None:
     labels, indices = [0, 1, 2, 3, 4, 5, 6] * 2, list(range(14))
     whole = sample(trained, labels, indices, **settings).astype(int)
@@ -91,9 +102,22 @@ def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, prediction_typ
     assert loss(load_unet(folder)) < 0.8 * loss(build_unet(settings, num_classes=10, shape=(8, 8, 1)))
 
 
-def test_a_generator_that_gives_nan_is_named() -> None:
+def test_an_image_of_nan_is_rejected() -> None:
     unet = build_unet(SMALL, num_classes=2, shape=(8, 8, 1))
     with torch.no_grad():
         unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(WorkError, match="NaN for 2 image"):
-        DiffusionSampler(unet, SMALL, FAST)([0, 1], [1, 2])
+    sampled = DiffusionSampler(unet, SMALL, FAST)({"label": [0, 1], "seed": [1, 2]})
+    assert sampled["rejected"] == ["nan", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("UniPCScheduler", "did you mean UniPCMultistepScheduler"),
+        ("FlowMatchEulerDiscreteScheduler", "does not fit this model"),
+        ("UNet2DModel", "is no scheduler of diffusers"),
+    ],
+)
+def test_a_scheduler_that_does_not_exist_or_fit_is_refused(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        scheduler_like(noise_schedule(SMALL), name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_synth.config import Generate, Generator
+from ray_synth.config import Diffusion, Generate
 from ray_synth.data.images import ImageSet
 from ray_synth.generator.diffusion import DiffusionSampler, load_unet
 from ray_synth.generator.finetune import finetune
@@ -42,7 +42,7 @@ def samples(images: np.ndarray, labels: np.ndarray, count: int, steps: int) -> n
     kept = CACHE / f"{digest}-{steps}-{count}.npy"
     if kept.exists():
         return np.asarray(np.load(kept, allow_pickle=False))
-    settings = Generator(steps=steps)
+    settings = Diffusion(steps=steps)
     pool = ImageSet(images=images, labels=labels.astype(np.int64), class_names=tuple(str(c) for c in classes))
     with tempfile.TemporaryDirectory() as folder:
         finetune(RunFolder(folder), pool, settings, seed=0)
@@ -50,7 +50,8 @@ def samples(images: np.ndarray, labels: np.ndarray, count: int, steps: int) -> n
     sampler = DiffusionSampler(unet, settings, Generate(guidance_scale=1.0, num_inference_steps=15))
     wanted = np.repeat(classes, count).tolist()
     starts = range(0, len(wanted), BATCH)
-    made = np.concatenate([sampler(wanted[i : i + BATCH], list(range(len(wanted)))[i : i + BATCH]) for i in starts])
+    batches = [{"label": wanted[i : i + BATCH], "seed": list(range(len(wanted)))[i : i + BATCH]} for i in starts]
+    made = np.stack([image for batch in batches for image in sampler(batch)["image"]])
     CACHE.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(".partial.npy")
     np.save(partial, made, allow_pickle=False)

@@ -1,0 +1,72 @@
+"""An open_clip architecture and a local weights file in, features of images and of texts out. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_synth.errors import InputError
+from ray_synth.torch_ops import import_torchvision
+
+
+class OpenClip:
+    """A CLIP model with its two towers.
+
+    Raises:
+        InputError: no such architecture, no file, or weights that do not fit.
+    """
+
+    def __init__(self, model: str, weights: str | Path, *, device: str = "cpu"):
+        path = Path(weights)
+        if not path.is_file():
+            raise InputError(f"open_clip weights not found: no file at {path}; give a local file")
+        import_torchvision()
+        import open_clip
+        import torch
+
+        try:
+            self.clip = open_clip.create_model(model, pretrained=str(path), weights_only=True).eval().to(device)
+        except Exception as error:  # open_clip raises RuntimeError, KeyError, SafetensorError, UnpicklingError, ...
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"open_clip model {model!r} cannot be loaded from {path}: {reason}") from None
+        self.name, self.device, self.visual = model, device, self.clip.visual
+        size = self.visual.image_size
+        self.side = size if isinstance(size, int) else size[0]
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (self.visual.image_mean, self.visual.image_std)
+        )
+
+    def prepared(self, batch: Any) -> Any:
+        """float [B,C,H,W] in [0, 1] -> what the image tower takes."""
+        import torch
+
+        colour = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch[:, :3]
+        resized = torch.nn.functional.interpolate(colour, (self.side, self.side), mode="bicubic", antialias=True)
+        return (resized.clamp(0, 1) - self.mean) / self.std
+
+    def class_probabilities(self, images: Sequence[np.ndarray], texts: Any) -> np.ndarray:
+        """Zero-shot: images, uint8 [H,W,C] of any size, against `text_features` [K,d] -> [N,K]."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = [
+                self.prepared(torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255)
+                for image in images
+            ]
+            seen = self.clip.encode_image(torch.cat(pixels), normalize=True)
+            logits = self.clip.logit_scale.exp() * seen @ texts.T
+            found: np.ndarray = logits.float().softmax(dim=1).cpu().numpy()
+        return found
+
+    def text_features(self, texts: Sequence[str]) -> Any:
+        """Normalised embeddings [K,d]."""
+        import open_clip
+        import torch
+
+        tokens = open_clip.get_tokenizer(self.name)(list(texts)).to(self.device)
+        with torch.inference_mode():
+            return torch.cat([self.clip.encode_text(part, normalize=True) for part in tokens.split(256)])

@@ -1,0 +1,69 @@
+"""A chunk that is about to be sampled in, which of its images have proved deadly out; what was in hand lies on disk.
+
+A worker that dies says nothing, so each notes beforehand what it takes in hand, and finds the note when it comes again.
+A chunk whose sampling was cut off twice is looked through, image by image; an image that ends `TRIES` workers while it
+is alone in hand is set aside. Any other death (a machine taken back, memory used up by somebody else) hits another
+image each time, or none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray_synth.generator.chunks import Chunk
+from ray_synth.runs import RunFolder
+
+FOLDER = "attempts"
+TRIES = 3
+BATCHES = 2  # times that a chunk is taken as a whole before its images are tried one by one
+REASON = "killed_worker"
+
+
+class Attempts:
+    """The note of one chunk. `deadly` are indices to leave out; `suspected`: try the others alone first."""
+
+    def __init__(self, folder: RunFolder, chunk: Chunk):
+        self.folder = folder
+        self.name = f"{FOLDER}/{chunk.name.removesuffix('.parquet')}.json"
+        self.deaths: Counter[str] = Counter()
+        self.cleared: list[int] = []
+        if folder.exists(self.name):
+            note = folder.read_json(self.name)
+            self.deaths.update(note["deaths"])
+            self.cleared = note["cleared"]
+            if note["in_hand"] is not None:
+                self.deaths[str(note["in_hand"])] += 1
+
+    @property
+    def deadly(self) -> set[int]:
+        return {int(name) for name, count in self.deaths.items() if name != "batch" and count >= TRIES}
+
+    @property
+    def suspected(self) -> bool:
+        return self.deaths["batch"] >= BATCHES
+
+    def to_try(self, chunk: Chunk) -> list[int]:
+        """Indices whose innocence is open, those that died before first."""
+        open_ones = set(range(chunk.start, chunk.stop)) - self.deadly - set(self.cleared)
+        return sorted(open_ones, key=lambda index: (-self.deaths[str(index)], index))
+
+    @contextmanager
+    def in_hand(self, what: int | None = None) -> Iterator[None]:
+        """Around the sampling of one image, or of the whole chunk."""
+        self._note("batch" if what is None else str(what))
+        try:
+            yield
+        except BaseException:  # an error that can be told is no death
+            self._note(None)
+            raise
+        if what is None:
+            self.folder.remove(self.name)
+        else:
+            self.cleared.append(what)
+
+    def _note(self, in_hand: str | None) -> None:
+        note = {"in_hand": in_hand, "deaths": dict(self.deaths), "cleared": self.cleared}
+        self.folder.write(self.name, json.dumps(note).encode())

@@ -1,0 +1,100 @@
+"""A batch of images in, the same batch out with a reason beside every image that should not be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ray_synth.clip import OpenClip
+from ray_synth.config import ClipFilter, Filter
+from ray_synth.generator.batches import Batch
+from ray_synth.generator.conditions import Parents
+
+BLANK_RANGE = 2  # of 255, in every channel
+THUMBNAIL = 16  # pixels a side, or as many as a real image has
+CALIBRATION_IMAGES = 2000
+CALIBRATION_QUANTILE = 0.01
+Judge = Callable[[list[np.ndarray], list[int]], np.ndarray]  # images, labels -> True where rejected
+
+
+def build_filters(
+    settings: Filter, class_names: Sequence[str], parents: Parents | None, device: str = "cpu"
+) -> Callable[[Batch], Batch]:
+    """All filters as one, the cheapest first. Each is asked only about what those before it kept."""
+    judges: dict[str, Judge] = {}
+    if settings.blank:
+        judges["blank"] = lambda images, labels: np.array([is_blank(image) for image in images])
+    if settings.near_copies and parents is not None:
+        judges["near_copy"] = NearCopies(parents.images)
+    if settings.clip is not None:
+        judges["clip"] = ZeroShot(settings.clip, class_names, device)
+
+    def filtered(batch: Batch) -> Batch:
+        rejected = list(batch["rejected"])
+        for reason, judge in judges.items():
+            rows = [i for i, found in enumerate(rejected) if not found]
+            if not rows:
+                break
+            wrong = judge([batch["image"][i] for i in rows], [batch["label"][i] for i in rows])
+            for i in np.asarray(rows)[wrong]:
+                rejected[i] = reason
+        return {**batch, "rejected": rejected}
+
+    return filtered
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """One colour all over. image: uint8 [H,W,C]."""
+    flat = image.reshape(-1, image.shape[-1])
+    return bool((flat.max(axis=0).astype(int) - flat.min(axis=0) <= BLANK_RANGE).all())
+
+
+class NearCopies:
+    """Images that are closer to a real one than real ones are to each other.
+
+    Compared are thumbnails, each brought to mean 0 and length 1, so that a copy that is brighter, sharper or larger is
+    still one. The threshold is the distance that one real image in a hundred has to its nearest
+    neighbour: about as rare would the rejection of an image as new as a real one be.
+    """
+
+    def __init__(self, real: np.ndarray):
+        self.side = min(THUMBNAIL, *real.shape[1:3])
+        self.real = np.stack([thumbnail(image, self.side) for image in real])
+        some = np.random.default_rng(0).permutation(len(real))[:CALIBRATION_IMAGES]
+        closeness = self.real[some] @ self.real.T
+        closeness[np.arange(len(some)), some] = -np.inf
+        self.limit = float(np.quantile(closeness.max(axis=1), 1 - CALIBRATION_QUANTILE)) if len(real) > 1 else 0.999
+
+    def __call__(self, images: list[np.ndarray], labels: list[int]) -> np.ndarray:
+        thumbnails = np.stack([thumbnail(image, self.side) for image in images])
+        found: np.ndarray = (thumbnails @ self.real.T).max(axis=1) > self.limit
+        return found
+
+
+def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H,W,C] -> float32 [3 side²] of mean 0 and length 1; correlations are products of two."""
+    from PIL import Image
+
+    small = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    small = small.resize((side, side), Image.Resampling.BOX if min(small.size) >= side else Image.Resampling.BICUBIC)
+    values = np.asarray(small.convert("RGB"), dtype=np.float32).ravel()
+    values -= values.mean()
+    length = float(np.linalg.norm(values))
+    return values / length if length > 0 else values
+
+
+class ZeroShot:
+    """Images in which open_clip, asked with one prompt a class, does not see their class."""
+
+    def __init__(self, settings: ClipFilter, class_names: Sequence[str], device: str):
+        self.above_chance = settings.rule == "above_chance"
+        self.clip = OpenClip(settings.model, settings.weights, device=device)
+        self.texts = self.clip.text_features([settings.prompt.replace("{class}", name) for name in class_names])
+
+    def __call__(self, images: list[np.ndarray], labels: list[int]) -> np.ndarray:
+        probabilities = self.clip.class_probabilities(images, self.texts)
+        if self.above_chance:
+            return probabilities[np.arange(len(labels)), labels] <= 1 / probabilities.shape[1]
+        wrong: np.ndarray = probabilities.argmax(axis=1) != np.asarray(labels)
+        return wrong

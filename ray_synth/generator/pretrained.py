@@ -1,0 +1,255 @@
+"""A model's name in, a checked local folder out: complete, safe to load, of the right architecture, with its licence.
+
+Shapes are compared by reading the headers of safetensors files, so that a wrong model or LoRA is found in a second and
+before any GPU is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_synth.errors import InputError
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TEXT_PREFIX = "text_model."  # of a text encoder's weights; transformers 5.6 took it away
+Shapes = dict[str, tuple[int, ...]]
+
+
+def local_folder(model: str, revision: str | None, *, key: str = "generator") -> Path:
+    """Where a model lies on this machine; a hub id is downloaded at its pinned commit (or found in the cache).
+
+    Raises:
+        InputError: no such folder, an id without a commit, or a hub that does not have it.
+    """
+    if os.path.isdir(model):
+        return Path(model).resolve()
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise InputError(f"{key}.model: no folder {model!r}; give a folder that holds a model, or a hub id OWNER/NAME")
+    if revision is None:
+        raise InputError(
+            f"{key}.model={model!r} is no local folder, and as a hub id it needs the commit that is meant: "
+            f"type --set {key}.revision=COMMIT (40 hex digits, from the model's page)"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            model,
+            revision=revision,
+            ignore_patterns=["*.ckpt", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "safety_checker/*"],
+        )
+    except Exception as error:  # huggingface_hub raises its own, requests', OSError, ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{key}.model={model!r} at {revision} cannot be downloaded ({reason}); "
+            f"download it elsewhere and type --set {key}.model=FOLDER"
+        ) from None
+    return Path(found)
+
+
+def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
+    """Raise InputError unless the folder holds a whole Stable Diffusion 1.x or 2.x pipeline."""
+    index = _json(folder / "model_index.json", folder)
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        raise InputError(
+            f"{folder} holds a {kind}; generator.kind: stable_diffusion takes {' or '.join(PIPELINES)} "
+            "(Stable Diffusion 1.x, 2.x)"
+        )
+    for part in COMPONENTS:
+        if not (folder / part).is_dir():
+            raise InputError(f"{folder} is incomplete: no folder {part}/; download the model again")
+    for part in WITH_WEIGHTS:
+        config = _json(folder / part / "config.json", folder)
+        if not has_safetensors(folder / part, allow_pickle=allow_pickle):
+            continue
+        try:
+            expected = _expected_shapes(part, config)
+        except Exception as error:
+            raise InputError(
+                f"{folder}/{part}/config.json describes no model that can be built: {_first_line(error)}"
+            ) from None
+        _compare(expected, weight_shapes(folder / part), folder / part)
+
+
+def has_safetensors(folder: Path, *, allow_pickle: bool) -> bool:
+    """Whether weights lie there as safetensors.
+
+    Raises:
+        InputError: no weights, or pickled ones only without leave to load them.
+    """
+    if any(folder.glob("*.safetensors")):
+        return True
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    if not pickled:
+        raise InputError(f"{folder} is incomplete: no *.safetensors in it; download the model again")
+    if not allow_pickle:
+        raise InputError(
+            f"{folder} has pickled weights only ({pickled[0]}), which can run any code when they are loaded; take a "
+            "copy with safetensors, or type --allow-pickle if you trust its maker"
+        )
+    return False
+
+
+def variant_of(folder: Path) -> str | None:
+    """`fp16` where a component has no other weights."""
+    files = [path.name for path in (folder / "unet").glob("*.safetensors")]
+    return "fp16" if files and all(".fp16." in name for name in files) else None
+
+
+def weight_shapes(folder: Path) -> Shapes:
+    """Names and shapes of all tensors in a folder's safetensors files."""
+    shapes: Shapes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        shapes |= file_shapes(path)
+    return shapes
+
+
+def file_shapes(path: Path) -> Shapes:
+    """Names and shapes in one safetensors file, from its header. Raises InputError where the file is not whole."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise InputError(f"{path} is no whole safetensors file ({error}); download it again") from None
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != 8 + length + end:
+        raise InputError(f"{path} has {size:,} bytes, its header says {8 + length + end:,}; download it again")
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
+def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
+    """Raise InputError unless every weight of the LoRA fits a layer of the model in `folder`."""
+    if not path.is_file():
+        raise InputError(f"generator.lora: no file {path}; give a *.safetensors file")
+    if path.suffix != ".safetensors":
+        if not allow_pickle:
+            raise InputError(f"generator.lora={path} is not a safetensors file; convert it, or type --allow-pickle")
+        return
+    layers: Shapes = {}
+    for part, short in (("unet", "unet"), ("text_encoder", "te")):
+        for name, shape in weight_shapes(folder / part).items():
+            layer = name.removesuffix(".weight").removeprefix(TEXT_PREFIX)
+            for prefix in ("", TEXT_PREFIX) if part == "text_encoder" else ("",):
+                layers[f"{part}.{prefix}{layer}"] = shape
+                layers[f"lora_{short}_{(prefix + layer).replace('.', '_')}"] = shape
+    adapted = 0
+    for name, shape in file_shapes(path).items():
+        match = re.fullmatch(r"(.+?)\.(?:lora\.|lora_)?(?:linear_layer\.)?(A|B|down|up)(?:\.default)?\.weight", name)
+        if match is None:
+            continue
+        layer, side, adapted = match[1], match[2], adapted + 1
+        if layer not in layers:
+            raise InputError(
+                f"generator.lora={path} is of another base: it adapts {layer}, which the model in {folder} has not"
+            )
+        outputs, inputs = layers[layer][:2] if len(layers[layer]) > 1 else (0, 0)
+        wanted, got = (inputs, shape[1]) if side in ("A", "down") else (outputs, shape[0])
+        if wanted != got:
+            raise InputError(
+                f"generator.lora={path} is of another base: {name} has width {got}, the model's layer {wanted}"
+            )
+    if not adapted:
+        raise InputError(f"generator.lora={path} holds no LoRA weights (names with lora_A and lora_B)")
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents below a folder: what a local model's revision is."""
+    if path.is_file():
+        return _file_digest(path)
+    files = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(q.startswith(".") for q in p.parts[-2:])]
+    with ThreadPoolExecutor(8) as pool:
+        digests = pool.map(_file_digest, files)
+        lines = [f"{file.relative_to(path)}\0{one}" for file, one in zip(files, digests, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def license_of(folder: Path) -> str:
+    """The licence that a model card names, or nothing."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    try:
+        card = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return ""
+    return str(card.get("license") or "") if isinstance(card, dict) else ""
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is incomplete: no {path.relative_to(folder)}; give the folder of a diffusers pipeline "
+            "(with model_index.json), or download it again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); download the model again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no settings; download the model again")
+    return content
+
+
+def _expected_shapes(part: str, config: dict[str, Any]) -> Shapes:
+    """What a component's weights must be, from its configuration alone: built without memory for its weights."""
+    from ray_synth.torch_ops import import_torchvision
+
+    import_torchvision()
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        if part == "unet":
+            module = UNet2DConditionModel.from_config(config)
+        elif part == "vae":
+            module = AutoencoderKL.from_config(config)
+        else:
+            module = CLIPTextModel(CLIPTextConfig.from_dict(config))
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
+    found = {name.removeprefix(TEXT_PREFIX): shape for name, shape in found.items()}
+    expected = {name.removeprefix(TEXT_PREFIX): shape for name, shape in expected.items()}
+    missing = sorted(set(expected) - set(found))
+    if missing:
+        raise InputError(
+            f"{folder} is incomplete or of another architecture: {len(missing)} of {len(expected)} weights are "
+            f"missing, such as {missing[0]}; download the model again"
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise InputError(
+                f"{folder} is of another architecture: {name} has shape {list(found[name])}, "
+                f"its config.json says {list(shape)}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
