@@ -18,6 +18,7 @@ from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError, WorkError
 from ray_synth.partition import kmeans_partition
 from ray_synth.seeding import derive_seed
+from ray_synth.torch_ops import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +79,7 @@ def fit(
         rank, world_size: this worker takes every world_size-th image of each batch.
         report: called with the validation accuracy, `settings.evaluations` times.
     """
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = data.real.images.shape[1:]
     model = build_model(settings.model, shape, data.real.num_classes, seed=derive_seed("weights", seed))

@@ -16,6 +16,7 @@ from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.diffusion import build_unet, diffusion_loss, noise_schedule, save_unet
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
+from ray_synth.torch_ops import keep_freed_memory
 
 CHECKPOINT_EVERY = 100
 
@@ -34,6 +35,7 @@ def finetune(
     """
     if folder.exists(WEIGHTS):
         return  # killed between the last step and the record of it
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(derive_seed("generator weights", seed) % 2**32)
     unet = build_unet(settings, num_classes=images.num_classes, shape=images.images.shape[1:]).to(device).train()

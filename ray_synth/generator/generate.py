@@ -31,6 +31,7 @@ from ray_synth.generator.filtering import build_filters
 from ray_synth.generator.kinds import DEFAULT_BATCH, Origin, load_sampler
 from ray_synth.generator.pool import num_slots, on_gpus, over_pool
 from ray_synth.runs import RunFolder
+from ray_synth.torch_ops import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ class SampleChunks:
         return write_chunk(self.folder, chunk, rows)
 
 
+WARM_SECONDS = 2.0
 ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
 NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
 
@@ -206,14 +208,22 @@ def seconds_per_image(job: Job, parents: Parents | None) -> float:
     chunk = Chunk(job.plan.chunk_digest[:12], 0, 0, 1)
     batch = conditions(job.plan, chunk, job.generator, job.class_names, parents)
     generator = job.generator.model_copy(update={"compile": False})
-    taken = {}
-    for steps in (few, 2 * few):
+    keep_freed_memory()
+
+    def seconds(steps: int) -> float:
         generate = job.generate.model_copy(update={"num_inference_steps": steps})
         sampler = load_sampler(
             RunFolder(job.url), generator, generate, class_names=job.class_names, parents=parents, device="cpu"
         )
-        start = time.perf_counter()
-        sampler(batch)
-        taken[steps] = time.perf_counter() - start
-    per_step = max(0.0, taken[2 * few] - taken[few]) / few
-    return max(taken[few] + per_step * (job.generate.num_inference_steps - few), 1e-3)
+        taken = 0.0
+        for _ in range(2):  # what a first call costs more matters where it is quick
+            start = time.perf_counter()
+            sampler(batch)
+            taken = time.perf_counter() - start
+            if taken > WARM_SECONDS:
+                break
+        return taken
+
+    fewer, more = seconds(few), seconds(2 * few)
+    per_step = max(0.0, more - fewer) / few
+    return max(fewer + per_step * (job.generate.num_inference_steps - few), 1e-3)

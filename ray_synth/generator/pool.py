@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ray_synth.torch_ops import keep_freed_memory
+
 BLOCKS_PER_ACTOR = 32  # enough to balance the load
 ITEMS_PER_BLOCK = 64  # few enough that a block is soon done
 
@@ -73,6 +75,7 @@ class _Worker:
     def __init__(self, worker: type, arguments: tuple[Any, ...], shared: Any, device: str):
         import ray
 
+        keep_freed_memory()
         self.call = worker(*arguments, ray.get(shared), device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
