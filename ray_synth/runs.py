@@ -55,6 +55,10 @@ class RunFolder:
     def read(self, name: str) -> bytes:
         return bytes(self.fs.cat_file(self.path(name)))
 
+    def open(self, name: str) -> Any:
+        """A file to read parts of: a parquet file's columns, without its images."""
+        return self.fs.open(self.path(name), "rb")
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
 

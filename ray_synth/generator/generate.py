@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,12 @@ from ray_synth.runs import RunFolder
 from ray_synth.torch_ops import keep_freed_memory
 
 
+ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
+NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
+GPU_ENCODERS = 4  # threads
+WARM_SECONDS = 2.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything that an actor must know."""
@@ -61,6 +68,8 @@ class SampleChunks:
         self.sampler = InBatches(sampler, job.generate.batch_size or DEFAULT_BATCH)
         self.filtered = build_filters(job.generate.filter, _words(job), parents, device)
         self.sampling = threading.Lock()
+        # A GPU makes images faster than one thread encodes them; a CPU has its cores busy with sampling.
+        self.encoders = ThreadPoolExecutor(GPU_ENCODERS if device == "cuda" else 1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         columns = (batch[name].tolist() for name in ("label", "start", "stop"))
@@ -80,11 +89,12 @@ class SampleChunks:
                 chunk,
             )
         judged = self.filtered(sampled)
+
+        def encode(image: np.ndarray, reason: str) -> bytes:
+            return b"" if reason in NO_IMAGE else encoded(image, job.generate.format, job.generate.quality)
+
         rows = {name: judged[name] for name in ROW} | {
-            "image": [
-                b"" if reason in NO_IMAGE else encoded(image, job.generate.format, job.generate.quality)
-                for image, reason in zip(judged["image"], judged["rejected"], strict=True)
-            ],
+            "image": list(self.encoders.map(encode, judged["image"], judged["rejected"])),
             "source": "synthetic",
             "model_id": job.origin.model_id,
             "model_revision": job.origin.model_revision,
@@ -92,11 +102,6 @@ class SampleChunks:
             "cluster": None,
         }
         return write_chunk(self.folder, chunk, rows)
-
-
-WARM_SECONDS = 2.0
-ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
-NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
 
 
 def sample_chunk(sampler: Sampler, batch: Batch, attempts: Attempts, chunk: Chunk) -> Batch:

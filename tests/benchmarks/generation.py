@@ -137,7 +137,7 @@ def main() -> None:
             )
     to_plain, to_encoding = zip(*rows, strict=True)
     print(
-        f"ours / bare: median {statistics.median(to_plain):.3f} ({min(to_plain):.3f} to {max(to_plain):.3f}), bar 0.95\n"
+        f"ours / bare: median {statistics.median(to_plain):.3f} (from {min(to_plain):.3f}), bar 0.95\n"
         f"ours / bare with PNG: median {statistics.median(to_encoding):.3f}"
     )
 
