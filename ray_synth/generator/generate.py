@@ -34,7 +34,6 @@ from ray_synth.generator.pool import num_slots, on_gpus, over_pool
 from ray_synth.runs import RunFolder
 from ray_synth.torch_ops import keep_freed_memory
 
-
 ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
 NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
 GPU_ENCODERS = 4  # threads
