@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import time
@@ -17,7 +18,7 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_synth.config import Experiment, digest
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, WorkError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WorkError(f"no space left for {self.url}/{name}; make room on that disk") from None
+            raise
         finally:
             if os.path.exists(aside):
                 os.unlink(aside)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_synth.config import Experiment
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
 
@@ -35,7 +35,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     folder = RunFolder(tmp_path)
     folder.write("file", b"old")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WorkError, match="no space left for"):
         folder.write("file", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert folder.read("file") == b"old"

@@ -111,13 +111,13 @@ class DescribePieces:
             _captioner(settings, device) if isinstance(settings, Captions) else _embedder(settings, device)
         )
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        for start in batch["start"].tolist():
-            images = [_colour(image) for image in self.parents.images[start : start + PIECE]]
-            buffer = io.BytesIO()
-            pq.write_table(pa.table({"value": self.describe(images)}), buffer)
-            self.folder.write(f"{self.place}/{start:08d}.parquet", buffer.getvalue())
-        return {"start": batch["start"]}
+    def __call__(self, piece: dict[str, int]) -> int:
+        start = piece["start"]
+        images = [_colour(image) for image in self.parents.images[start : start + PIECE]]
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"value": self.describe(images)}), buffer)
+        self.folder.write(f"{self.place}/{start:08d}.parquet", buffer.getvalue())
+        return len(images)
 
 
 def _colour(image: np.ndarray) -> np.ndarray:

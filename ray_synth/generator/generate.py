@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -70,11 +69,10 @@ class SampleChunks:
         # A GPU makes images faster than one thread encodes them; a CPU has its cores busy with sampling.
         self.encoders = ThreadPoolExecutor(GPU_ENCODERS if device == "cuda" else 1)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        columns = (batch[name].tolist() for name in ("label", "start", "stop"))
-        prefix = self.job.plan.chunk_digest[:12]
-        done = [self._make(Chunk(prefix, *place)) for place in zip(*columns, strict=True)]
-        return {"kept": np.array([len(chunk) - chunk.rejected for chunk in done])}
+    def __call__(self, place: dict[str, int]) -> int:
+        """label, start and stop of a chunk -> the number of images that it keeps."""
+        chunk = self._make(Chunk(self.job.plan.chunk_digest[:12], place["label"], place["start"], place["stop"]))
+        return len(chunk) - chunk.rejected
 
     def _make(self, chunk: Chunk) -> Chunk:
         if self.folder.exists(f"{FOLDER}/{chunk.name}"):
@@ -144,7 +142,7 @@ def generate_chunks(
         _say_how_long(job, parents, work, say)
     while work.missing:
         items = [{"label": c.label, "start": c.start, "stop": c.stop} for c in _from_somewhere(work.missing)]
-        for row in over_pool(
+        for kept in over_pool(
             items,
             SampleChunks,
             (job,),
@@ -153,7 +151,7 @@ def generate_chunks(
             gpus_per_actor=job.generate.gpus_per_actor,
             concurrent=2,
         ):
-            progress(int(row["kept"]))
+            progress(kept)
         before, work = work, work_left(finished_chunks(folder, job.plan), job.plan)
         if work.missing == before.missing:
             raise WorkError(f"{len(work.missing)} chunk(s) were made and are not in {folder.url}/{FOLDER}")

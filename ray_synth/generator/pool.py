@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ray_synth.errors import InputError, WorkError
 from ray_synth.torch_ops import keep_freed_memory
 
 BLOCKS_PER_ACTOR = 32  # enough to balance the load
@@ -37,13 +40,16 @@ def over_pool(
     pool: tuple[int, int] | None = None,
     gpus_per_actor: float = 1.0,
     concurrent: int = 1,
-) -> Iterator[dict[str, Any]]:
-    """Rows that `worker(*arguments, shared, device)` makes of the items. Ray must be up.
+) -> Iterator[Any]:
+    """What `worker(*arguments, shared, device)(item)` gives for each item, as they finish. Ray must be up.
 
     Args:
         shared: lies once in each machine's memory, whatever the number of actors.
         pool: least and most actors; default one for each CPU, or for each share of a GPU.
         concurrent: calls at once in an actor; above 1 the worker guards what must not overlap.
+
+    Raises:
+        InputError, WorkError: what a worker raised; any other error of it as a WorkError, with its trace as a note.
     """
     import ray
 
@@ -52,7 +58,8 @@ def over_pool(
     # More actors than find room would wait for ever, without a word, if the pool had to begin with them.
     low, high = min(low, slots, len(items)), min(high, len(items))
     blocks = min(len(items), max(BLOCKS_PER_ACTOR * high, len(items) // ITEMS_PER_BLOCK))
-    dataset = ray.data.from_items(list(items), override_num_blocks=blocks).map_batches(
+    texts = [{"item": json.dumps(item)} for item in items]
+    dataset = ray.data.from_items(texts, override_num_blocks=blocks).map_batches(
         _Worker,
         fn_constructor_args=(worker, tuple(arguments), ray.put(shared), "cuda" if gpus else "cpu"),
         batch_size=1,
@@ -66,18 +73,43 @@ def over_pool(
             enable_true_multi_threading=concurrent > 1,
         ),
     )
-    yield from dataset.iter_rows()
+    for row in dataset.iter_rows():
+        if row["error"]:
+            error: Exception = (InputError if row["kind"] == "InputError" else WorkError)(row["error"])
+            error.add_note(row["trace"])
+            raise error
+        yield json.loads(row["result"])
 
 
 class _Worker:
-    """Fetches what is shared, and is the worker from there on."""
+    """Fetches what is shared, and is the worker from there on.
+
+    An error is a result like any other: Ray would wrap it until nobody knows what it was.
+    """
 
     def __init__(self, worker: type, arguments: tuple[Any, ...], shared: Any, device: str):
         import ray
 
         keep_freed_memory()
-        self.call = worker(*arguments, ray.get(shared), device)
+        self.failed: dict[str, str] | None = None
+        try:
+            self.call = worker(*arguments, ray.get(shared), device)
+        except Exception as error:
+            self.failed = _told(error)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = self.call(batch)
-        return result
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        row = self.failed
+        if row is None:
+            try:
+                result = self.call(json.loads(batch["item"][0]))
+                row = {"result": json.dumps(result), "error": "", "kind": "", "trace": ""}
+            except Exception as error:
+                row = _told(error)
+        return {name: [text] for name, text in row.items()}
+
+
+def _told(error: Exception) -> dict[str, str]:
+    kind = type(error).__name__
+    known = isinstance(error, InputError | WorkError)
+    text = str(error) if known else f"{kind}: {(str(error).splitlines() or [''])[0]}"
+    return {"result": "", "error": text or kind, "kind": kind, "trace": traceback.format_exc()}

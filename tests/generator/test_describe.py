@@ -34,7 +34,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         actor = worker(*arguments, shared, "cpu")
         for item in items:
             made.append(item["start"])
-            yield actor({"start": np.array([item["start"]])})
+            yield actor(item)
 
     monkeypatch.setattr(room, "over_pool", over_pool)
     return made
@@ -82,5 +82,5 @@ def test_embeddings_are_those_of_clip(tmp_path: Path, parents: Parents, variant:
 def test_a_piece_is_written_once(tmp_path: Path, parents: Parents) -> None:
     actor = DescribePieces(str(tmp_path), "generator/embeddings/x", VisualGuidance(
         encoder={"model": str(tiny_vision_encoder(tmp_path / "clip"))}), parents, "cpu")  # fmt: skip
-    actor({"start": np.array([64])})
+    assert actor({"start": 64}) == 36
     assert RunFolder(tmp_path).list("generator/embeddings/x") == ["00000064.parquet"]
