@@ -92,6 +92,7 @@ class Stage:
     total: int
     work: Callable[[Callable[[int], None]], None]
     ready: bool = True  # False: the record may say complete, but more is asked for now
+    named_by_content: bool = False  # the outputs' own names say of which settings they are
 
 
 class Run:
@@ -236,7 +237,9 @@ class Run:
                     self.reporter.say(self._overview())
                 done += 1
                 self._set_results_aside(name, stage)
-                with self.folder.working_on(name, stage.digest, stage.outputs) as moved:
+                with self.folder.working_on(
+                    name, stage.digest, stage.outputs, named_by_content=stage.named_by_content
+                ) as moved:
                     self._report_moved(moved)
                     with self.reporter.stage(name, stage.plan, stage.total) as advance:
                         stage.work(advance)
@@ -381,6 +384,7 @@ class Run:
             total,
             work,
             ready=not missing and not work_left.short,
+            named_by_content=True,
         )
 
     def _parents(self) -> Parents | None:

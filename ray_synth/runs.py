@@ -189,15 +189,18 @@ class RunFolder:
         )
 
     @contextmanager
-    def working_on(self, name: str, stage_digest: str, outputs: Sequence[str]) -> Iterator[list[str]]:
+    def working_on(
+        self, name: str, stage_digest: str, outputs: Sequence[str], *, named_by_content: bool = False
+    ) -> Iterator[list[str]]:
         """Around the work of a stage: outputs of other settings are moved aside first, completion is recorded last.
+
+        Outputs without any record are of unknown settings too, unless their names say what they are.
 
         Yields what was moved aside. A kill in between leaves the record open, and the next start continues.
         """
         before = self.stage(name)
-        moved = []
-        if before is None or before.digest != stage_digest:
-            moved = self.set_aside(outputs, name)
+        ours = named_by_content if before is None else before.digest == stage_digest
+        moved = [] if ours else self.set_aside(outputs, name)
         spent = before.seconds if before is not None and before.digest == stage_digest else 0.0
         record = {"digest": stage_digest, "complete": False, "outputs": list(outputs), "seconds": spent}
         self.write_json(f"stages/{name}.json", record)

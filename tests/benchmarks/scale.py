@@ -122,7 +122,7 @@ def resume(folder: Path, images: int) -> None:
     start, peak, first = time.monotonic(), 0, 0.0
     with subprocess.Popen(command(out, settings), cwd=ROOT, start_new_session=True) as driver:
         process = psutil.Process(driver.pid)
-        while driver.poll() is None and not first:
+        while driver.poll() is None and not first and time.monotonic() - start < 300:
             peak = max(peak, peak_bytes(driver.pid))
             with os.scandir(out / "synthetic") as entries:
                 if sum(1 for _ in entries) > len(there):
