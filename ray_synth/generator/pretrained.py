@@ -170,6 +170,11 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
         raise InputError(f"generator.lora={path} holds no LoRA weights (names with lora_A and lora_B)")
 
 
+def lora_rank(path: Path) -> int:
+    """The largest rank of a LoRA's layers."""
+    return max(shape[0] for name, shape in file_shapes(path).items() if re.search(r"(lora_A|down)\.", name))
+
+
 def content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents below a folder: what a local model's revision is."""
     if path.is_file():

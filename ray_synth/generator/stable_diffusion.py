@@ -15,7 +15,7 @@ from ray_synth.data.readers import unified
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch, num_rows
 from ray_synth.generator.conditions import Parents
-from ray_synth.generator.pretrained import has_safetensors, variant_of
+from ray_synth.generator.pretrained import has_safetensors, lora_rank, variant_of
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.torch_ops import import_torchvision
 
@@ -72,11 +72,7 @@ class StableDiffusionSampler:
         if settings.channels_last:
             self.pipe.unet.to(memory_format=torch.channels_last)
             self.pipe.vae.to(memory_format=torch.channels_last)
-        if settings.compile:
-            if settings.lora is not None and "{" in settings.lora:
-                self.pipe.enable_lora_hotswap(target_rank=128)  # a swap must not compile again
-            self.pipe.unet.compile(fullgraph=True)
-            self.pipe.vae.decoder.compile(fullgraph=True)
+        self.compiled = False
 
     def __call__(self, batch: Batch) -> Batch:
         """Adds image, uint8 [H,W,3] each, and rejected: `nan` where the model gave no finite pixels."""
@@ -99,6 +95,10 @@ class StableDiffusionSampler:
         import torch
 
         self._adapt(batch["label"][0], batch["class_name"][0])
+        if self.settings.compile and not self.compiled:  # with the first adapter in it, where there are any
+            self.pipe.unet.compile(fullgraph=True)
+            self.pipe.vae.decoder.compile(fullgraph=True)
+            self.compiled = True
         guided = self.generate.guidance_scale > 1
         arguments: dict[str, Any] = {
             "prompt_embeds": self._embedded(batch["prompt"], batch, conditional=True),
@@ -168,7 +168,9 @@ class StableDiffusionSampler:
         path = lora_path(self.settings.lora, label, class_name)
         if path == self.adapter:
             return
-        hotswap = self.settings.compile and self.adapter is not None
+        hotswap = self.compiled
+        if self.settings.compile and not hotswap and "{" in self.settings.lora:
+            self.pipe.enable_lora_hotswap(target_rank=lora_rank(Path(path)))  # a swap must not compile again
         if self.adapter is not None and not hotswap:
             self.pipe.delete_adapters(ADAPTER)
         self.pipe.load_lora_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,16 @@ def test_a_class_name_leads_to_no_other_folder(name: str) -> None:
     with pytest.raises(InputError, match=r"use \{label\}"):
         lora_path("loras/{class}.safetensors", 3, name)
     assert lora_path("loras/{label}.safetensors", 3, name) == "loras/3.safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_makes_the_same_images_and_swaps_adapters(stable_diffusion: Path, loras: Path) -> None:
+    lora = f"{loras}/{{class}}.safetensors"
+    compiled, plain = (sampler(stable_diffusion, lora=lora, compile=flag) for flag in (True, False))
+    for name, seeds in (("cat", [1, 2, 3, 4]), ("dog", [5, 6, 7, 8]), ("cat", [9])):
+        ours, as_ever = (images(one(batch_of(seeds, name))) for one in (compiled, plain))
+        assert ours.shape == (len(seeds), 16, 16, 3)
+        assert np.abs(ours - as_ever).max() <= 1
+    counters = torch._dynamo.utils.counters["frames"]
+    assert counters["total"] <= 4  # nothing was compiled again for a swap or a smaller batch
