@@ -108,6 +108,9 @@ def estimate_ratio(
     tail = (1 - confidence) / 2
     band = np.quantile(draws, [tail, 1 - tail], axis=0).clip(0, 1)
     verdict, reason, probabilities = verdict_of(ratios, mean, draws, len(evidence.scores))
+    if np.median(samples.real_counts) < 2 and samples.target_labels is None:
+        # Left out, it leaves none of its class: what real data alone are worth is then a guess, and so is any gain.
+        verdict, reason = "uncertain", "most classes have one real image only; two a class are needed"
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
@@ -196,7 +199,7 @@ def _per_class(
     """
     u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
     overall = np.interp(u, fine, posterior.mean)
-    pixels = next(iter(evidence.linear.values()))
+    pixels = evidence.first_family
     goal = pixels[0] if samples.target_labels is None else pixels[2]
     goal_labels = samples.real_labels if samples.target_labels is None else samples.target_labels
     synthetic_counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
@@ -249,7 +252,7 @@ def _exact_risk(
 def _stability(
     samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
 ) -> dict[str, Any]:
-    sets = next(iter(evidence.linear.values()))
+    sets = evidence.first_family
     target = sets[2] if len(sets) > 2 else None
     return stability_on_images(sets[0], sets[1], num_real=size, max_ratio=max_ratio, target=target).to_dict()
 
@@ -306,7 +309,7 @@ def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
     single = int((samples.real_counts == 1).sum())
     if single:
         yield f"{single} class(es) have one real image: left out of training, nothing real tells of its class"
-    first = next(iter(evidence.linear.values()))
+    first = evidence.first_family
     leak = leak_warning(first[0], samples.real_labels, first[1], samples.synthetic_labels)
     if leak:
         yield leak

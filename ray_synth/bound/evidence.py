@@ -78,6 +78,11 @@ class Evidence:
     linear: Mapping[str, Sets]
     share_there: FloatArray
 
+    @property
+    def first_family(self) -> Sets:
+        """The family for questions that need one only: the encoder's, or raw pixels."""
+        return _first(self.linear)
+
 
 def gather(
     samples: Samples, grid: FloatArray, *, real_weight: float | None, encoder: Encoder | None, seed: int
@@ -122,9 +127,13 @@ def gather(
         ]
         sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, seed) if n >= MIN_HALVED else None
         weighing = pool.submit(_weighted_scores, samples, linear, grid, seed) if real_weight is None else None
-        ridge, networks = fitting.result(), np.stack([task.result() for task in training])
-        sizes = sizing.result() if sizing else None
-        weighted = weighing.result() if weighing else None
+        try:
+            ridge, networks = fitting.result(), np.stack([task.result() for task in training])
+            sizes = sizing.result() if sizing else None
+            weighted = weighing.result() if weighing else None
+        except BaseException:  # Ctrl-C must not wait for what has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if samples.target_labels is None:
         ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
         networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
@@ -133,13 +142,17 @@ def gather(
         grid=grid,
         scores=scores.clip(0.0, 1.0),
         probes=np.concatenate([ridge.mean(axis=1), networks.mean(axis=1)]),
-        labels=held(next(iter(linear.values()))).labels,
+        labels=held(_first(linear)).labels,
         importance=_importance(samples, linear, rows),
         sizes=sizes,
         weighted=weighted,
         linear=linear,
         share_there=pilot.share_there,
     )
+
+
+def _first(linear: Mapping[str, Sets]) -> Sets:
+    return next(iter(linear.values()))
 
 
 def _ridge(
@@ -241,7 +254,7 @@ def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) ->
         return np.full(number, 1.0 / number)
     from sklearn.linear_model import LogisticRegression
 
-    parts = next(iter(linear.values()))
+    parts = _first(linear)
     source, target = parts[0], parts[2]
     model = LogisticRegression(C=0.01, max_iter=500, class_weight="balanced")
     model.fit(np.concatenate([source, target]), np.r_[np.zeros(len(source)), np.ones(len(target))])

@@ -60,8 +60,6 @@ def _is_near(points: FloatArray, reference: FloatArray, *, itself: bool = False)
     if itself:
         np.fill_diagonal(squared, np.inf)
     two = np.sqrt(np.maximum(np.partition(squared, 1, axis=1)[:, :2], 0.0))
-    if itself and len(reference) < 3:
-        return np.zeros(len(points), dtype=np.bool_)
     near: NDArray[np.bool_] = two[:, 0] < NEAR * two[:, 1]
     return near
 
