@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,20 @@ import numpy as np
 
 from ray_synth.errors import InputError
 from ray_synth.torch_ops import import_torchvision
+
+BATCH = 64
+
+
+def check_open_clip(model: str, weights: str | Path) -> None:
+    """Raise InputError for an architecture that open_clip does not have, or weights that are not there."""
+    if not Path(weights).is_file():
+        raise InputError(f"open_clip weights not found: no file at {weights}; give a local file")
+    import_torchvision()
+    import open_clip
+
+    if model not in open_clip.list_models():
+        close = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.5)
+        raise InputError(f"open_clip has no model {model!r}; did you mean {', '.join(close) or 'ViT-B-32'}?")
 
 
 class OpenClip:
@@ -21,9 +36,7 @@ class OpenClip:
 
     def __init__(self, model: str, weights: str | Path, *, device: str = "cpu"):
         path = Path(weights)
-        if not path.is_file():
-            raise InputError(f"open_clip weights not found: no file at {path}; give a local file")
-        import_torchvision()
+        check_open_clip(model, path)
         import open_clip
         import torch
 
@@ -52,15 +65,17 @@ class OpenClip:
         """Zero-shot: images, uint8 [H,W,C] of any size, against `text_features` [K,d] -> [N,K]."""
         import torch
 
+        found: list[np.ndarray] = []
         with torch.inference_mode():
-            pixels = [
-                self.prepared(torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255)
-                for image in images
-            ]
-            seen = self.clip.encode_image(torch.cat(pixels), normalize=True)
-            logits = self.clip.logit_scale.exp() * seen @ texts.T
-            found: np.ndarray = logits.float().softmax(dim=1).cpu().numpy()
-        return found
+            for start in range(0, len(images), BATCH):
+                pixels = [
+                    self.prepared(torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255)
+                    for image in images[start : start + BATCH]
+                ]
+                seen = self.clip.encode_image(torch.cat(pixels), normalize=True)
+                logits = self.clip.logit_scale.exp() * seen @ texts.T
+                found.append(logits.float().softmax(dim=1).cpu().numpy())
+        return np.concatenate(found)
 
     def text_features(self, texts: Sequence[str]) -> Any:
         """Normalised embeddings [K,d]."""

@@ -210,7 +210,7 @@ class ClipFilter(Section):
     rule: Literal["argmax", "above_chance"] = Field(
         "argmax", description="argmax: the class is the likeliest; above_chance: its probability is above 1/C"
     )
-    prompt: str = "a photo of a {class}"
+    prompt: str = Field("a photo of a {class}", pattern=r"\{class\}")
 
 
 class Filter(Section):
@@ -229,7 +229,7 @@ class Generate(Section):
     num_inference_steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(1.5, ge=0, le=100)
     chunk_size: int = Field(80, ge=1, description="images per chunk: the unit of work, and one file")
-    batch_size: int | None = Field(None, ge=1, description="images at once; default: the chunk, or 8 of them at most")
+    batch_size: int | None = Field(None, ge=1, description="images at once; default 80, for stable_diffusion 8")
     max_attempts: int = Field(3, ge=1, le=1000, description="images sampled per image asked, before giving up")
     filter: Filter = Filter()
     format: Literal["png", "webp", "jpeg"] = "png"

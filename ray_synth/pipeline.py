@@ -155,7 +155,7 @@ class Run:
     @functools.cached_property
     def plan(self) -> Plan:
         """The synthetic images that are asked for. Their digest covers what an image is a function of, and no more."""
-        from ray_synth.generator.kinds import pixel_settings
+        from ray_synth.generator.kinds import available_images, file_settings, pixel_settings
 
         e = self.experiment
         looks_at_real = isinstance(e.generator, StableDiffusion) and e.generator.uses_real_images
@@ -171,7 +171,7 @@ class Run:
         )
         chunk_digest = digest(
             generator_digest,
-            e.generate.model_dump(mode="json", include={"filter", "format", "quality"}),
+            file_settings(e.generate),
             self.digests["generator"] if e.generate.filter.near_copies else None,
         )
         return chunks.Plan(
@@ -181,6 +181,7 @@ class Run:
             images_per_class=self.images_per_class,
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
+            available=available_images(e.generator, self.class_names),
         )
 
     def max_ratio(self, limit: float) -> float:
@@ -347,6 +348,7 @@ class Run:
 
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.generator.generate import Job, generate_chunks
+            from ray_synth.generator.kinds import with_absolute_paths
 
             made = there
             advance(made)
@@ -360,8 +362,8 @@ class Run:
             job = Job(
                 url=self.folder.absolute_url,
                 plan=self.plan,
-                generator=e.generator,
-                generate=e.generate,
+                generator=with_absolute_paths(e.generator),
+                generate=with_absolute_paths(e.generate),
                 class_names=self.class_names,
                 origin=self.origin,
             )
@@ -398,15 +400,20 @@ class Run:
         parents = Parents.of(self.splits.generator)
         if isinstance(settings, StableDiffusion) and conditioned:
             from ray_synth.generator.describe import described_parents
+            from ray_synth.generator.kinds import with_absolute_paths
 
-            parents = described_parents(self.folder, parents, settings, self.captions, self.origin.parts)
+            parents = described_parents(
+                self.folder, parents, with_absolute_paths(settings), self.captions, self.origin.parts
+            )
         return parents
 
     def _write_generation(self) -> None:
         """generation.json: how many images were made and kept, and what was set aside, by reason and key."""
-        counts, rejected = chunks.rejected_counts(self.folder, self.plan)
+        counts, rejected = chunks.rejected_counts(
+            self.folder, self.plan, listed=MAX_REJECTED_LISTED, first="killed_worker"
+        )
         made = sum(map(len, chunks.finished_chunks(self.folder, self.plan)))
-        shown = [{"key": key, "reason": reason} for key, reason in rejected[:MAX_REJECTED_LISTED]]
+        shown = [{"key": key, "reason": reason} for key, reason in rejected]
         self.folder.write_json(
             "generation.json",
             {
@@ -415,7 +422,7 @@ class Run:
                 "model_license": self.origin.model_license,
                 "asked": self.num_synthetic,
                 "made": made,
-                "kept": made - len(rejected),
+                "kept": made - sum(counts.values()),
                 "rejected": counts,
                 "rejected_keys": shown,
             },

@@ -2,8 +2,8 @@
 
 A worker that dies says nothing, so each notes beforehand what it takes in hand, and finds the note when it comes again.
 A chunk whose sampling was cut off twice is looked through, image by image; an image that ends `TRIES` workers while it
-is alone in hand is set aside. Any other death (a machine taken back, memory used up by somebody else) hits another
-image each time, or none.
+is alone in hand is set aside. Deaths for another reason (a machine taken back, memory used up by somebody else) would
+have to strike the same image three times while it is alone.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ray_synth.generator.chunks import Chunk
 from ray_synth.runs import RunFolder
 
 FOLDER = "attempts"
 TRIES = 3
+HOPELESS = 8  # times, after which its images are made one by one and kept so
 BATCHES = 2  # times that a chunk is taken as a whole before its images are tried one by one
 REASON = "killed_worker"
 
@@ -30,7 +31,7 @@ class Attempts:
         self.name = f"{FOLDER}/{chunk.name.removesuffix('.parquet')}.json"
         self.deaths: Counter[str] = Counter()
         self.cleared: list[int] = []
-        if folder.exists(self.name):
+        with suppress(FileNotFoundError):
             note = folder.read_json(self.name)
             self.deaths.update(note["deaths"])
             self.cleared = note["cleared"]
@@ -45,8 +46,18 @@ class Attempts:
     def suspected(self) -> bool:
         return self.deaths["batch"] >= BATCHES
 
+    @property
+    def only_alone(self) -> bool:
+        """Whether the batch as a whole is too much (for the machine's memory, say) though no image of it is."""
+        return self.deaths["batch"] >= HOPELESS
+
+    def close(self) -> None:
+        self.folder.remove(self.name)
+
     def to_try(self, chunk: Chunk) -> list[int]:
         """Indices whose innocence is open, those that died before first."""
+        if self.only_alone:
+            return sorted(set(range(chunk.start, chunk.stop)) - self.deadly)
         open_ones = set(range(chunk.start, chunk.stop)) - self.deadly - set(self.cleared)
         return sorted(open_ones, key=lambda index: (-self.deaths[str(index)], index))
 
@@ -60,7 +71,7 @@ class Attempts:
             self._note(None)
             raise
         if what is None:
-            self.folder.remove(self.name)
+            self.close()
         else:
             self.cleared.append(what)
 

@@ -29,31 +29,44 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 class InBatches:
-    """A sampler that takes any number of images, by one that takes `batch_size`; halves it when memory runs out."""
+    """A sampler that takes any number of images, by one that takes `batch_size`; halves it when memory runs out.
 
-    def __init__(self, sampler: Sampler, batch_size: int):
-        self.sampler, self.batch_size = sampler, batch_size
+    pad: fill up the last batch, and drop what was added: a compiled model would be compiled again for another size.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, *, pad: bool = False):
+        self.sampler, self.batch_size, self.pad = sampler, batch_size, pad
 
     def __call__(self, batch: Batch) -> Batch:
         parts: list[Batch] = []
         start, count = 0, num_rows(batch)
         while start < count:
             part = rows_of(batch, start, min(count, start + self.batch_size))
-            try:
-                parts.append(self.sampler(part))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if num_rows(part) == 1:
-                    raise WorkError(
-                        f"memory does not suffice for a single image ({str(error).splitlines()[0]}); "
-                        "lower generator.image_size, set generator.dtype=float16, or share the GPU with fewer actors"
-                    ) from None
-                self.batch_size = (num_rows(part) + 1) // 2
+            made = self._sampled(part)
+            if made is None:
                 _empty_cache()
                 continue
+            parts.append(made)
             start += num_rows(part)
         return joined(parts)
+
+    def _sampled(self, part: Batch) -> Batch | None:
+        """None where memory ran out, and the batch is smaller from now on."""
+        count = num_rows(part)
+        added = self.batch_size - count if self.pad else 0
+        try:
+            made = self.sampler({name: [*column, *column[-1:] * added] for name, column in part.items()})
+            return rows_of(made, 0, count)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if count + added == 1:
+                raise WorkError(
+                    f"memory does not suffice for a single image ({str(error).splitlines()[0]}); "
+                    "lower generator.image_size, set generator.dtype=float16, or share the GPU with fewer actors"
+                ) from None
+            self.batch_size = (count + added + 1) // 2
+            return None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,8 @@ SCHEMA = pa.schema(
 )
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
+MARGIN = 1.1
+HOPELESS = 32  # images of which none was kept: the next will not be either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class Plan:
     images_per_class: int
     chunk_size: int
     max_attempts: int = 1  # images sampled per image asked, at most
+    available: tuple[int, ...] | None = None  # images of each class that exist, where they are not made
 
     def key(self, label: int, index: int) -> str:
         """The stable id of a synthetic image: generator, class, index."""
@@ -123,6 +127,8 @@ def work_left(finished: Sequence[Chunk], plan: Plan) -> Work:
 
 def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Work) -> None:
     limit = plan.max_attempts * plan.images_per_class
+    if plan.available is not None:
+        limit = min(limit, plan.available[label])
     end = plan.images_per_class
     while True:
         gaps = list(_gaps(present, end))
@@ -132,20 +138,31 @@ def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Work) ->
                 cuts = [start, *range((start // size + 1) * size, stop, size), stop]
                 work.missing.extend(Chunk(prefix, label, a, b) for a, b in itertools.pairwise(cuts))
             return
-        covered, rejected = 0, 0
-        for chunk in present:
-            if covered >= end:
-                break
-            if chunk.stop > covered:
-                # Where two drivers cut the same indices differently this counts a reject twice, which is safe.
-                covered, rejected = chunk.stop, rejected + chunk.rejected
-        kept = covered - rejected
+        covered, kept = _kept(present, end)
         if kept >= plan.images_per_class:
             return
-        if covered >= limit or kept <= 0:  # a filter that takes everything will take the next ones too
-            work.short[label] = max(kept, 0)
+        if covered >= limit or (kept <= 0 and covered >= HOPELESS):
+            kept = _kept(present, math.inf)[1]  # more were made when more were asked
+            if kept < plan.images_per_class:
+                work.short[label] = max(kept, 0)
             return
-        end = min(limit, covered + math.ceil((plan.images_per_class - kept) * covered / kept))
+        rate = max(kept / covered, 1 / (2 * covered))
+        # A little more than that, for each round loads the generator again.
+        end = min(limit, covered + math.ceil(MARGIN * (plan.images_per_class - kept) / rate) + 1)
+
+
+def _kept(present: Sequence[Chunk], end: float) -> tuple[int, int]:
+    """How far the chunks reach that begin below `end`, and how many images they keep.
+
+    Where two drivers cut the same indices differently this counts a reject twice; a few images more are then made.
+    """
+    covered, rejected = 0, 0
+    for chunk in present:
+        if covered >= end or chunk.start > covered:
+            break
+        if chunk.stop > covered:
+            covered, rejected = chunk.stop, rejected + chunk.rejected
+    return covered, covered - rejected
 
 
 def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
@@ -206,13 +223,8 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
 
     def read(task: tuple[Chunk, int]) -> list[dict[str, Any]]:
         chunk, first = task
-        try:
-            with folder.open(f"{FOLDER}/{chunk.name}") as file:
-                rows = pq.read_table(file, columns=wanted).slice(max(0, first - chunk.start)).to_pylist()
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise WorkError(
-                f"chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
-            ) from None
+        with _readable(chunk), folder.open(f"{FOLDER}/{chunk.name}") as file:
+            rows = pq.read_table(file, columns=wanted).slice(max(0, first - chunk.start)).to_pylist()
         start = max(first, chunk.start)
         if [row["key"] for row in rows] != [plan.key(chunk.label, index) for index in range(start, chunk.stop)]:
             raise WorkError(
@@ -234,15 +246,41 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
         raise WorkError(f"the synthetic images are not those of the plan: {missing} missing; run `generate` again")
 
 
-def rejected_counts(folder: RunFolder, plan: Plan) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """What was set aside, counted by reason; and (key, reason) of each."""
-    chunks = [chunk for chunk in finished_chunks(folder, plan) if chunk.rejected]
-    found: dict[str, str] = {}
-    for chunk in chunks:
-        with folder.open(f"{FOLDER}/{chunk.name}") as file:
+def rejected_counts(
+    folder: RunFolder, plan: Plan, *, listed: int, first: str = ""
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """What was set aside, counted by reason; and (key, reason) of at most `listed`, those for the reason `first` first.
+
+    Raises:
+        WorkError: a chunk that cannot be read.
+    """
+
+    def read(chunk: Chunk) -> list[tuple[str, str]]:
+        with _readable(chunk), folder.open(f"{FOLDER}/{chunk.name}") as file:
             rows = pq.read_table(file, columns=["key", "rejected"]).to_pylist()
-        found |= {row["key"]: row["rejected"] for row in rows if row["rejected"]}
-    return dict(sorted(Counter(found.values()).items())), sorted(found.items())
+        return [(row["key"], row["rejected"]) for row in rows if row["rejected"]]
+
+    counts: Counter[str] = Counter()
+    head: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    chunks = [chunk for chunk in finished_chunks(folder, plan) if chunk.rejected]
+    with ThreadPoolExecutor(READERS) as pool:
+        for found in pool.map(read, chunks):
+            counts.update(reason for _, reason in found)
+            head += [pair for pair in found if pair[1] == first]
+            if len(others) < listed:
+                others += [pair for pair in found if pair[1] != first]
+    return dict(sorted(counts.items())), (head + others)[:listed]
+
+
+@contextmanager
+def _readable(chunk: Chunk) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise WorkError(
+            f"chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
+        ) from None
 
 
 def read_synthetic(

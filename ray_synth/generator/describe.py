@@ -64,8 +64,8 @@ def read_captions(path: str, images: ImageSet, root: str | None) -> dict[str, st
     try:
         text = file.read_text(encoding="utf-8")
         rows = list(csv.DictReader(io.StringIO(text))) if file.suffix == ".csv" else _json_lines(text)
-        by_name = {str(row["file_name"]): str(row["text"]) for row in rows}
-    except (OSError, UnicodeDecodeError) as error:
+        by_name = {str(row["file_name"]): str(row["text"] or "") for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"generator.captions.path={path} cannot be read: {error}") from None
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
@@ -77,7 +77,7 @@ def read_captions(path: str, images: ImageSet, root: str | None) -> dict[str, st
     found: dict[str, str] = {}
     for key, source in zip(images.keys(), images.sources, strict=True):
         name = Path(source).relative_to(root).as_posix()
-        if name not in by_name:
+        if not by_name.get(name, "").strip():
             raise InputError(f"generator.captions.path={path} has no caption for {name}; add a row for it")
         found[key] = by_name[name]
     return found

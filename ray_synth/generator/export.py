@@ -31,18 +31,20 @@ def export_images(
     """
     place = f"export/{kind}"
     wanted = {"images": plan.chunk_digest, "images_per_class": plan.images_per_class, "classes": list(class_names)}
-    if folder.exists(f"{place}.json"):
-        if folder.read_json(f"{place}.json") == wanted:
-            progress(plan.num_classes * plan.images_per_class)
-            return place
+    before = folder.read_json(f"{place}.json") if folder.exists(f"{place}.json") else {}
+    if before == {**wanted, "complete": True}:
+        progress(plan.num_classes * plan.images_per_class)
+        return place
+    if {**before, "complete": False} != {**wanted, "complete": False}:
         folder.set_aside([f"{place}.json", place], "export")
+    folder.write_json(f"{place}.json", {**wanted, "complete": False})
     done = 0
     for name, data, count in (_files if kind == "folder" else _shards)(folder, plan, class_names, extension):
         if not (kind == "folder" and folder.exists(f"{place}/{name}")):  # an export that was cut off
             folder.write(f"{place}/{name}", data)
         done += count
         progress(done)
-    folder.write_json(f"{place}.json", wanted)
+    folder.write_json(f"{place}.json", {**wanted, "complete": True})
     return place
 
 

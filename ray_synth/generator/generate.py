@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from ray_synth.torch_ops import keep_freed_memory
 ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
 NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
 GPU_ENCODERS = 4  # threads
+LISTING_SECONDS = 20.0  # between looks at what is there already
 WARM_SECONDS = 2.0
 
 
@@ -63,9 +65,12 @@ class SampleChunks:
         sampler = load_sampler(
             self.folder, job.generator, job.generate, class_names=job.class_names, parents=parents, device=device
         )
-        self.sampler = InBatches(sampler, job.generate.batch_size or DEFAULT_BATCH)
+        compiled = isinstance(job.generator, StableDiffusion) and job.generator.compile
+        self.sampler = InBatches(sampler, job.generate.batch_size or DEFAULT_BATCH, pad=compiled)
         self.filtered = build_filters(job.generate.filter, _words(job), parents, device)
         self.sampling = threading.Lock()
+        self.there: dict[tuple[int, int, int], Chunk] = {}
+        self.listed = -math.inf
         # A GPU makes images faster than one thread encodes them; a CPU has its cores busy with sampling.
         self.encoders = ThreadPoolExecutor(GPU_ENCODERS if device == "cuda" else 1)
 
@@ -74,9 +79,18 @@ class SampleChunks:
         chunk = self._make(Chunk(self.job.plan.chunk_digest[:12], place["label"], place["start"], place["stop"]))
         return len(chunk) - chunk.rejected
 
+    def _made_already(self, chunk: Chunk) -> Chunk | None:
+        """The chunk as another driver wrote it, or this task before a kill."""
+        now = time.monotonic()
+        if now - self.listed > LISTING_SECONDS:
+            there = finished_chunks(self.folder, self.job.plan)
+            self.there, self.listed = {(one.label, one.start, one.stop): one for one in there}, now
+        return self.there.get((chunk.label, chunk.start, chunk.stop))
+
     def _make(self, chunk: Chunk) -> Chunk:
-        if self.folder.exists(f"{FOLDER}/{chunk.name}"):
-            return chunk  # another driver's, or written just before a kill
+        made = self._made_already(chunk)
+        if made is not None:
+            return made
         job = self.job
         with self.sampling:
             sampled = sample_chunk(
@@ -103,19 +117,23 @@ class SampleChunks:
 
 def sample_chunk(sampler: Sampler, batch: Batch, attempts: Attempts, chunk: Chunk) -> Batch:
     """Sample the rows of a chunk, without those that end their worker."""
+    alone: dict[int, Batch] = {}
     if attempts.suspected:
         for index in attempts.to_try(chunk):
             row = index - chunk.start
             with attempts.in_hand(index):
-                sampler(rows_of(batch, row, row + 1))
+                alone[index] = sampler(rows_of(batch, row, row + 1))
     deadly = attempts.deadly
     parts: list[Batch] = []
     alive = [row for row in range(len(chunk)) if chunk.start + row not in deadly]
-    if alive:
+    if attempts.only_alone and alone:
+        parts += [alone[chunk.start + row] for row in alive]
+        attempts.close()
+    elif alive:
         with attempts.in_hand():
             parts.append(sampler({name: [column[row] for row in alive] for name, column in batch.items()}))
     if not deadly:
-        return parts[0]
+        return joined(parts)
     dead = [row for row in range(len(chunk)) if row not in alive]
     lost = {name: [column[row] for row in dead] for name, column in batch.items()}
     parts.append({**lost, "image": [None] * len(dead), "rejected": [notes.REASON] * len(dead)})
@@ -168,13 +186,13 @@ def _from_somewhere(chunks: list[Chunk]) -> list[Chunk]:
 
 
 def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
-    counts, _ = rejected_counts(folder, job.plan)
+    counts, _ = rejected_counts(folder, job.plan, listed=0)
     label = min(work.short, key=lambda one: work.short[one])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
     others = f" (and {len(work.short) - 1} more classes)" if len(work.short) > 1 else ""
     return (
         f"class {job.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} images{others}; "
-        f"rejected: {reasons}; look at them with --export folder, relax generate.filter, or type "
+        f"rejected: {reasons}; relax generate.filter, or type "
         f"--set generate.max_attempts={2 * job.plan.max_attempts}"
     )
 

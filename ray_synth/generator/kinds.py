@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from ray_synth.clip import check_open_clip
 from ray_synth.config import Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
+from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Sampler
 from ray_synth.generator.conditions import Parents, filled
 from ray_synth.generator.image_folder import FolderSampler, check_folder, folder_digest
 from ray_synth.generator.pretrained import (
+    adapts_text,
     check_lora,
     check_pipeline,
     content_digest,
     has_safetensors,
     license_of,
     local_folder,
+    read_config,
 )
 from ray_synth.runs import RunFolder
 
+PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
 DEFAULT_BATCH = 80  # of a small pixel model
 
 
@@ -47,6 +54,8 @@ def check_generator(
     Raises:
         InputError: a model, LoRA, folder, scheduler or argument that will not work.
     """
+    if generate.filter.clip is not None:
+        check_open_clip(generate.filter.clip.model, generate.filter.clip.weights)
     if isinstance(settings, Diffusion):
         _check_halving(settings, shape)
         if generate.scheduler not in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
@@ -74,20 +83,21 @@ def _check_halving(settings: Diffusion, shape: tuple[int, int, int]) -> None:
 
 
 def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class_names: Sequence[str]) -> list[str]:
-    import json
-
     from ray_synth.generator.stable_diffusion import check_pipeline_args, cut_prompts, lora_path
     from ray_synth.torch_ops import import_torchvision
 
-    folder = local_folder(settings.model, settings.revision)
+    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
     check_pipeline(folder, allow_pickle=settings.allow_pickle)
     import_torchvision()
     import diffusers
 
     from ray_synth.generator.schedulers import scheduler_like
 
-    saved = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    scheduler_like(getattr(diffusers, saved["_class_name"]).from_config(saved), generate.scheduler)
+    saved = read_config(folder / "scheduler" / "scheduler_config.json", folder)
+    kind = getattr(diffusers, saved["_class_name"], None)
+    if kind is None:
+        raise InputError(f"{folder}/scheduler is of a kind that diffusers does not have: {saved['_class_name']}")
+    scheduler_like(kind.from_config(saved), generate.scheduler)
     check_pipeline_args(settings)
     if settings.strength is not None and int(settings.strength * generate.num_inference_steps) < 1:
         raise InputError(
@@ -97,6 +107,11 @@ def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class
     if settings.lora is not None:
         for path in dict.fromkeys(lora_path(settings.lora, i, name) for i, name in enumerate(class_names)):
             check_lora(Path(path), folder, allow_pickle=settings.allow_pickle)
+            if settings.compile and "{" in settings.lora and adapts_text(Path(path)):
+                raise InputError(
+                    f"generator.lora={path} adapts the text encoder, and such adapters cannot be swapped in a compiled "
+                    "model; type --set generator.compile=false"
+                )
     unknown = sorted(set(settings.class_words) - set(class_names))
     if unknown:
         raise InputError(
@@ -104,6 +119,11 @@ def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class
         )
     if settings.visual_guidance is not None:
         _check_encoder(settings, folder)
+    if settings.captions is not None and settings.captions.model is not None:
+        model = settings.captions.model
+        place = local_folder(model.model, model.revision, key="generator.captions.model")
+        read_config(place / "config.json", place)
+        has_safetensors(place, allow_pickle=False, flag=False)
     prompts = [filled(t, name, settings) for name in class_names for t in (*settings.prompt, settings.negative_prompt)]
     cut = cut_prompts(folder, list(dict.fromkeys(prompts)))
     if not cut:
@@ -114,15 +134,13 @@ def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class
 
 def _check_encoder(settings: StableDiffusion, folder: Path) -> None:
     """The embedding of an image must be as wide as one of the text, to stand beside it."""
-    import json
-
     assert settings.visual_guidance is not None  # noqa: S101 - of the caller
     encoder = settings.visual_guidance.encoder
     place = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
-    has_safetensors(place, allow_pickle=False)
-    config = json.loads((place / "config.json").read_text())
+    has_safetensors(place, allow_pickle=False, flag=False)
+    config = read_config(place / "config.json", place)
     width = config.get("projection_dim", config.get("vision_config", {}).get("projection_dim"))
-    wanted = json.loads((folder / "unet" / "config.json").read_text())["cross_attention_dim"]
+    wanted = read_config(folder / "unet" / "config.json", folder).get("cross_attention_dim", 1280)
     if width != wanted:
         raise InputError(
             f"generator.visual_guidance.encoder={encoder.model} gives embeddings of width {width}, the model's text "
@@ -150,7 +168,7 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
         )
     from ray_synth.generator.stable_diffusion import lora_path
 
-    folder = local_folder(settings.model, settings.revision)
+    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
     local = Path(settings.model).is_dir()
     revision = content_digest(folder) if local else str(settings.revision)
     parts = {"model": revision}
@@ -163,7 +181,7 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
     }
     for name, model in others.items():
         if model is not None:
-            place = local_folder(model.model, model.revision, key=f"generator.{name}")
+            place = local_folder(model.model, model.revision)
             parts[name] = content_digest(place) if Path(model.model).is_dir() else str(model.revision)
     if settings.captions is not None and settings.captions.path is not None:
         parts["captions"] = content_digest(Path(settings.captions.path))
@@ -178,14 +196,49 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
 def pixel_settings(settings: GeneratorSettings) -> dict[str, Any]:
     """The settings that pixels depend on; files are in `Origin.parts` by content, not by path."""
     if isinstance(settings, StableDiffusion):
-        return settings.model_dump(
+        shown = settings.model_dump(
             mode="json",
-            exclude={"model", "revision", "lora", "compile", "channels_last", "allow_pickle"}
-            | ({"captions"} if settings.captions is None else set()),
-        )
+            exclude={
+                "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
+                "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
+            },
+        )  # fmt: skip
+        return shown
     if isinstance(settings, ImageFolder):
         return {"kind": settings.kind}
     return settings.model_dump(mode="json")
+
+
+def file_settings(generate: Generate) -> dict[str, Any]:
+    """The settings that a chunk's bytes depend on beside its pixels: filters and the form of its images."""
+    shown = generate.model_dump(mode="json", include={"filter", "format"})
+    if generate.format != "png":
+        shown["quality"] = generate.quality
+    if generate.filter.clip is not None:
+        shown["filter"]["clip"]["weights"] = content_digest(Path(generate.filter.clip.weights))
+    return shown
+
+
+def available_images(settings: GeneratorSettings, class_names: Sequence[str]) -> tuple[int, ...] | None:
+    """How many images of each class there are, where they exist already."""
+    if not isinstance(settings, ImageFolder):
+        return None
+    files = class_files(Path(settings.path))
+    return tuple(len(files[name]) for name in class_names)
+
+
+Paths = TypeVar("Paths", bound=BaseModel)
+
+
+def with_absolute_paths(settings: Paths) -> Paths:
+    """The same settings for workers, whose current folder is another one."""
+    changes: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, BaseModel):
+            changes[name] = with_absolute_paths(value)
+        elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
+            changes[name] = str(Path(value).absolute())
+    return settings.model_copy(update=changes)
 
 
 def load_sampler(
@@ -206,5 +259,5 @@ def load_sampler(
         return DiffusionSampler(load_unet(folder), settings, generate, device)
     from ray_synth.generator.stable_diffusion import StableDiffusionSampler
 
-    place = local_folder(settings.model, settings.revision)
-    return StableDiffusionSampler(place, settings, generate, parents=parents, device=device)
+    place = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
+    return StableDiffusionSampler(place, settings, generate, class_names=class_names, parents=parents, device=device)

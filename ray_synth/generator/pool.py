@@ -10,8 +10,7 @@ from typing import Any
 from ray_synth.errors import InputError, WorkError
 from ray_synth.torch_ops import keep_freed_memory
 
-BLOCKS_PER_ACTOR = 32  # enough to balance the load
-ITEMS_PER_BLOCK = 64  # few enough that a block is soon done
+MAX_BLOCKS = 20_000  # what a block gives is seen when all of it is done; more of them are a burden to the driver
 
 
 def on_gpus() -> bool:
@@ -21,14 +20,25 @@ def on_gpus() -> bool:
 
 
 def num_slots(gpus_per_actor: float = 1.0) -> int:
-    """How many actors find room now."""
+    """How many actors find room now: an actor lies on one machine, and shares of a GPU on one GPU.
+
+    Raises:
+        InputError: no machine has as many GPUs as one actor asks for.
+    """
     import ray
 
-    resources = ray.cluster_resources()
-    if on_gpus():
-        per_gpu = resources["GPU"] / gpus_per_actor
-        return max(1, int(per_gpu + 1e-6))
-    return max(1, int(resources.get("CPU", 1)))
+    if not on_gpus():
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    if gpus_per_actor < 1:
+        return sum(gpus) * int(1 / gpus_per_actor + 1e-6)
+    slots = sum(int(number / gpus_per_actor) for number in gpus)
+    if not slots:
+        raise InputError(
+            f"generate.gpus_per_actor must be <= {max(gpus)}, the GPUs of one machine, got {gpus_per_actor:g}; "
+            "type --set generate.gpus_per_actor=1"
+        )
+    return slots
 
 
 def over_pool(
@@ -57,9 +67,8 @@ def over_pool(
     low, high = pool or (slots, slots)
     # More actors than find room would wait for ever, without a word, if the pool had to begin with them.
     low, high = min(low, slots, len(items)), min(high, len(items))
-    blocks = min(len(items), max(BLOCKS_PER_ACTOR * high, len(items) // ITEMS_PER_BLOCK))
     texts = [{"item": json.dumps(item)} for item in items]
-    dataset = ray.data.from_items(texts, override_num_blocks=blocks).map_batches(
+    dataset = ray.data.from_items(texts, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
         _Worker,
         fn_constructor_args=(worker, tuple(arguments), ray.put(shared), "cuda" if gpus else "cpu"),
         batch_size=1,

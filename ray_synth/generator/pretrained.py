@@ -6,6 +6,7 @@ before any GPU is asked for.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -24,10 +25,11 @@ COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TEXT_PREFIX = "text_model."  # of a text encoder's weights; transformers 5.6 took it away
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def local_folder(model: str, revision: str | None, *, key: str = "generator") -> Path:
+def local_folder(model: str, revision: str | None, *, key: str = "generator", allow_pickle: bool = False) -> Path:
     """Where a model lies on this machine; a hub id is downloaded at its pinned commit (or found in the cache).
 
     Raises:
@@ -48,7 +50,16 @@ def local_folder(model: str, revision: str | None, *, key: str = "generator") ->
         found = snapshot_download(
             model,
             revision=revision,
-            ignore_patterns=["*.ckpt", "*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "safety_checker/*"],
+            # A component's folder, or the files of a model that is one; not the same weights in other forms.
+            allow_patterns=[
+                "*.json",
+                "*.txt",
+                "*.model",
+                "*.safetensors",
+                "README.md",
+                *(PICKLED if allow_pickle else ()),
+            ],
+            ignore_patterns=["*fp16*", "*non_ema*", "*ema*only*", "safety_checker/*", "v1-*", "v2-*", "*.msgpack"],
         )
     except Exception as error:  # huggingface_hub raises its own, requests', OSError, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -61,7 +72,7 @@ def local_folder(model: str, revision: str | None, *, key: str = "generator") ->
 
 def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
     """Raise InputError unless the folder holds a whole Stable Diffusion 1.x or 2.x pipeline."""
-    index = _json(folder / "model_index.json", folder)
+    index = read_config(folder / "model_index.json", folder)
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise InputError(
@@ -72,20 +83,33 @@ def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
         if not (folder / part).is_dir():
             raise InputError(f"{folder} is incomplete: no folder {part}/; download the model again")
     for part in WITH_WEIGHTS:
-        config = _json(folder / part / "config.json", folder)
-        if not has_safetensors(folder / part, allow_pickle=allow_pickle):
-            continue
-        try:
-            expected = _expected_shapes(part, config)
-        except Exception as error:
-            raise InputError(
-                f"{folder}/{part}/config.json describes no model that can be built: {_first_line(error)}"
-            ) from None
-        _compare(expected, weight_shapes(folder / part), folder / part)
+        config = read_config(folder / part / "config.json", folder)
+        expected = expected_shapes(folder, part, config)
+        if has_safetensors(folder / part, allow_pickle=allow_pickle):
+            _compare(expected, weight_shapes(folder / part), folder / part)
+    _check_tokenizer(folder)
+    if not read_config(folder / "scheduler" / "scheduler_config.json", folder).get("_class_name"):
+        raise InputError(f"{folder}/scheduler/scheduler_config.json names no scheduler; download the model again")
 
 
-def has_safetensors(folder: Path, *, allow_pickle: bool) -> bool:
-    """Whether weights lie there as safetensors.
+def _check_tokenizer(folder: Path) -> None:
+    """Its vocabulary must be there and be the text encoder's: transformers makes an empty one without a word."""
+    words = 0
+    if (folder / "tokenizer" / "vocab.json").is_file():
+        words = len(read_config(folder / "tokenizer" / "vocab.json", folder))
+    elif (folder / "tokenizer" / "tokenizer.json").is_file():
+        model = read_config(folder / "tokenizer" / "tokenizer.json", folder).get("model", {})
+        words = len(model.get("vocab", {}))
+    rows = read_config(folder / "text_encoder" / "config.json", folder).get("vocab_size", 49408)
+    if not 0.9 * rows <= words <= rows:
+        raise InputError(
+            f"{folder}/tokenizer is incomplete or of another model: it has {words:,} words, the text encoder reads "
+            f"{rows:,}; download the model again"
+        )
+
+
+def has_safetensors(folder: Path, *, allow_pickle: bool, flag: bool = True) -> bool:
+    """Whether weights lie there as safetensors. flag: whether there is a way to allow others.
 
     Raises:
         InputError: no weights, or pickled ones only without leave to load them.
@@ -98,7 +122,7 @@ def has_safetensors(folder: Path, *, allow_pickle: bool) -> bool:
     if not allow_pickle:
         raise InputError(
             f"{folder} has pickled weights only ({pickled[0]}), which can run any code when they are loaded; take a "
-            "copy with safetensors, or type --allow-pickle if you trust its maker"
+            "copy with safetensors" + (", or type --allow-pickle if you trust its maker" if flag else "")
         )
     return False
 
@@ -143,19 +167,13 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
         if not allow_pickle:
             raise InputError(f"generator.lora={path} is not a safetensors file; convert it, or type --allow-pickle")
         return
-    layers: Shapes = {}
-    for part, short in (("unet", "unet"), ("text_encoder", "te")):
-        for name, shape in weight_shapes(folder / part).items():
-            layer = name.removesuffix(".weight").removeprefix(TEXT_PREFIX)
-            for prefix in ("", TEXT_PREFIX) if part == "text_encoder" else ("",):
-                layers[f"{part}.{prefix}{layer}"] = shape
-                layers[f"lora_{short}_{(prefix + layer).replace('.', '_')}"] = shape
+    layers = _layers(folder)
     adapted = 0
     for name, shape in file_shapes(path).items():
         match = re.fullmatch(r"(.+?)\.(?:lora\.|lora_)?(?:linear_layer\.)?(A|B|down|up)(?:\.default)?\.weight", name)
         if match is None:
             continue
-        layer, side, adapted = match[1], match[2], adapted + 1
+        layer, side, adapted = re.sub(r"\.processor\.(\w+?)_lora$", _of_processor, match[1]), match[2], adapted + 1
         if layer not in layers:
             raise InputError(
                 f"generator.lora={path} is of another base: it adapts {layer}, which the model in {folder} has not"
@@ -170,6 +188,30 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
         raise InputError(f"generator.lora={path} holds no LoRA weights (names with lora_A and lora_B)")
 
 
+def _of_processor(match: re.Match[str]) -> str:
+    """The layer that diffusers once called by its attention processor."""
+    return ".to_out.0" if match[1] == "to_out" else f".{match[1]}"
+
+
+@functools.lru_cache(maxsize=2)
+def _layers(folder: Path) -> Shapes:
+    """The layers of a model that a LoRA may adapt, under each name that LoRA files give them."""
+    layers: Shapes = {}
+    for part, short in (("unet", "unet"), ("text_encoder", "te")):
+        config = read_config(folder / part / "config.json", folder)
+        for name, shape in expected_shapes(folder, part, config).items():
+            layer = name.removesuffix(".weight").removeprefix(TEXT_PREFIX)
+            for prefix in ("", TEXT_PREFIX) if part == "text_encoder" else ("",):
+                layers[f"{part}.{prefix}{layer}"] = shape
+                layers[f"lora_{short}_{(prefix + layer).replace('.', '_')}"] = shape
+    return layers
+
+
+def adapts_text(path: Path) -> bool:
+    """Whether a LoRA changes the text encoder."""
+    return any(name.startswith(("text_encoder", "lora_te")) for name in file_shapes(path))
+
+
 def lora_rank(path: Path) -> int:
     """The largest rank of a LoRA's layers."""
     return max(shape[0] for name, shape in file_shapes(path).items() if re.search(r"(lora_A|down)\.", name))
@@ -179,7 +221,8 @@ def content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents below a folder: what a local model's revision is."""
     if path.is_file():
         return _file_digest(path)
-    files = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(q.startswith(".") for q in p.parts[-2:])]
+    inside = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
+    files = [file for file, name in inside.items() if not any(part.startswith(".") for part in name.parts)]
     with ThreadPoolExecutor(8) as pool:
         digests = pool.map(_file_digest, files)
         lines = [f"{file.relative_to(path)}\0{one}" for file, one in zip(files, digests, strict=True)]
@@ -205,7 +248,8 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json(path: Path, folder: Path) -> dict[str, Any]:
+def read_config(path: Path, folder: Path) -> dict[str, Any]:
+    """A JSON file of a model folder. Raises InputError where it is missing or broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -220,8 +264,17 @@ def _json(path: Path, folder: Path) -> dict[str, Any]:
     return content
 
 
-def _expected_shapes(part: str, config: dict[str, Any]) -> Shapes:
+def expected_shapes(folder: Path, part: str, config: dict[str, Any]) -> Shapes:
     """What a component's weights must be, from its configuration alone: built without memory for its weights."""
+    try:
+        return _built_shapes(part, config)
+    except Exception as error:  # whatever a class does with settings that are not its own
+        raise InputError(
+            f"{folder}/{part}/config.json describes no model that can be built: {_first_line(error)}"
+        ) from None
+
+
+def _built_shapes(part: str, config: dict[str, Any]) -> Shapes:
     from ray_synth.torch_ops import import_torchvision
 
     import_torchvision()
@@ -240,7 +293,7 @@ def _expected_shapes(part: str, config: dict[str, Any]) -> Shapes:
 
 
 def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
-    found = {name.removeprefix(TEXT_PREFIX): shape for name, shape in found.items()}
+    found = {_modern(name.removeprefix(TEXT_PREFIX)): shape for name, shape in found.items()}
     expected = {name.removeprefix(TEXT_PREFIX): shape for name, shape in expected.items()}
     missing = sorted(set(expected) - set(found))
     if missing:
@@ -254,6 +307,13 @@ def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
                 f"{folder} is of another architecture: {name} has shape {list(found[name])}, "
                 f"its config.json says {list(shape)}"
             )
+
+
+def _modern(name: str) -> str:
+    """Today's name of a weight; the decoders of Stable Diffusion 1.x and 2.x still lie there under the old ones."""
+    for old, new in OLD_NAMES.items():
+        name = re.sub(rf"(attentions\.\d+)\.{old}\.", rf"\1.{new}.", name)
+    return name
 
 
 def _first_line(error: Exception) -> str:

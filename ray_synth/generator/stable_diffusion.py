@@ -13,7 +13,7 @@ import numpy as np
 from ray_synth.config import Generate, StableDiffusion
 from ray_synth.data.readers import unified
 from ray_synth.errors import InputError
-from ray_synth.generator.batches import Batch, num_rows
+from ray_synth.generator.batches import Batch
 from ray_synth.generator.conditions import Parents
 from ray_synth.generator.pretrained import has_safetensors, lora_rank, variant_of
 from ray_synth.generator.schedulers import scheduler_like
@@ -39,9 +39,11 @@ class StableDiffusionSampler:
         settings: StableDiffusion,
         generate: Generate,
         *,
+        class_names: Sequence[str] = (),
         parents: Parents | None = None,
         device: str = "cpu",
     ):
+        """class_names: of all classes; needed to compile a model with an adapter for each."""
         import_torchvision()
         import torch
         from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
@@ -73,18 +75,16 @@ class StableDiffusionSampler:
             self.pipe.unet.to(memory_format=torch.channels_last)
             self.pipe.vae.to(memory_format=torch.channels_last)
         self.compiled = False
+        if settings.compile and settings.lora is not None:
+            paths = {lora_path(settings.lora, label, name) for label, name in enumerate(class_names)}
+            self.lora_rank = max((lora_rank(Path(path)) for path in paths), default=0)
 
     def __call__(self, batch: Batch) -> Batch:
         """Adds image, uint8 [H,W,3] each, and rejected: `nan` where the model gave no finite pixels."""
         import torch
 
-        count = num_rows(batch)
-        if self.settings.compile and self.generate.batch_size and count < self.generate.batch_size:
-            padded = {k: [*v, *v[-1:] * (self.generate.batch_size - count)] for k, v in batch.items()}
-        else:
-            padded = batch  # compiled for one size of batch; any other would be compiled again
         with torch.inference_mode():
-            pixels = self._pixels(padded)[:count]
+            pixels = self._pixels(batch)
             finite = torch.isfinite(pixels).flatten(1).all(dim=1).tolist()
             # The GPU sends a quarter of the bytes when it rounds before.
             images = (pixels.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -170,13 +170,18 @@ class StableDiffusionSampler:
             return
         hotswap = self.compiled
         if self.settings.compile and not hotswap and "{" in self.settings.lora:
-            self.pipe.enable_lora_hotswap(target_rank=lora_rank(Path(path)))  # a swap must not compile again
+            self.pipe.enable_lora_hotswap(target_rank=self.lora_rank)  # a swap must not compile again
         if self.adapter is not None and not hotswap:
             self.pipe.delete_adapters(ADAPTER)
         self.pipe.load_lora_weights(
             str(Path(path).parent), weight_name=Path(path).name, adapter_name=ADAPTER, hotswap=hotswap
         )
-        self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
+        if hotswap:  # with the adapter's own scaling, alpha / r, which set_adapters would take from the first one
+            for module in self.pipe.unet.modules():
+                if ADAPTER in getattr(module, "scaling", {}):
+                    module.scaling[ADAPTER] *= self.settings.lora_scale
+        else:
+            self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
         self.adapter = path
         self.encoded.clear()  # a LoRA may change the text encoder too
 

@@ -17,6 +17,7 @@ from ray_synth.errors import WorkError
 from ray_synth.generator.chunks import (
     Chunk,
     Plan,
+    Work,
     encoded,
     finished_chunks,
     read_rows,
@@ -112,10 +113,30 @@ def test_attempts_end() -> None:
     assert max(chunk.stop for chunk in finished) <= 30
     assert rounds <= 3
     assert set(work.short) == {0, 1, 2}
-    # A filter that takes everything takes the next ones too: no second round.
-    nothing = [dataclasses.replace(chunk, rejected=len(chunk)) for chunk in work_left([], wanted).missing]
-    assert work_left(nothing, wanted).missing == []
-    assert work_left(nothing, wanted).short == {0: 0, 1: 0, 2: 0}
+    # A filter that takes everything takes the next ones too: no second round where that is plain.
+    many = plan(40, 4, max_attempts=3)
+    nothing = [dataclasses.replace(chunk, rejected=len(chunk)) for chunk in work_left([], many).missing]
+    assert work_left(nothing, many).missing == []
+    assert work_left(nothing, many).short == {0: 0, 1: 0, 2: 0}
+    few = plan(1, 4, max_attempts=3)
+    one = [dataclasses.replace(chunk, rejected=1) for chunk in work_left([], few).missing]
+    assert len(work_left(one, few).missing) == 3
+
+
+def test_fewer_images_than_before_are_no_shortfall() -> None:
+    """500 asked at little acceptance, 113 kept; then 80 asked: they are there."""
+    many = plan(500, 100, max_attempts=4)
+    finished = [Chunk(PREFIX, label, i, i + 100, rejected=94) for label in range(3) for i in range(0, 2000, 100)]
+    assert work_left(finished, many).short == {0: 120, 1: 120, 2: 120}
+    assert work_left(finished, plan(80, 100, max_attempts=4)) == Work([], {})
+
+
+def test_images_that_exist_are_not_asked_for_beyond_the_last() -> None:
+    wanted = dataclasses.replace(plan(10, 4, max_attempts=5), available=(10, 11, 30))
+    finished = [dataclasses.replace(chunk, rejected=chunk.start == 0) for chunk in work_left([], wanted).missing]
+    work = work_left(sorted(finished), wanted)
+    assert work.short == {0: 9}
+    assert [(chunk.label, chunk.start) for chunk in work.missing] == [(1, 10), (2, 10), (2, 12)]
 
 
 def write(folder: RunFolder, chunk: Chunk, rejected: tuple[int, ...] = (), wanted: Plan = PLAN) -> Chunk:
@@ -177,13 +198,13 @@ def test_rejected_images_stay_in_their_chunk_and_are_not_read(tmp_path: Path) ->
         write(folder, chunk, rejected=(1, 5))
     assert sum(name.endswith("-00001.parquet") for name in folder.list("synthetic")) == 6
     refill = work_left(finished_chunks(folder, wanted), wanted).missing
-    assert [(chunk.start, chunk.stop) for chunk in refill if chunk.label == 0] == [(10, 12), (12, 13)]
+    assert [(chunk.start, chunk.stop) for chunk in refill if chunk.label == 0] == [(10, 12), (12, 14)]
     for chunk in refill:
         write(folder, chunk)
     assert work_left(finished_chunks(folder, wanted), wanted).missing == []
     images = read(folder, wanted)
     assert images.images[:10, 0, 0, 0].tolist() == pixels(0, [0, 2, 3, 4, 6, 7, 8, 9, 10, 11])
-    counts, keys = rejected_counts(folder, wanted)
+    counts, keys = rejected_counts(folder, wanted, listed=100)
     assert counts == {"blank": 6}
     assert keys == [(PLAN.key(label, index), "blank") for label in range(3) for index in (1, 5)]
 

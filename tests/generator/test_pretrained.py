@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from ray_synth.errors import InputError
@@ -44,6 +46,7 @@ def test_headers_say_what_safetensors_loads(stable_diffusion: Path) -> None:
         ("vae", "is incomplete: no folder vae/"),
         ("tokenizer", "is incomplete: no folder tokenizer/"),
         ("unet/config.json", "is incomplete: no unet/config.json"),
+        ("scheduler/scheduler_config.json", "is incomplete: no scheduler/"),
         ("unet/diffusion_pytorch_model.safetensors", "is incomplete: no .*safetensors"),
     ],
 )
@@ -107,6 +110,10 @@ def test_a_lora_of_another_base_is_refused_by_name(stable_diffusion: Path, tmp_p
         check_lora(tmp_path / "none.safetensors", wider, allow_pickle=False)
 
 
+def _processor(match: re.Match[str]) -> str:
+    return f".processor.{match[1]}_lora.{'down' if match[3] == 'A' else 'up'}"
+
+
 def test_the_layouts_of_kohya_and_of_older_diffusers_are_known(stable_diffusion: Path, tmp_path: Path) -> None:
     lora = load_file(tiny_lora(tmp_path / "lora.safetensors", stable_diffusion))
     kohya, older = {}, {}
@@ -121,7 +128,9 @@ def test_the_layouts_of_kohya_and_of_older_diffusers_are_known(stable_diffusion:
         for prefix in ("", "text_model.")
         for side, shape in (("A", (2, 32)), ("B", (32, 2)))
     }
-    for name, tensors in (("kohya", kohya), ("older", older), ("text", text)):
+    processors = {re.sub(r"\.(to_\w+?)(\.0)?\.lora_(A|B)", _processor, name): tensor for name, tensor in lora.items()}
+    assert any("processor.to_q_lora.down" in name for name in processors)
+    for name, tensors in (("processors", processors), ("kohya", kohya), ("older", older), ("text", text)):
         save_file(tensors, tmp_path / f"{name}.safetensors")
         check_lora(tmp_path / f"{name}.safetensors", stable_diffusion, allow_pickle=False)
 
@@ -143,6 +152,33 @@ def test_a_hub_id_needs_a_commit_and_is_found_in_the_cache(
     assert local_folder("owner/name", commit) == snapshot
     with pytest.raises(InputError, match="cannot be downloaded"):
         local_folder("owner/other", commit)
+
+
+def test_a_decoder_with_the_old_names_of_its_attention_passes(model_copy: Path) -> None:
+    """As Stable Diffusion 1.x and 2.x lie on the hub; diffusers renames the weights when it loads them."""
+    file = model_copy / "vae" / "diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        for new, old in names.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        tensors[name] = tensor
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    check_pipeline(model_copy, allow_pickle=False)
+    AutoencoderKL.from_pretrained(model_copy / "vae")
+
+
+def test_a_tokenizer_without_words_or_of_another_model_is_refused(model_copy: Path) -> None:
+    """transformers would make one of two words, and every prompt of a length would be the same text."""
+    for file in (model_copy / "tokenizer").iterdir():
+        if file.name not in ("tokenizer_config.json",):
+            file.unlink()
+    with pytest.raises(InputError, match="0 words"):
+        check_pipeline(model_copy, allow_pickle=False)
+    (model_copy / "tokenizer" / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
+    with pytest.raises(InputError, match="2 words"):
+        check_pipeline(model_copy, allow_pickle=False)
 
 
 def test_the_revision_of_a_folder_is_its_content(model_copy: Path, stable_diffusion: Path) -> None:

@@ -15,7 +15,7 @@ from ray_synth.config import Filter, StableDiffusion
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
-from ray_synth.generator.attempts import REASON, TRIES, Attempts
+from ray_synth.generator.attempts import HOPELESS, REASON, TRIES, Attempts
 from ray_synth.generator.batches import Batch, InBatches
 from ray_synth.generator.chunks import Chunk, Plan
 from ray_synth.generator.conditions import Parents, conditions, filled
@@ -219,6 +219,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception) -> None:
     assert set(small.sizes[4:]) <= {4, 2}
     sampler({"key": list(range(4))})
     assert small.sizes[-1] == 4  # what did not fit is not tried again
+    padded = InBatches(Small(5, error), 32, pad=True)
+    made = padded({"key": list(range(70))})
+    assert [int(image[0, 0, 0]) for image in made["image"]] == list(range(70))
+    assert set(padded.sampler.sizes[3:]) == {4}  # one size for a compiled model, after a smaller one was found
     with pytest.raises(WorkError, match="single image"):
         InBatches(Small(0, error), 8)({"key": [1]})
     with pytest.raises(ZeroDivisionError):
@@ -284,6 +288,15 @@ def test_machines_that_are_taken_back_set_nothing_aside(tmp_path: Path) -> None:
     assert worker.deaths == 4
     assert made["rejected"] == [""] * 6
     assert sorted(worker.tried) == list(range(3, 9))  # each looked at once
+
+
+def test_a_batch_that_is_too_much_as_a_whole_is_made_one_by_one(tmp_path: Path) -> None:
+    """The machine's memory ends the worker with every batch, and with no image of it."""
+    worker = Worker(others=1000)
+    made = worker.until_done(RunFolder(tmp_path))
+    assert made["rejected"] == [""] * 6
+    assert made["image"] == list(range(3, 9))
+    assert worker.deaths == HOPELESS
 
 
 def test_an_error_that_is_told_is_no_death(tmp_path: Path) -> None:
