@@ -525,7 +525,8 @@ def _override(raw: dict[str, Any], key: str, value: Any) -> None:
 
 def _problem(raw: Any, error: Any) -> str:
     """One pydantic error as one line: the key, the value received, what is allowed, what to type."""
-    names = [str(part) for part in error["loc"]]
+    # pydantic names the branches of a union too.
+    names = [str(part) for part in error["loc"] if part != "int" and not str(part).startswith("tuple[")]
     key = ".".join(
         name for i, name in enumerate(names) if not (i == 1 and names[0] == "generator" and name in GENERATORS)
     )
@@ -572,6 +573,8 @@ def _example(names: list[str], key: str) -> str:
     if field is None or field.is_required() or field.default is None or isinstance(field.default, BaseModel):
         return ""
     default = list(field.default) if isinstance(field.default, tuple) else field.default
+    if " " in "".join(word for word in (default if isinstance(default, list) else [default]) if isinstance(word, str)):
+        return ""  # words of a person's language, not a form to fill in
     return f"; type --set {key}={str(default).replace(' ', '')}"
 
 

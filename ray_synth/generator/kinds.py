@@ -24,6 +24,7 @@ from ray_synth.generator.pretrained import (
     has_safetensors,
     license_of,
     local_folder,
+    pipeline_digest,
     read_config,
 )
 from ray_synth.runs import RunFolder
@@ -170,7 +171,7 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
 
     folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
     local = Path(settings.model).is_dir()
-    revision = content_digest(folder) if local else str(settings.revision)
+    revision = pipeline_digest(folder) if local else str(settings.revision)
     parts = {"model": revision}
     if settings.lora is not None:
         for path in sorted({lora_path(settings.lora, i, name) for i, name in enumerate(class_names)}):

@@ -122,7 +122,8 @@ def has_safetensors(folder: Path, *, allow_pickle: bool, flag: bool = True) -> b
     if not allow_pickle:
         raise InputError(
             f"{folder} has pickled weights only ({pickled[0]}), which can run any code when they are loaded; take a "
-            "copy with safetensors" + (", or type --allow-pickle if you trust its maker" if flag else "")
+            "copy with safetensors"
+            + (", or type --set generator.allow_pickle=true (--allow-pickle) if you trust its maker" if flag else "")
         )
     return False
 
@@ -217,8 +218,14 @@ def lora_rank(path: Path) -> int:
     return max(shape[0] for name, shape in file_shapes(path).items() if re.search(r"(lora_A|down)\.", name))
 
 
+def pipeline_digest(folder: Path) -> str:
+    """What a local pipeline's revision is: the content of what is loaded of it, not of all that lies beside."""
+    parts = [content_digest(folder / part) for part in (*COMPONENTS, "model_index.json")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents below a folder: what a local model's revision is."""
+    """SHA-256 of a file, or of the names and contents below a folder."""
     if path.is_file():
         return _file_digest(path)
     inside = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
