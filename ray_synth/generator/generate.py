@@ -175,6 +175,8 @@ def generate_chunks(
             raise WorkError(f"{len(work.missing)} chunk(s) were made and are not in {folder.url}/{FOLDER}")
         if work.missing:
             say(f"generate: {work.num_images:,} more images in place of rejected ones")
+    for name in folder.list(notes.FOLDER):  # of chunks that another driver finished
+        folder.remove(f"{notes.FOLDER}/{name}")
     if work.short:
         raise WorkError(_shortfall(folder, job, work))
 
