@@ -400,11 +400,15 @@ class Run:
         parents = Parents.of(self.splits.generator)
         if isinstance(settings, StableDiffusion) and conditioned:
             from ray_synth.generator.describe import described_parents
-            from ray_synth.generator.kinds import with_absolute_paths
+            from ray_synth.generator.kinds import captioned_prompts, long_prompts, with_absolute_paths
 
             parents = described_parents(
                 self.folder, parents, with_absolute_paths(settings), self.captions, self.origin.parts
             )
+            if parents.captions is not None:
+                prompts = captioned_prompts(settings, self.class_names, parents.labels.tolist(), parents.captions)
+                for note in long_prompts(settings, prompts):
+                    self.reporter.say(f"generate: {note}")
         return parents
 
     def _write_generation(self) -> None:

@@ -84,7 +84,7 @@ def _check_halving(settings: Diffusion, shape: tuple[int, int, int]) -> None:
 
 
 def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class_names: Sequence[str]) -> list[str]:
-    from ray_synth.generator.stable_diffusion import check_pipeline_args, cut_prompts, lora_path
+    from ray_synth.generator.stable_diffusion import check_pipeline_args, lora_path
     from ray_synth.torch_ops import import_torchvision
 
     folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
@@ -125,7 +125,26 @@ def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class
         place = local_folder(model.model, model.revision, key="generator.captions.model")
         read_config(place / "config.json", place)
         has_safetensors(place, allow_pickle=False, flag=False)
-    prompts = [filled(t, name, settings) for name in class_names for t in (*settings.prompt, settings.negative_prompt)]
+    templates = (*settings.prompt, settings.negative_prompt)
+    return long_prompts(settings, [filled(template, name, settings) for name in class_names for template in templates])
+
+
+def captioned_prompts(
+    settings: StableDiffusion, class_names: Sequence[str], labels: Sequence[int], captions: Sequence[str]
+) -> list[str]:
+    """Every prompt that real images with these labels and captions give rise to."""
+    return [
+        filled(template, class_names[label], settings, caption)
+        for label, caption in zip(labels, captions, strict=True)
+        for template in settings.prompt
+    ]
+
+
+def long_prompts(settings: StableDiffusion, prompts: Sequence[str]) -> list[str]:
+    """A note on prompts of which the text encoder will not read the end, or none."""
+    from ray_synth.generator.stable_diffusion import cut_prompts
+
+    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
     cut = cut_prompts(folder, list(dict.fromkeys(prompts)))
     if not cut:
         return []

@@ -16,6 +16,7 @@ from ray_synth.config import Generate, StableDiffusion, VisualGuidance
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch, InBatches
 from ray_synth.generator.conditions import Parents
+from ray_synth.generator.kinds import captioned_prompts, long_prompts
 from ray_synth.generator.stable_diffusion import (
     StableDiffusionSampler,
     check_pipeline_args,
@@ -213,6 +214,17 @@ def test_a_prompt_beyond_the_limit_is_named_with_what_is_lost(stable_diffusion: 
     assert cut_prompts(stable_diffusion, ["a photo of a cat"]) == []
     long = "x" * 75 + "tail"
     assert cut_prompts(stable_diffusion, ["short", long]) == [(long, "tail")]
+
+
+def test_a_long_caption_is_named_too(stable_diffusion: Path) -> None:
+    settings = StableDiffusion(
+        model=str(stable_diffusion), prompt="photo of {class}, {caption}", captions={"path": "captions.csv"}
+    )
+    prompts = captioned_prompts(settings, ["cat", "dog"], [0, 1, 1], ["short", "x" * 80, "short"])
+    assert prompts[::2] == ["photo of cat, short", "photo of dog, short"]
+    (note,) = long_prompts(settings, prompts)
+    assert note.startswith("1 prompt(s) are longer")
+    assert "photo of dog, xxx" in note
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", "."])
