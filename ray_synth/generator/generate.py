@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_synth.config import Generate, GeneratorSettings, StableDiffusion
+from ray_synth.config import Generate, GeneratorSettings, ImageFolder, StableDiffusion
 from ray_synth.errors import WorkError
 from ray_synth.generator import attempts as notes
 from ray_synth.generator.attempts import Attempts
@@ -192,10 +192,13 @@ def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
     label = min(work.short, key=lambda one: work.short[one])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
     others = f" (and {len(work.short) - 1} more classes)" if len(work.short) > 1 else ""
+    if isinstance(job.generator, ImageFolder):
+        cure = f"add images to {job.generator.path}"
+    else:
+        cure = f"type --set generate.max_attempts={2 * job.plan.max_attempts}"
     return (
         f"class {job.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} images{others}; "
-        f"rejected: {reasons}; relax generate.filter, or type "
-        f"--set generate.max_attempts={2 * job.plan.max_attempts}"
+        f"rejected: {reasons}; relax generate.filter, or {cure}"
     )
 
 
