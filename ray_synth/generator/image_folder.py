@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from ray_synth.data.readers import class_files, decoded_file
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch
+from ray_synth.generator.pretrained import files_digest
 
 
 class FolderSampler:
@@ -59,8 +58,6 @@ def check_folder(path: str, class_names: Sequence[str], images_per_class: int) -
 
 def folder_digest(path: str) -> str:
     """SHA-256 of the class names, file names and contents below a folder of class folders."""
-    listing = [(name, file) for name, files in sorted(class_files(Path(path)).items()) for file in files]
-    with ThreadPoolExecutor(8) as pool:
-        digests = pool.map(lambda entry: hashlib.sha256(entry[1].read_bytes()).hexdigest(), listing)
-        lines = [f"{name}\0{file.name}\0{one}" for (name, file), one in zip(listing, digests, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return files_digest(
+        {f"{name}\0{file.name}": file for name, files in sorted(class_files(Path(path)).items()) for file in files}
+    )

@@ -59,6 +59,7 @@ def check_generator(
         check_open_clip(generate.filter.clip.model, generate.filter.clip.weights)
     if isinstance(settings, Diffusion):
         _check_halving(settings, shape)
+        # These fit, and saying so costs no import of diffusers.
         if generate.scheduler not in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
             from ray_synth.generator.diffusion import noise_schedule
             from ray_synth.generator.schedulers import scheduler_like
@@ -84,10 +85,10 @@ def _check_halving(settings: Diffusion, shape: tuple[int, int, int]) -> None:
 
 
 def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class_names: Sequence[str]) -> list[str]:
-    from ray_synth.generator.stable_diffusion import check_pipeline_args, lora_path
+    from ray_synth.generator.stable_diffusion import check_pipeline_args, lora_paths
     from ray_synth.torch_ops import import_torchvision
 
-    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
+    folder = _pipeline_folder(settings)
     check_pipeline(folder, allow_pickle=settings.allow_pickle)
     import_torchvision()
     import diffusers
@@ -106,7 +107,7 @@ def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class
             f"{generate.num_inference_steps}; raise one of them"
         )
     if settings.lora is not None:
-        for path in dict.fromkeys(lora_path(settings.lora, i, name) for i, name in enumerate(class_names)):
+        for path in lora_paths(settings.lora, class_names):
             check_lora(Path(path), folder, allow_pickle=settings.allow_pickle)
             if settings.compile and "{" in settings.lora and adapts_text(Path(path)):
                 raise InputError(
@@ -144,12 +145,16 @@ def long_prompts(settings: StableDiffusion, prompts: Sequence[str]) -> list[str]
     """A note on prompts of which the text encoder will not read the end, or none."""
     from ray_synth.generator.stable_diffusion import cut_prompts
 
-    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
+    folder = _pipeline_folder(settings)
     cut = cut_prompts(folder, list(dict.fromkeys(prompts)))
     if not cut:
         return []
     prompt, lost = cut[0]
     return [f"{len(cut)} prompt(s) are longer than the text encoder reads; of {prompt!r} it will not see {lost!r}"]
+
+
+def _pipeline_folder(settings: StableDiffusion) -> Path:
+    return local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
 
 
 def _check_encoder(settings: StableDiffusion, folder: Path) -> None:
@@ -186,14 +191,14 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
             model_license="",
             parts={"folder": content},
         )
-    from ray_synth.generator.stable_diffusion import lora_path
+    from ray_synth.generator.stable_diffusion import lora_paths
 
-    folder = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
+    folder = _pipeline_folder(settings)
     local = Path(settings.model).is_dir()
     revision = pipeline_digest(folder) if local else str(settings.revision)
     parts = {"model": revision}
     if settings.lora is not None:
-        for path in sorted({lora_path(settings.lora, i, name) for i, name in enumerate(class_names)}):
+        for path in lora_paths(settings.lora, class_names):
             parts[f"lora/{Path(path).name}/{len(parts)}"] = content_digest(Path(path))
     others: dict[str, Any] = {
         "captions": settings.captions and settings.captions.model,
@@ -216,14 +221,13 @@ def origin_of(settings: GeneratorSettings, *, class_names: Sequence[str], traine
 def pixel_settings(settings: GeneratorSettings) -> dict[str, Any]:
     """The settings that pixels depend on; files are in `Origin.parts` by content, not by path."""
     if isinstance(settings, StableDiffusion):
-        shown = settings.model_dump(
+        return settings.model_dump(
             mode="json",
             exclude={
                 "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
                 "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
             },
         )  # fmt: skip
-        return shown
     if isinstance(settings, ImageFolder):
         return {"kind": settings.kind}
     return settings.model_dump(mode="json")
@@ -279,5 +283,5 @@ def load_sampler(
         return DiffusionSampler(load_unet(folder), settings, generate, device)
     from ray_synth.generator.stable_diffusion import StableDiffusionSampler
 
-    place = local_folder(settings.model, settings.revision, allow_pickle=settings.allow_pickle)
+    place = _pipeline_folder(settings)
     return StableDiffusionSampler(place, settings, generate, class_names=class_names, parents=parents, device=device)

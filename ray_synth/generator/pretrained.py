@@ -12,6 +12,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -228,11 +229,17 @@ def content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents below a folder."""
     if path.is_file():
         return _file_digest(path)
-    inside = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
-    files = [file for file, name in inside.items() if not any(part.startswith(".") for part in name.parts)]
+    inside = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
+    return files_digest(
+        {str(name): file for name, file in inside.items() if not any(part.startswith(".") for part in name.parts)}
+    )
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """SHA-256 of names and of the contents of the files that they name."""
     with ThreadPoolExecutor(8) as pool:
-        digests = pool.map(_file_digest, files)
-        lines = [f"{file.relative_to(path)}\0{one}" for file, one in zip(files, digests, strict=True)]
+        digests = pool.map(_file_digest, files.values())
+        lines = [f"{name}\0{one}" for name, one in zip(files, digests, strict=True)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

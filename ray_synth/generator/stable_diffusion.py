@@ -46,15 +46,13 @@ class StableDiffusionSampler:
         """class_names: of all classes; needed to compile a model with an adapter for each."""
         import_torchvision()
         import torch
-        from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
         from diffusers.utils import logging
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
         self.settings, self.generate, self.parents, self.device = settings, generate, parents, device
-        kind = StableDiffusionPipeline if settings.strength is None else StableDiffusionImg2ImgPipeline
         safe = has_safetensors(folder / "unet", allow_pickle=settings.allow_pickle)
-        self.pipe = kind.from_pretrained(
+        self.pipe = _pipeline_class(settings).from_pretrained(
             folder,
             torch_dtype=_dtype(settings, device),
             use_safetensors=True if safe and not settings.allow_pickle else None,
@@ -76,7 +74,7 @@ class StableDiffusionSampler:
             self.pipe.vae.to(memory_format=torch.channels_last)
         self.compiled = False
         if settings.compile and settings.lora is not None:
-            paths = {lora_path(settings.lora, label, name) for label, name in enumerate(class_names)}
+            paths = lora_paths(settings.lora, class_names)
             self.lora_rank = max((lora_rank(Path(path)) for path in paths), default=0)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -196,13 +194,14 @@ def lora_path(template: str, label: int, class_name: str) -> str:
     return template.replace("{label}", str(label)).replace("{class}", class_name)
 
 
+def lora_paths(template: str, class_names: Sequence[str]) -> list[str]:
+    """The LoRA files of all classes, each once, sorted."""
+    return sorted({lora_path(template, label, name) for label, name in enumerate(class_names)})
+
+
 def check_pipeline_args(settings: StableDiffusion) -> None:
     """Raise InputError for an argument that the pipeline does not take: it would be passed on and ignored."""
-    import_torchvision()
-    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-
-    kind = StableDiffusionPipeline if settings.strength is None else StableDiffusionImg2ImgPipeline
-    known = sorted(set(inspect.signature(kind.__call__).parameters) - OURS)
+    known = sorted(set(inspect.signature(_pipeline_class(settings).__call__).parameters) - OURS)
     for name in settings.pipeline_args:
         if name in OURS:
             raise InputError(f"generator.pipeline_args.{name} is set by other settings of generator and generate")
@@ -225,6 +224,13 @@ def cut_prompts(folder: Path, prompts: Sequence[str]) -> list[tuple[str, str]]:
         if len(ids) > limit:
             cut.append((prompt, tokenizer.decode(ids[limit - 1 : -1])))
     return cut
+
+
+def _pipeline_class(settings: StableDiffusion) -> Any:
+    import_torchvision()
+    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+
+    return StableDiffusionPipeline if settings.strength is None else StableDiffusionImg2ImgPipeline
 
 
 def _dtype(settings: StableDiffusion, device: str) -> Any:
