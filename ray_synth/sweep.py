@@ -65,7 +65,7 @@ def default_setting(experiment: Experiment, num_classes: int, synthetic_ratio: f
         synthetic_ratio=synthetic_ratio,
         lambda_1=experiment.classifier.lambda_1,
         lambda_2=experiment.classifier.lambda_2,
-        num_clusters=experiment.partition.num_clusters or 2 * num_classes,
+        num_clusters=experiment.partition.clusters(num_classes),
     )
 
 
