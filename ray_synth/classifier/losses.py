@@ -1,13 +1,19 @@
-"""Logits, targets and regions in, the regularized loss of paper 000 (Eq. 7) with its four terms out."""
+"""Logits, targets and regions in, the regularized loss of paper 000 (Eq. 7) with its four terms out.
+
+Everything is one autograd function: softmax is taken once for cross-entropy, both terms and the backward pass, and the
+two terms touch only pairs of samples that share a region, found by sorting.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from ray_synth.errors import InputError
+
+BLOCK = 2**24  # elements of pair differences that are kept for the backward pass; beyond it they are made again
 
 
 class RegularizedLoss(NamedTuple):
@@ -44,63 +50,235 @@ def regularized_loss(
             follows the published code: mean squared difference of logits over the pairs of a region, synthetic pairs
             once each (i < j), averaged over all pairs of the batch.
 
-    Memory grows with the number of pairs in a common region.
+    Memory grows with the number of pairs in a common region. Where two outputs coincide their distance has gradient 0.
+
+    Raises:
+        InputError: shapes that do not fit, a target outside the classes, and, on a CPU, logits that are not finite
+            (on a GPU that would wait for it; `fit` looks at every validation pass).
     """
-    if variant not in ("paper", "released"):
-        raise InputError(f"variant must be 'paper' or 'released', got {variant!r}")
-    real = _cross_entropy(real_logits, real_targets)
-    synthetic = _cross_entropy(synthetic_logits, synthetic_targets)
-    terms = _paper_terms if variant == "paper" else _released_terms
-    discrepancy, robustness = terms(real_logits, synthetic_logits, real_regions, synthetic_regions)
+    _check(variant, real_logits, real_targets, real_regions, "real")
+    _check(variant, synthetic_logits, synthetic_targets, synthetic_regions, "synthetic")
+    real, synthetic, discrepancy, robustness = _Eq7.apply(
+        *_in_one_type(real_logits, synthetic_logits),
+        real_targets,
+        synthetic_targets,
+        Pairs.of(real_regions, synthetic_regions, variant),
+        variant,
+    )
     total = real_weight * real + synthetic + lambda_1 * discrepancy + lambda_2 * robustness
+    if total.device.type == "cpu" and not total.isfinite():
+        _refuse_nan(real_logits, synthetic_logits)
     return RegularizedLoss(total, real, synthetic, discrepancy, robustness)
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, targets) if len(logits) else logits.sum()
-
-
-def _paper_terms(
+def region_terms(
     real_logits: torch.Tensor,
     synthetic_logits: torch.Tensor,
     real_regions: torch.Tensor,
     synthetic_regions: torch.Tensor,
+    *,
+    variant: Literal["paper", "released"] = "paper",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    h_real, h_synthetic = real_logits.softmax(-1), synthetic_logits.softmax(-1)
-    cross = real_regions[:, None] == synthetic_regions[None, :]  # (B, G)
-    n_i = cross.sum(0)  # (G,) real samples in the region of each synthetic one
-    valid = n_i > 0
-    g = valid.sum().clamp(min=1).to(h_synthetic.dtype)
-    # g_i/g * 1/(g_i n_i) = 1/(g n_i) for each pair (s, g).
-    s, t = cross.nonzero(as_tuple=True)
-    discrepancy = (_distances(h_real[s], h_synthetic[t]) / (g * n_i[t])).sum()
-    same = (synthetic_regions[:, None] == synthetic_regions[None, :]) & valid[:, None]  # (G, G)
-    g_i = same.sum(0)
-    a, b = same.triu(1).nonzero(as_tuple=True)
-    robustness = (2 * _distances(h_synthetic[a], h_synthetic[b]) / (g * g_i[a])).sum()
-    return discrepancy, robustness
+    """Discrepancy and robustness alone, as in `regularized_loss`: for logits of which the targets are not wanted."""
+    none = [logits.new_zeros(logits.shape) for logits in (real_logits, synthetic_logits)]
+    loss = regularized_loss(
+        real_logits, synthetic_logits, *none, real_regions, synthetic_regions, variant=variant
+    )  # soft targets of mass 0
+    return loss.discrepancy, loss.robustness
 
 
-def _released_terms(
-    real_logits: torch.Tensor,
-    synthetic_logits: torch.Tensor,
-    real_regions: torch.Tensor,
-    synthetic_regions: torch.Tensor,
+class Pairs(NamedTuple):
+    """The pairs of samples in a common region, with the weight of their distance: rows s and t, weight [P] each."""
+
+    s: torch.Tensor  # of the real side
+    t: torch.Tensor  # of the synthetic side
+    across: torch.Tensor
+    a: torch.Tensor  # both of the synthetic side
+    b: torch.Tensor
+    within: torch.Tensor
+
+    @classmethod
+    def of(cls, real_regions: torch.Tensor, synthetic_regions: torch.Tensor, variant: str) -> Pairs:
+        """By sorting: nothing of size B x G is made."""
+        r_s, _ = real_regions.sort()
+        r_g, order = synthetic_regions.sort()
+        first = torch.searchsorted(r_g, real_regions)
+        g_s = torch.searchsorted(r_g, real_regions, right=True) - first  # synthetic samples beside each real one
+        s, place = _ranges(first, g_s)
+        n_t = torch.searchsorted(r_s, r_g, right=True) - torch.searchsorted(r_s, r_g)  # real beside each synthetic
+        here = torch.arange(len(r_g), device=r_g.device)
+        end = torch.searchsorted(r_g, r_g, right=True)
+        left = torch.where(n_t > 0, end - here - 1, 0)  # each unordered pair once, in regions that hold a real sample
+        a, other = _ranges(here + 1, left)
+        if variant == "released":
+            across, within = _equal_shares(s), _equal_shares(a)
+        else:
+            g = (n_t > 0).sum().clamp(min=1)
+            g_i = end - torch.searchsorted(r_g, r_g)
+            across = 1.0 / (g * n_t[place]).double()  # g_i/g · 1/(g_i n_i)
+            within = 2.0 / (g * g_i[a]).double()  # both orders of a pair
+        return cls(s, order[place], across, order[a], order[other], within)
+
+
+def _ranges(first: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For row i the numbers first[i], ..., first[i] + count[i] - 1: (i, number) of each."""
+    rows = torch.repeat_interleave(count)
+    start = count.cumsum(0) - count
+    return rows, first[rows] + torch.arange(len(rows), device=rows.device) - start[rows]
+
+
+def _equal_shares(rows: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(rows),), 1.0 / max(len(rows), 1), dtype=torch.float64, device=rows.device)
+
+
+class _Eq7(torch.autograd.Function):
+    """(CE(real), CE(synthetic), discrepancy, robustness), with softmax taken once for all of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z_s: torch.Tensor,
+        z_g: torch.Tensor,
+        y_s: torch.Tensor,
+        y_g: torch.Tensor,
+        pairs: Pairs,
+        variant: str,
+    ) -> tuple[torch.Tensor, ...]:
+        h_s, h_g = z_s.softmax(-1), z_g.softmax(-1)
+        out_s, out_g = (h_s, h_g) if variant == "paper" else (z_s, z_g)
+        pairs = pairs._replace(across=pairs.across.to(z_s.dtype), within=pairs.within.to(z_s.dtype))
+        across, kept_across = _weighted_distances(out_s, out_g, pairs.s, pairs.t, pairs.across, variant)
+        within, kept_within = _weighted_distances(out_g, out_g, pairs.a, pairs.b, pairs.within, variant)
+        ctx.save_for_backward(h_s, h_g, out_s, out_g, y_s, y_g, kept_across, kept_within, *pairs)
+        ctx.variant = variant
+        return _cross_entropy(z_s, h_s, y_s), _cross_entropy(z_g, h_g, y_g), across, within
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        real, synthetic, discrepancy, robustness = upstream
+        h_s, h_g, out_s, out_g, y_s, y_g, kept_across, kept_within, *rest = ctx.saved_tensors
+        pairs = Pairs(*rest)
+        grad_s, grad_g = torch.zeros_like(h_s), torch.zeros_like(h_g)
+        for kept, args, scale, into in (
+            (kept_across, (out_s, out_g, pairs.s, pairs.t, pairs.across), discrepancy, (grad_s, grad_g)),
+            (kept_within, (out_g, out_g, pairs.a, pairs.b, pairs.within), robustness, (grad_g, grad_g)),
+        ):
+            for rows, step in _distance_gradients(kept, *args, ctx.variant):
+                step = step * scale
+                into[0].index_add_(0, args[2][rows], step)
+                into[1].index_add_(0, args[3][rows], step, alpha=-1)
+        for grad, h, y, scale in ((grad_s, h_s, y_s, real), (grad_g, h_g, y_g, synthetic)):
+            _through_softmax(grad, h, y, scale / max(len(h), 1), ctx.variant)
+        return grad_s, grad_g, None, None, None, None
+
+
+def _cross_entropy(z: torch.Tensor, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean over the samples, from softmax outputs: log Σ exp z = max z − log max h, exact since max h >= 1/C."""
+    if not len(z):
+        return z.sum()
+    log_sum = z.amax(-1) - h.amax(-1).log()
+    if y.ndim == 1:
+        return (log_sum - z.gather(1, y[:, None])[:, 0]).mean()
+    return (log_sum * y.sum(-1) - torch.linalg.vecdot(y, z)).mean()
+
+
+def _through_softmax(grad: torch.Tensor, h: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, variant: str) -> None:
+    """In place: what arrives at the outputs becomes what arrives at the logits, and cross-entropy's own is added.
+
+    softmax takes v to h·(v − <h, v>), cross-entropy adds scale·(h·Σy − y).
+    """
+    mass = scale if y.ndim == 1 else scale * y.sum(-1, keepdim=True)
+    if variant == "paper":
+        grad *= h
+        mass = mass - grad.sum(-1, keepdim=True)
+    grad.addcmul_(h, mass.expand_as(h))
+    if y.ndim == 1:
+        grad.scatter_add_(1, y[:, None], (-scale).expand(len(y), 1))
+    else:
+        grad.addcmul_(y, scale.expand_as(y), value=-1)
+
+
+def _weighted_distances(
+    left: torch.Tensor, right: torch.Tensor, i: torch.Tensor, j: torch.Tensor, weights: torch.Tensor, variant: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    cross = real_regions[:, None] == synthetic_regions[None, :]
-    s, t = cross.nonzero(as_tuple=True)
-    same = (synthetic_regions[:, None] == synthetic_regions[None, :]) & cross.any(0)[:, None]
-    a, b = same.triu(1).nonzero(as_tuple=True)
-    return (
-        _mean_squared(real_logits[s], synthetic_logits[t]),
-        _mean_squared(synthetic_logits[a], synthetic_logits[b]),
-    )
+    """Σ weight·distance of rows i of `left` and j of `right`, and what the gradient needs of it: the weighted unit
+    differences where they are few, nothing where they would be many."""
+    total = left.new_zeros(())
+    blocks = _blocks(len(i), left.shape[1])
+    step = left.new_empty(0)
+    for rows in blocks:
+        difference = left.index_select(0, i[rows]).sub_(right.index_select(0, j[rows]))
+        step, distance = _weighted(difference, weights[rows], variant)
+        total += torch.dot(distance, weights[rows])
+    return total, step if len(blocks) == 1 else left.new_empty(0)
 
 
-def _distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Row-wise ℓ2; torch gives the norm a zero gradient where two rows coincide."""
-    return torch.linalg.vector_norm(a - b, dim=-1)
+def _distance_gradients(
+    kept: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    i: torch.Tensor,
+    j: torch.Tensor,
+    weights: torch.Tensor,
+    variant: str,
+) -> Any:
+    """(rows, d(Σ weight·distance)/d(left row i)) in blocks of pairs."""
+    if len(kept):
+        yield slice(0, len(i)), kept
+        return
+    for rows in _blocks(len(i), left.shape[1]):
+        yield (
+            rows,
+            _weighted(left.index_select(0, i[rows]).sub_(right.index_select(0, j[rows])), weights[rows], variant)[0],
+        )
 
 
-def _mean_squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a - b).square().mean() if len(a) else (a - b).sum()
+def _weighted(difference: torch.Tensor, weights: torch.Tensor, variant: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of weight·distance, written over the difference [P,C]; and the distances [P]."""
+    if variant == "released":
+        classes = difference.shape[1]
+        distance = torch.linalg.vector_norm(difference, dim=-1).square_() / classes
+        return difference.mul_((2 / classes * weights)[:, None]), distance
+    distance = torch.linalg.vector_norm(difference, dim=-1)
+    scale = torch.where(distance > 0, weights / distance, 0)  # 0 where two outputs coincide
+    return difference.mul_(scale[:, None]), distance
+
+
+def _blocks(pairs: int, classes: int) -> list[slice]:
+    size = max(1, BLOCK // max(classes, 1))
+    return [slice(start, min(start + size, pairs)) for start in range(0, pairs, size)]
+
+
+def _in_one_type(*logits: torch.Tensor) -> list[torch.Tensor]:
+    """Half precision is taken to single: sums over pairs need it."""
+    return [z.float() if z.dtype in (torch.float16, torch.bfloat16) else z for z in logits]
+
+
+def _check(variant: str, logits: torch.Tensor, targets: torch.Tensor, regions: torch.Tensor, side: str) -> None:
+    if variant not in ("paper", "released"):
+        raise InputError(f"variant must be 'paper' or 'released', got {variant!r}")
+    if logits.ndim != 2 or len(targets) != len(logits) or regions.shape != logits.shape[:1]:
+        raise InputError(
+            f"{side}_logits must be [B,C] with {side}_targets [B] or [B,C] and {side}_regions [B], "
+            f"got {list(logits.shape)}, {list(targets.shape)}, {list(regions.shape)}"
+        )
+    if targets.ndim == 2 and targets.shape != logits.shape:
+        raise InputError(f"soft {side}_targets must be {list(logits.shape)} as the logits, got {list(targets.shape)}")
+    if targets.ndim == 1 and len(targets) and targets.device.type == "cpu":
+        low, high = (int(bound) for bound in torch.aminmax(targets))
+        if low < 0 or high >= logits.shape[1]:
+            raise InputError(
+                f"{side}_targets must be between 0 and {logits.shape[1] - 1}, the classes of the logits, "
+                f"got {low if low < 0 else high}"
+            )
+
+
+def _refuse_nan(*logits: torch.Tensor) -> None:
+    for side, z in zip(("real", "synthetic"), logits, strict=True):
+        bad = int((~z.isfinite()).any(-1).sum())
+        if bad:
+            raise InputError(
+                f"{side}_logits must be finite, got NaN or infinity in {bad} of {len(z)} rows; "
+                "lower the learning rate, or look at the images"
+            )
