@@ -1,12 +1,17 @@
-"""Features in, regions out: faiss k-means over real and synthetic samples together (paper 000, section 4.1)."""
+"""Images in, regions out: faiss k-means over real and synthetic samples together (paper 000, sections 4.1 and C)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from ray_synth.errors import InputError
+
+FEATURE_BYTES = 2 * 2**30  # what pixel features may take; beyond it images are averaged over blocks
+STARTS, PER_CLUSTER, SKETCH = 16, 25, 256  # of the search for first centroids
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,15 +24,13 @@ class Partition:
 
 
 def kmeans_partition(features: np.ndarray, num_clusters: int, *, iterations: int = 300, seed: int = 0) -> Partition:
-    """Seeded Lloyd k-means on every sample (no subsampling).
+    """Seeded Lloyd k-means on every sample, from the best of a few k-means++ starts.
 
-    features: [n,d], finite.
+    features: [n,d], finite. iterations: at most; it stops when nothing moves.
 
     Raises:
         InputError: more clusters than samples, features that are not finite or not [n,d].
     """
-    import faiss
-
     features = np.ascontiguousarray(features, dtype=np.float32)
     if features.ndim != 2 or len(features) == 0:
         raise InputError(f"features must be [n,d] with n >= 1, got shape {list(features.shape)}")
@@ -37,18 +40,167 @@ def kmeans_partition(features: np.ndarray, num_clusters: int, *, iterations: int
         raise InputError(
             f"num_clusters must be between 1 and the number of samples ({len(features)}), got {num_clusters}"
         )
-    kmeans = faiss.Kmeans(
-        features.shape[1],
-        num_clusters,
-        niter=iterations,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(features),
-    )
-    kmeans.train(features)
+    kmeans = _lloyd(features, _first_centroids(features, num_clusters, seed), iterations)
     squared, nearest = kmeans.index.search(features, 1)
     return Partition(
         regions=nearest[:, 0].astype(np.int64),
         centroids=np.asarray(kmeans.centroids, dtype=np.float32).reshape(num_clusters, -1),
         objective=float(np.maximum(squared, 0).mean(dtype=np.float64)),
+    )
+
+
+def _lloyd(features: np.ndarray, centroids: np.ndarray, iterations: int) -> Any:
+    import faiss
+
+    kmeans = faiss.Kmeans(
+        features.shape[1],
+        len(centroids),
+        niter=iterations,
+        seed=0,  # of refilling a cluster that ran empty
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(features),
+    )
+    kmeans.train(features, init_centroids=np.ascontiguousarray(centroids))
+    return kmeans
+
+
+def _first_centroids(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    """Where Lloyd's iterations begin: the best of several small k-means on a sample, each from greedy k-means++.
+
+    Uniformly drawn centroids end 15 % worse on data that is clustered. Distances for k-means++ are taken in a random
+    projection: that is where its time goes.
+    """
+    from sklearn.cluster import kmeans_plusplus
+
+    rng = np.random.default_rng(seed)
+    n, d = features.shape
+    if num_clusters in (1, n):
+        return features[:num_clusters]
+    judges = features[rng.permutation(n)[: 4 * PER_CLUSTER * num_clusters]]
+    best, least = judges[:num_clusters], np.inf
+    for _ in range(STARTS):
+        sample = judges[rng.choice(len(judges), min(len(judges), PER_CLUSTER * num_clusters), replace=False)]
+        sketch = sample @ rng.normal(size=(d, SKETCH)).astype(np.float32) if d > SKETCH else sample
+        _, rows = kmeans_plusplus(sketch, num_clusters, random_state=int(rng.integers(2**31)))
+        kmeans = _lloyd(judges, sample[rows], iterations=10)
+        objective = float(kmeans.obj[-1])
+        if objective < least:
+            best, least = np.array(kmeans.centroids, dtype=np.float32).reshape(num_clusters, -1), objective
+    return best
+
+
+def pixel_features(batches: Iterable[np.ndarray], num_images: int, *, max_bytes: int = FEATURE_BYTES) -> np.ndarray:
+    """Images as vectors for k-means, read once and kept as float32 [n,d] of at most `max_bytes`.
+
+    batches: uint8 [b,H,W,C] each, `num_images` in all. Where whole images would take more, each is averaged over equal
+    blocks of pixels. That is an orthogonal projection: distances shrink by what varies inside a block, no more.
+
+    Raises:
+        InputError: an empty set, or batches that do not hold `num_images`.
+    """
+    features: np.ndarray | None = None
+    block = done = 0
+    for images in batches:
+        _, height, width, channels = images.shape
+        if features is None:
+            block = _block_size(num_images, height, width, channels, max_bytes)
+            shape = (num_images, -(-height // block) * -(-width // block) * channels)
+            features = np.empty(shape, dtype=np.float32)
+        if done + len(images) > num_images:
+            break
+        features[done : done + len(images)] = _block_means(images, block).reshape(len(images), -1)
+        done += len(images)
+    if features is None or done != num_images:
+        raise InputError(f"images to cluster must be {num_images} in all and at least one, got {done} or more")
+    return features
+
+
+def _block_size(num_images: int, height: int, width: int, channels: int, max_bytes: int) -> int:
+    block = 1
+    while num_images * -(-height // block) * -(-width // block) * channels * 4 > max_bytes and block < max(
+        height, width
+    ):
+        block += 1
+    return block
+
+
+def _block_means(images: np.ndarray, block: int) -> np.ndarray:
+    """uint8 [b,H,W,C] -> float32 [b,h,w,C] in [0, block]: means times the block's side: distances keep scale."""
+    if block == 1:
+        return images.astype(np.float32) / 255.0
+    _, height, width, _ = images.shape
+    edges = (np.arange(0, height, block), np.arange(0, width, block))
+    sums = np.add.reduceat(np.add.reduceat(images, edges[0], axis=1, dtype=np.float32), edges[1], axis=2)
+    rows = np.diff(np.append(edges[0], height))[:, None, None]
+    columns = np.diff(np.append(edges[1], width))[:, None]
+    return sums / (255.0 * np.sqrt(rows * columns).astype(np.float32))
+
+
+class OnlineKMeans:
+    """Mini-batch k-means (paper 000, Algorithm 2, lines 11 to 13): each sample moves its centroid by 1/|z_i|.
+
+    centroids: float32 [K,d]; counts: int64 [K], samples that moved each. Both are the whole state.
+    """
+
+    def __init__(self, centroids: np.ndarray, counts: np.ndarray | None = None):
+        self.centroids = np.array(centroids, dtype=np.float32)
+        self.counts = np.zeros(len(centroids), dtype=np.int64) if counts is None else np.array(counts, dtype=np.int64)
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """The nearest centroid of each sample: [n,d] -> int64 [n]."""
+        cross = features @ self.centroids.T
+        return np.asarray(((self.centroids**2).sum(1) - 2 * cross).argmin(1), dtype=np.int64)
+
+    def update(self, features: np.ndarray) -> np.ndarray:
+        """Assign a batch, then move the centroids by it, one sample after the other. [n,d] -> int64 [n]"""
+        regions = self.assign(features)
+        seen = np.bincount(regions, minlength=len(self.counts))
+        sums = np.zeros_like(self.centroids)
+        np.add.at(sums, regions, features)
+        moved = seen > 0
+        # Steps of 1/1, 1/2, 1/3, ... are a running mean: the batch's sum does them all at once.
+        before = self.counts[moved, None]
+        self.centroids[moved] = (self.centroids[moved] * before + sums[moved]) / (before + seen[moved, None])
+        self.counts += seen
+        return regions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionReport:
+    """What a partition is like. Sizes count samples; shares and purity are between 0 and 1."""
+
+    num_regions: int
+    sizes: tuple[int, int, int]  # smallest, median, largest
+    empty: int
+    with_real: float  # share of the non-empty regions that hold a real sample: T_S of Eq. 7
+    covered_synthetic: float  # share of the synthetic samples in such regions: the others are in neither term
+    purity: float  # share of the samples that are of their region's commonest class
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def region_report(
+    real_regions: np.ndarray,
+    synthetic_regions: np.ndarray,
+    real_labels: np.ndarray,
+    synthetic_labels: np.ndarray,
+    *,
+    num_regions: int,
+) -> RegionReport:
+    """regions and labels: int [n] of the real, [m] of the synthetic samples."""
+    regions = np.concatenate([real_regions, synthetic_regions])
+    labels = np.concatenate([real_labels, synthetic_labels])
+    table = np.zeros((num_regions, int(labels.max(initial=0)) + 1), dtype=np.int64)
+    np.add.at(table, (regions, labels), 1)
+    sizes = table.sum(axis=1)
+    filled = sizes > 0
+    holds_real = np.bincount(real_regions, minlength=num_regions) > 0
+    return RegionReport(
+        num_regions=num_regions,
+        sizes=(int(sizes.min()), int(np.median(sizes)), int(sizes.max())),
+        empty=int((~filled).sum()),
+        with_real=float(holds_real[filled].mean()) if filled.any() else 0.0,
+        covered_synthetic=float(holds_real[synthetic_regions].mean()) if len(synthetic_regions) else 0.0,
+        purity=float(table.max(axis=1).sum() / max(len(labels), 1)),
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
-from ray_synth.partition import kmeans_partition
+from ray_synth.partition import OnlineKMeans, kmeans_partition, pixel_features, region_report
 
 
 def test_objective_is_near_the_best_of_ten_of_scikit_learn(digits: ImageSet) -> None:
@@ -48,3 +48,60 @@ def test_as_many_clusters_as_samples_leave_no_distance() -> None:
 def test_wrong_input_is_refused(points: np.ndarray, clusters: int, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         kmeans_partition(points, clusters)
+
+
+def test_clustered_data_is_found_within_a_hundredth_of_scikit_learn() -> None:
+    """Clusters as many as centroids: uniformly drawn starts end 15 % above the best."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 64)) * 2
+    points = (centres[rng.integers(40, size=4000)] + rng.normal(size=(4000, 64))).astype(np.float32)
+    theirs = KMeans(40, n_init=10, random_state=0).fit(points).inertia_ / len(points)
+    for seed in range(3):
+        assert kmeans_partition(points, 40, seed=seed).objective < 1.01 * theirs
+
+
+def test_pixel_features_keep_distances_up_to_what_varies_in_a_block(digits: ImageSet) -> None:
+    images = np.repeat(np.repeat(digits.images[:100], 4, axis=1), 4, axis=2)  # constant over blocks of 4
+    whole = pixel_features([images], 100)
+    assert np.allclose(whole, images.reshape(100, -1) / 255.0)
+    small = pixel_features([images[:30], images[30:]], 100, max_bytes=100 * 8 * 8 * 4)
+    assert small.shape == (100, 64)
+    a, b = (((f[:50] - f[50:]) ** 2).sum(1) for f in (whole, small))
+    assert np.allclose(a, b, rtol=1e-4)
+
+
+def test_uneven_blocks_are_weighted_by_their_pixels() -> None:
+    images = np.full((1, 5, 7, 3), 255, dtype=np.uint8)
+    features = pixel_features([images], 1, max_bytes=2 * 3 * 3 * 4)  # blocks of 3: 2 x 3 of them, the last ones smaller
+    assert features.shape == (1, 18)
+    assert (features**2).sum() == pytest.approx(5 * 7 * 3, rel=1e-5)  # a constant image keeps its whole norm
+
+
+def test_online_kmeans_is_scikit_learns_and_the_papers_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    first, batches = rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=(20, 15, 3)).astype(np.float32)
+    online = OnlineKMeans(first)
+    centroids, counts = first.astype(np.float64), np.zeros(6)
+    oracle = MiniBatchKMeans(6, init=first, n_init=1, reassignment_ratio=0.0)
+    for batch in batches:
+        nearest = ((batch[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
+        for x, i in zip(batch, nearest, strict=True):  # lines 11 to 13, sample by sample
+            counts[i] += 1
+            centroids[i] += (x - centroids[i]) / counts[i]
+        assert (online.update(batch) == nearest).all()
+        oracle.partial_fit(batch)
+    assert np.allclose(online.centroids, centroids, atol=1e-5)
+    assert np.allclose(online.centroids, oracle.cluster_centers_, atol=1e-5)
+    resumed = OnlineKMeans(online.centroids, online.counts)
+    assert (resumed.update(batches[0]) == online.update(batches[0])).all()
+
+
+def test_the_report_counts_regions_purity_and_coverage() -> None:
+    report = region_report(
+        np.array([0, 0, 1]), np.array([0, 2, 2, 2]), np.array([0, 1, 1]), np.array([0, 1, 1, 0]), num_regions=4
+    )
+    assert report.sizes == (0, 2, 3)
+    assert report.empty == 1
+    assert report.with_real == pytest.approx(2 / 3)
+    assert report.covered_synthetic == pytest.approx(1 / 4)
+    assert report.purity == pytest.approx((2 + 1 + 2) / 7)
