@@ -18,7 +18,8 @@ HUE = 0.1
 ASPECT = (3 / 4, 4 / 3)
 SIGMA = (0.1, 2.0)  # of the blur, at BLUR_SIDE pixels a side
 BLUR_SIDE = 224
-GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma
+CACHED = 2**17  # pixel values that a CPU changes at once
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 # One column of uniform numbers per decision, so that one setting does not move another's draws.
 DRAWS = (
@@ -53,14 +54,24 @@ def augment(images: torch.Tensor, settings: Augment, seeds: np.ndarray) -> torch
     if len(images) == 0 or settings == Augment():
         return images
     draws = dict(zip(DRAWS, uniforms(seeds, len(DRAWS)).T, strict=True))
-    images = images.clone()
+    changed = torch.empty_like(images)
+    # On a CPU a part of the batch that fits its cache takes half the time of a whole one.
+    step = len(images) if images.is_cuda else max(1, CACHED * len(images) // images.numel())
+    for start in range(0, len(images), step):
+        part = slice(start, start + step)
+        changed[part] = _changed(images[part], settings, {name: values[part] for name, values in draws.items()})
+    return changed
+
+
+def _changed(images: torch.Tensor, settings: Augment, draws: Draws) -> torch.Tensor:
+    height, width = images.shape[-2:]
     if settings.resized_crop is not None:
-        images = resized_crop(images, crop_boxes(draws, settings.resized_crop, images.shape[-2], images.shape[-1]))
+        images = resized_crop(images, crop_boxes(draws, settings.resized_crop, height, width))
     for name, probability, change in (
         ("flip", settings.flip, lambda x, rows: x.flip(3)),
         ("jitter", settings.color_jitter, lambda x, rows: color_jitter(x, jitter_factors(draws, rows))),
         ("grayscale", settings.grayscale if images.shape[1] == 3 else 0.0, lambda x, rows: _luma(x).expand_as(x)),
-        ("blur", settings.blur, lambda x, rows: gaussian_blur(x, blur_sigmas(draws, rows, min(x.shape[-2:])))),
+        ("blur", settings.blur, lambda x, rows: gaussian_blur(x, blur_sigmas(draws, rows, min(height, width)))),
         ("solarize", settings.solarize, lambda x, rows: torch.where(x >= 0, -x, x)),
     ):
         rows = np.flatnonzero(draws[name] < probability)
@@ -68,7 +79,7 @@ def augment(images: torch.Tensor, settings: Augment, seeds: np.ndarray) -> torch
             images = change(images, rows)
         elif len(rows):
             index = torch.from_numpy(rows).to(images.device)
-            images[index] = change(images[index], rows)
+            images = images.index_put((index,), change(images[index], rows))
     return images
 
 
