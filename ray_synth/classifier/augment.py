@@ -223,7 +223,7 @@ def mix_images(
 
 
 def cut_box(own: float, height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of a box of about 1 - own of the image, around a uniform centre, cut at the border."""
+    """Top, bottom, left, right of a box of about 1 - own of the image around a uniform centre, cut at the border."""
     side = math.sqrt(1 - own)
     half_height, half_width = int(height * side) / 2, int(width * side) / 2
     y, x = random.integers(height), random.integers(width)

@@ -143,7 +143,9 @@ def add_lora(clip: nn.Module, lora: Lora) -> None:
     inject_adapter_in_model(config, clip)
     adapted = {name.split(".lora_A.")[0] for name, _ in clip.named_parameters() if ".lora_A." in name}
     if adapted != set(targets):  # a peft that matches names otherwise must not pass unseen
-        raise InputError(f"peft put adapters on {len(adapted)} layers where {len(targets)} were meant; use peft 0.17 to 0.21")
+        raise InputError(
+            f"peft put adapters on {len(adapted)} layers where {len(targets)} were meant; use peft 0.17 to 0.21"
+        )
 
 
 class ZeroShot(nn.Module):
@@ -184,7 +186,7 @@ class ZeroShot(nn.Module):
         if trained and (self.training or torch.is_grad_enabled()):
             features: torch.Tensor = self.clip.encode_text(self.tokens, normalize=True)
             return features
-        # Kept features belong to these very adapters: comparing them costs little, and no way of changing them is missed.
+        # Kept features belong to these very adapters: to compare them costs little and misses no way of changing them.
         state = torch.cat([p.detach().flatten() for p in trained]) if trained else self.tokens.new_zeros(0)
         device = self.tokens.device
         key = (device, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -164,9 +163,10 @@ def _resize_timm(network: Any, settings: Classifier, size: Size, own: Size) -> N
     """Positions of a transformer are resampled after its weights are loaded."""
     try:
         network.set_input_size(img_size=size)
-    except Exception as error:  # AttributeError where there is no such method; assertions on patches and windows
+    except Exception as error:  # assertions on patches and windows
+        reason = str(error) if hasattr(network, "set_input_size") else "it is built for one size"
         raise InputError(
-            f"classifier.image_size must be {own[0]} for {settings.model}, got {size[0]} ({error}); "
+            f"classifier.image_size must be {own[0]} for {settings.model}, got {size[0]} ({reason}); "
             f"type --set classifier.image_size={own[0]}"
         ) from None
 
@@ -243,8 +243,9 @@ def _check_size(settings: Classifier, model: nn.Module, shape: tuple[int, int, i
             model.eval()(torch.empty(2, shape[2], shape[0], shape[1], device="meta"))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        height, width = (model.size if isinstance(model, Prepared) else None) or shape[:2]
         raise InputError(
-            f"{settings.model} cannot take images of {shape[0]} x {shape[1]} pixels ({reason}); "
+            f"{settings.model} cannot take images of {height} x {width} pixels ({reason}); "
             "type --set classifier.image_size=224"
         ) from None
 

@@ -15,7 +15,7 @@ from ray_synth.torch_ops import import_torchvision
 
 
 def make_optimizer(model: nn.Module, settings: Classifier) -> torch.optim.Optimizer:
-    """AdamW, SGD with Nesterov momentum .9, or LAMB, over what is trained; weight decay on all of it, as the papers do."""
+    """AdamW, SGD with Nesterov momentum .9, or LAMB over what is trained; weight decay on all of it, as in the papers."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "sgd":
@@ -42,7 +42,7 @@ def learning_rate(settings: Classifier, step: int, updates: int) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Everything that the optimizer remembers, flat: `state/PARAMETER/NAME` and `group/GROUP/NAME`; copies on the CPU."""
+    """All that the optimizer remembers, flat: `state/PARAMETER/NAME` and `group/GROUP/NAME`; copies on the CPU."""
     saved = optimizer.state_dict()
     places = [(f"state/{i}", state) for i, state in saved["state"].items()]
     places += [(f"group/{i}", group) for i, group in enumerate(saved["param_groups"])]  # LAMB counts steps there

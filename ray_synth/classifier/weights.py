@@ -27,7 +27,9 @@ def read_weights(path: str | Path, *, shapes_only: bool = False) -> dict[str, to
             "type --set classifier.weights=FILE"
         )
     try:
-        found = _read_safetensors(path, shapes_only) if path.suffix == ".safetensors" else _read_pickle(path, shapes_only)
+        found = (
+            _read_safetensors(path, shapes_only) if path.suffix == ".safetensors" else _read_pickle(path, shapes_only)
+        )
     except Exception as error:  # SafetensorError, UnpicklingError, RuntimeError, EOFError, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -25,9 +25,7 @@ from ray_synth.classifier.augment import (
 )
 from ray_synth.config import Augment, Targets
 
-EVERYTHING = Augment(
-    flip=0.5, resized_crop=(0.3, 1.0), color_jitter=0.8, grayscale=0.3, blur=0.5, solarize=0.3
-)
+EVERYTHING = Augment(flip=0.5, resized_crop=(0.3, 1.0), color_jitter=0.8, grayscale=0.3, blur=0.5, solarize=0.3)
 
 
 TORCHVISIONS_GREY = (0.2989, 0.587, 0.114)  # sums to .9999; ours to 1, so that white stays white
@@ -175,9 +173,7 @@ def test_one_factor_moves_one_thing(column: int, monkeypatch: pytest.MonkeyPatch
 def test_grey_images_have_brightness_and_contrast_alone() -> None:
     batch, seeds = images(6, channels=1), np.arange(6)
     factors = jitter_factors(draws_of(seeds), np.arange(6))
-    expected = per_image(
-        batch, lambda x, i: tv.adjust_contrast(tv.adjust_brightness(x, factors[i, 0]), factors[i, 1])
-    )
+    expected = per_image(batch, lambda x, i: tv.adjust_contrast(tv.adjust_brightness(x, factors[i, 0]), factors[i, 1]))
     torch.testing.assert_close(augment(batch, Augment(color_jitter=1.0), seeds), expected, atol=1e-5, rtol=0)
     assert torch.equal(augment(batch, Augment(grayscale=1.0), seeds), batch)
 

@@ -84,9 +84,7 @@ def test_before_training_it_is_the_untouched_model(name: str, lora: Lora | None,
 @pytest.mark.parametrize(
     "lora", [Lora(r=4), Lora(r=4, projections=("k", "out")), Lora(r=4, towers=("text",)), Lora(towers=("image",))]
 )
-def test_only_the_chosen_projections_learn_and_each_of_them_does(
-    name: str, lora: Lora, files: dict[str, str]
-) -> None:
+def test_only_the_chosen_projections_learn_and_each_of_them_does(name: str, lora: Lora, files: dict[str, str]) -> None:
     model = built(name, files, lora=lora.model_copy(update={"dropout": 0.0})).train()
     frozen = {k: v.clone() for k, v in model.state_dict().items() if "lora_" not in k}
     before = model(images()).detach()
@@ -196,6 +194,19 @@ def test_the_trained_parameters_are_as_many_as_the_formula_says(name: str, lora:
         clip = open_clip.create_model(name, device="meta")
         add_lora(clip, lora)
     assert sum(p.numel() for p in clip.parameters() if p.requires_grad) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_learns(name: str, files: dict[str, str]) -> None:
+    model, labels = built(name, files, lora=Lora(dropout=0.0)).train(), torch.tensor([0, 1, 2, 0])
+    before = F.cross_entropy(model(images()), labels).item()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images()), labels).backward()
+        optimizer.step()
+    after = F.cross_entropy(model.eval()(images()), labels).item()
+    assert after < 0.1 < before, (before, after)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -309,7 +320,7 @@ def test_wrong_input_is_found_before_anything_starts(name: str, files: dict[str,
     trap = tmp_path / "trap.pt"
     trap.write_bytes(pickle.dumps(Trap()))
     for refuse in (check_clip, lambda s: build_model(s, (20, 20, 3), CLASSES, seed=0)):
-        with pytest.raises(InputError, match="trap.pt"):
+        with pytest.raises(InputError, match=r"trap\.pt"):
             refuse(settings_of(name, {name: str(trap)}))
 
 

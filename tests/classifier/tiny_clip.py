@@ -42,7 +42,7 @@ def _random_state(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Weights as drawn, but no bias, statistic or last layer that is zero or one: those would hide mistakes."""
     random = torch.Generator().manual_seed(0)
     state = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
-    for name, tensor in state.items():
+    for tensor in state.values():
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor += 0.1 * torch.rand(tensor.shape, generator=random)
     return {name: tensor.contiguous() for name, tensor in state.items()}
