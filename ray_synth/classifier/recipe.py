@@ -15,7 +15,7 @@ from ray_synth.torch_ops import import_torchvision
 
 
 def make_optimizer(model: nn.Module, settings: Classifier) -> torch.optim.Optimizer:
-    """AdamW, SGD with Nesterov momentum .9, or LAMB over what is trained; weight decay on all of it, as in the papers."""
+    """AdamW, SGD with Nesterov momentum .9, or LAMB over what is trained; the papers decay all of it, biases too."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "sgd":

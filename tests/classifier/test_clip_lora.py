@@ -198,15 +198,16 @@ def test_the_trained_parameters_are_as_many_as_the_formula_says(name: str, lora:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns(name: str, files: dict[str, str]) -> None:
-    model, labels = built(name, files, lora=Lora(dropout=0.0)).train(), torch.tensor([0, 1, 2, 0])
-    before = F.cross_entropy(model(images()), labels).item()
+    model, labels = built(name, files, lora=Lora(dropout=0.0)).train(), torch.arange(3)
+    colours = 2 * torch.eye(3).view(3, 3, 1, 1).expand(-1, -1, 20, 20) - 1 + 0.05 * images(3)
+    before = F.cross_entropy(model(colours), labels).item()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
-        F.cross_entropy(model(images()), labels).backward()
+        F.cross_entropy(model(colours), labels).backward()
         optimizer.step()
-    after = F.cross_entropy(model.eval()(images()), labels).item()
-    assert after < 0.1 < before, (before, after)
+    after = F.cross_entropy(model.eval()(colours), labels).item()
+    assert after < 0.3 < before, (before, after)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -318,7 +319,7 @@ def test_wrong_input_is_found_before_anything_starts(name: str, files: dict[str,
     with pytest.raises(InputError, match="tokenizer"):
         check_clip(Classifier(model="open_clip:ViT-B-16-SigLIP", weights=files[name]))
     trap = tmp_path / "trap.pt"
-    trap.write_bytes(pickle.dumps(Trap()))
+    trap.write_bytes(pickle.dumps(Trap(), protocol=2))
     for refuse in (check_clip, lambda s: build_model(s, (20, 20, 3), CLASSES, seed=0)):
         with pytest.raises(InputError, match=r"trap\.pt"):
             refuse(settings_of(name, {name: str(trap)}))

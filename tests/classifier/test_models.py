@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_named_by_layer(tmp_path: Path) -> None:
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
-    for i, content in enumerate((pickle.dumps(Trap()), b"", b"not a model")):
+    for i, content in enumerate((pickle.dumps(Trap(), protocol=2), b"", b"not a model")):
         path = tmp_path / f"trap{i}.pth"
         path.write_bytes(content)
         settings = Classifier(model="resnet18", weights=str(path))

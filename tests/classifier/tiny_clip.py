@@ -39,8 +39,15 @@ def register_tiny_clips(folder: Path) -> dict[str, str]:
 
 
 def _random_state(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights as drawn, but no bias, statistic or last layer that is zero or one: those would hide mistakes."""
+    """Weights as drawn, but no bias or last layer that is zero or one, and measured batch statistics.
+
+    Zeros would hide mistakes, and without statistics images look all alike after four stages.
+    """
     random = torch.Generator().manual_seed(0)
+    side = clip.visual.image_size
+    side = side if isinstance(side, int) else side[0]
+    for _ in range(30):
+        clip.train().encode_image(torch.randn(8, 3, 1, 1, generator=random).expand(-1, -1, side, side))
     state = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
     for tensor in state.values():
         if tensor.is_floating_point() and tensor.ndim == 1:
