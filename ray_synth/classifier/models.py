@@ -242,11 +242,12 @@ def _check_size(settings: Classifier, model: nn.Module, shape: tuple[int, int, i
         with torch.no_grad():
             model.eval()(torch.empty(2, shape[2], shape[0], shape[1], device="meta"))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        own = getattr(getattr(model, "network", None), "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
         height, width = (model.size if isinstance(model, Prepared) else None) or shape[:2]
         raise InputError(
             f"{settings.model} cannot take images of {height} x {width} pixels ({reason}); "
-            "type --set classifier.image_size=224"
+            f"type --set classifier.image_size={own}"
         ) from None
 
 
