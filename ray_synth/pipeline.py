@@ -538,7 +538,11 @@ class Run:
 
         for name, setting in self._settings().items():
             for repeat in range(self.experiment.evaluate.repeats):
-                arguments = {"setting": setting, "seed": derive_seed("final", self.experiment.seed, repeat)}
+                arguments = {
+                    "setting": setting,
+                    "seed": derive_seed("final", self.experiment.seed, repeat),
+                    "diagnosed": repeat == 0,
+                }
                 yield Training(name=f"{name}-{repeat}", arguments=arguments)
 
     def _train(self) -> Stage:
@@ -562,10 +566,10 @@ class Run:
             )
             final.train_final(self.folder, trainings, train, num_workers=e.classifier.num_workers, progress=advance)
             best = [t for t in trainings if t.name.startswith("best-")]
-            loaded = [final.load_run(self.folder, t, e.classifier.model, self.splits.train) for t in best]
+            loaded = [final.load_run(self.folder, t, e.classifier, self.splits.train) for t in best]
             model, accuracy = max(loaded, key=lambda pair: pair[1])
             description = {
-                "model": e.classifier.model,
+                "classifier": e.classifier.model_dump(mode="json"),
                 "shape": list(self.splits.train.images.shape[1:]),
                 "class_names": list(self.class_names),
                 "setting": dataclasses.asdict(best[0].arguments["setting"]),
@@ -598,7 +602,7 @@ class Run:
 
             models: dict[str, list[Any]] = {}
             for training in self._trainings():
-                model, _ = load_run(self.folder, training, e.classifier.model, self.splits.train)
+                model, _ = load_run(self.folder, training, e.classifier, self.splits.train)
                 models.setdefault(training.name.rsplit("-", 1)[0], []).append(model)
             metrics = dict(final_accuracy(models, self.splits.test))
             advance(1)

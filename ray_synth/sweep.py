@@ -24,7 +24,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from ray_synth.classifier.train import fit, mix
+from ray_synth.classifier.mixture import TrainingData, mix
+from ray_synth.classifier.train import Fitted, fit
 from ray_synth.config import Experiment, Range
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
@@ -78,6 +79,20 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
     return max(complete, key=lambda trial: (trial.accuracy, -trial.setting.synthetic_ratio, trial.trial_id))
 
 
+def mix_setting(setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> TrainingData:
+    """The training data of a setting, with its regions."""
+    return mix(
+        real,
+        synthetic,
+        synthetic_ratio=setting.synthetic_ratio,
+        num_clusters=setting.num_clusters,
+        partition=experiment.partition,
+        seed=derive_seed("partition", experiment.seed),
+        use_real=experiment.data.use_real,
+        online=experiment.classifier.algorithm == "lightweight",
+    )
+
+
 def train_setting(
     setting: Setting,
     experiment: Experiment,
@@ -87,16 +102,9 @@ def train_setting(
     *,
     seed: int,
     **how: Any,
-) -> Any:
+) -> Fitted:
     """`fit` at a setting: the mix, its regions, and the classifier section with the setting's lambdas."""
-    data = mix(
-        real,
-        synthetic,
-        synthetic_ratio=setting.synthetic_ratio,
-        num_clusters=setting.num_clusters,
-        iterations=experiment.partition.iterations,
-        seed=derive_seed("partition", experiment.seed),
-    )
+    data = mix_setting(setting, experiment, real, synthetic)
     classifier = experiment.classifier.model_copy(update={"lambda_1": setting.lambda_1, "lambda_2": setting.lambda_2})
     return fit(data, validation, classifier, seed=seed, **how)
 

@@ -12,7 +12,9 @@ from typing import Any
 from safetensors import torch as safetensors
 from torch import nn
 
-from ray_synth.classifier.models import build_model
+from ray_synth.classifier.models import build_model, load_trainable, trainable_state
+from ray_synth.classifier.train import Fitted, Team
+from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
@@ -32,18 +34,22 @@ class Training:
     def file(self) -> str:
         return f"model/runs/{self.name}.safetensors"
 
+    @property
+    def history(self) -> str:
+        return f"model/runs/{self.name}.history.json"
+
 
 def train_final(
     folder: RunFolder,
     trainings: Sequence[Training],
-    train: Callable[..., tuple[nn.Module, float]],
+    train: Callable[..., Fitted],
     *,
     num_workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train what is not in the run folder yet. Ray must be up.
 
-    `train(**arguments, prepare=, rank=, world_size=)` gives a model and its validation accuracy; every worker calls it.
+    Every worker calls `train(**arguments, team=, checkpoints=)`. A training that was killed goes on from its checkpoint.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
@@ -83,14 +89,35 @@ def _worker(config: Mapping[str, Any]) -> None:
     from ray.train.torch import prepare_model
 
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    team = Team(rank=context.get_world_rank(), size=context.get_world_size(), prepare=prepare_model)
     folder = RunFolder(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):
-        model, accuracy = train(**training.arguments, prepare=prepare_model, rank=rank, world_size=world_size)
-        if rank == 0:
-            folder.write(training.file, safetensors.save(model.state_dict(), metadata={"accuracy": repr(accuracy)}))
-        ray.train.report({"accuracy": accuracy})
+        checkpoints = FolderCheckpoints(folder, f"model/runs/{training.name}.checkpoint")
+        fitted = train(**training.arguments, team=team, checkpoints=checkpoints)
+        if team.rank == 0:
+            if fitted.history:
+                folder.write_json(training.history, fitted.history)
+            tensors = safetensors.save(trainable_state(fitted.model), metadata={"accuracy": repr(fitted.accuracy)})
+            folder.write(training.file, tensors)
+            checkpoints.remove()
+        ray.train.report({"accuracy": fitted.accuracy})
+
+
+class FolderCheckpoints:
+    """A training's checkpoint as a file of the run folder."""
+
+    def __init__(self, folder: RunFolder, name: str):
+        self.folder, self.name = folder, name
+
+    def load(self) -> bytes | None:
+        return self.folder.read(self.name) if self.folder.exists(self.name) else None
+
+    def save(self, data: bytes) -> None:
+        self.folder.write(self.name, data)
+
+    def remove(self) -> None:
+        self.folder.remove(self.name)
 
 
 def _waiting(work: Callable[[], object], meanwhile: Callable[[], None]) -> None:
@@ -115,17 +142,17 @@ def _waiting(work: Callable[[], object], meanwhile: Callable[[], None]) -> None:
         raise errors[0]
 
 
-def load_run(folder: RunFolder, training: Training, model_name: str, like: ImageSet) -> tuple[nn.Module, float]:
+def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSet) -> tuple[nn.Module, float]:
     """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
     data = folder.read(training.file)
-    model = build_model(model_name, like.images.shape[1:], like.num_classes, seed=0)
-    model.load_state_dict(safetensors.load(data))
+    model = build_model(settings, like.images.shape[1:], like.class_names, seed=0)
+    load_trainable(model, safetensors.load(data))
     return model.eval(), float(_metadata(data)["accuracy"])
 
 
 def save_classifier(folder: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """The deliverable: weights, and beside them what is needed to build the model around them."""
-    folder.write(CLASSIFIER, safetensors.save(model.state_dict()))
+    """The deliverable: weights (of a frozen model, what was trained), and beside them what to build around them."""
+    folder.write(CLASSIFIER, safetensors.save(trainable_state(model)))
     folder.write_json(DESCRIPTION, description)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ray_synth.classifier.train import TrainingData, fit, logits_of
+from ray_synth.classifier.mixture import TrainingData
+from ray_synth.classifier.predict import logits_of
+from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
-from ray_synth.data.transforms import to_model_range
 from ray_synth.metrics.spectrum import rapsd, rapsd_distance
 
-JUDGE = Classifier(updates=600, evaluations=1, lambda_1=0.0, lambda_2=0.0)
+JUDGE = Classifier(updates=600, evaluations=1, keep="last", lambda_1=0.0, lambda_2=0.0)
 
 
 def label_fidelity(
@@ -28,8 +29,8 @@ def label_fidelity(
     data = TrainingData(
         real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
     )
-    judge, accuracy = fit(data, test, JUDGE, seed=seed)
-    right = logits_of(judge, to_model_range(synthetic.images)).argmax(1).numpy() == synthetic.labels
+    judge, accuracy, _ = fit(data, test, JUDGE, seed=seed)
+    right = logits_of(judge, synthetic.images).argmax(1).numpy() == synthetic.labels
     yield "label_fidelity", float(right.mean())
     yield "label_fidelity/judge_accuracy", accuracy
     for label, name in enumerate(synthetic.class_names):

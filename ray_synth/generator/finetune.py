@@ -46,7 +46,7 @@ def finetune(
     if folder.exists(CHECKPOINT):
         start = _restore(folder, parameters, average, optimizer)
     schedule = noise_schedule(settings)
-    pixels = to_model_range(images.images)
+    pixels = to_model_range(torch.from_numpy(images.images)).contiguous()
     labels = torch.from_numpy(images.labels)
     progress(start)
     for step in range(start, settings.steps):

@@ -90,7 +90,8 @@ def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, prediction_typ
     settings = SMALL.model_copy(update={"prediction_type": prediction_type, "steps": 60})
     folder = RunFolder(tmp_path)
     room.finetune(folder, splits.generator, settings, seed=0)
-    images, labels = to_model_range(splits.generator.images[:256]), torch.from_numpy(splits.generator.labels[:256])
+    images = to_model_range(torch.from_numpy(splits.generator.images[:256]))
+    labels = torch.from_numpy(splits.generator.labels[:256])
 
     def loss(unet: UNet2DModel) -> float:
         random = torch.Generator().manual_seed(0)

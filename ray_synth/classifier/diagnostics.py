@@ -1,0 +1,38 @@
+"""A classifier and its data in, the terms of the generalization bound and its accuracy out (paper 000, Figure 2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ray_synth.bound.prediction_space import prediction_space_bound
+from ray_synth.classifier.mixture import TrainingData
+from ray_synth.classifier.predict import logits_of
+from ray_synth.data.images import ImageSet
+
+SAMPLE = 2048  # images a side, at most: the terms are means
+
+
+def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict[str, float]:
+    """Named numbers: `accuracy`, `accuracy/class/NAME`, and, with both sides, Theorem 3.3's terms as `bound/NAME`.
+
+    The term that needs real samples not trained on stays out: validation images have no region of their own.
+    """
+    right = logits_of(model, validation.images).argmax(1).numpy() == validation.labels
+    found = {"accuracy": float(right.mean())}
+    for label, name in enumerate(validation.class_names):
+        members = right[validation.labels == label]
+        found[f"accuracy/class/{name}"] = float(members.mean()) if len(members) else float("nan")
+    if not len(data.real) or not len(data.synthetic):
+        return found
+    outputs, losses, regions = [], [], []
+    for images, places in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
+        rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
+        logits = logits_of(model, images.images[rows])
+        outputs.append(logits.softmax(1).numpy())
+        losses.append(F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none").numpy())
+        regions.append(places[rows])
+    terms = prediction_space_bound(*outputs, *losses, *regions, num_regions=data.num_regions)
+    return found | {f"bound/{name}": value for name, value in terms.to_dict().items()}

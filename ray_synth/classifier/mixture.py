@@ -1,0 +1,103 @@
+"""Real and synthetic images in, the training data of a ratio out: exactly as many as asked, each with its region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_synth.bound.encoders import encoder_of
+from ray_synth.config import PartitionSettings
+from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
+from ray_synth.errors import InputError
+from ray_synth.partition import RegionReport, kmeans_partition, pixel_features, region_report
+
+BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """Real and synthetic images with the region of each: regions int64 [n] and [m] in [0, num_regions).
+
+    features: float32 [n+m,d], real ones first, where regions are to be found while training (Algorithm 2).
+    """
+
+    real: ImageSet
+    synthetic: ImageSet
+    real_regions: np.ndarray
+    synthetic_regions: np.ndarray
+    num_regions: int = 1
+    features: np.ndarray | None = None
+
+    def report(self) -> RegionReport:
+        return region_report(
+            self.real_regions,
+            self.synthetic_regions,
+            self.real.labels,
+            self.synthetic.labels,
+            num_regions=self.num_regions,
+        )
+
+
+def mix(
+    real: ImageSet,
+    synthetic: ImageSet,
+    *,
+    synthetic_ratio: float,
+    num_clusters: int,
+    partition: PartitionSettings,
+    seed: int,
+    use_real: bool = True,
+    online: bool = False,
+) -> TrainingData:
+    """The training data at a ratio: all real images, the first round(ratio * n_c) synthetic ones of each class c, and
+    k-means regions over both.
+
+    Args:
+        num_clusters: at most; there are no more than samples.
+        partition: iterations, and the features that k-means looks at.
+        use_real: False leaves the real images out; the ratio still counts against them.
+        online: keep the features, for regions that are found while training.
+
+    Raises:
+        InputError: a ratio that asks for more synthetic images than there are, or for no image at all.
+    """
+    counts = synthetic_counts(np.bincount(real.labels, minlength=real.num_classes), synthetic_ratio)
+    available = np.bincount(synthetic.labels, minlength=real.num_classes)
+    missing = int(np.maximum(counts - available, 0).sum())
+    if missing:
+        raise InputError(
+            f"synthetic_ratio {synthetic_ratio:g} needs {missing} more synthetic image(s) than exist; "
+            f"type ray-synth generate EXPERIMENT.yaml --set generate.images_per_class={int(counts.max())}"
+        )
+    chosen = synthetic.take(first_per_class(synthetic.labels, counts))
+    kept = real if use_real else real.take(np.zeros(0, dtype=np.int64))
+    if len(kept) + len(chosen) == 0:
+        raise InputError(
+            f"no image is left to train on: data.use_real is false and synthetic_ratio is {synthetic_ratio:g}; "
+            "use a ratio above 0"
+        )
+    features = partition_features([kept, chosen], partition.features)
+    found = kmeans_partition(
+        features, min(num_clusters, len(features)), iterations=1 if online else partition.iterations, seed=seed
+    )
+    return TrainingData(
+        real=kept,
+        synthetic=chosen,
+        real_regions=found.regions[: len(kept)],
+        synthetic_regions=found.regions[len(kept) :],
+        num_regions=len(found.centroids),
+        features=features if online else None,
+    )
+
+
+def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:
+    """The vectors that k-means looks at, float32 [n,d], set after set: pixels, or an encoder's features."""
+    batches = (
+        images.images[start : start + BATCH] for images in sets for start in range(0, len(images), BATCH)
+    )  # never all of them as floats
+    if spec == "pixels":
+        return pixel_features(batches, sum(map(len, sets)))
+    encoder: Any = encoder_of(spec)
+    return np.concatenate([np.asarray(encoder(batch), dtype=np.float32) for batch in batches])

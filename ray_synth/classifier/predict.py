@@ -1,0 +1,35 @@
+"""A classifier and images in, logits and accuracies out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from ray_synth.data.images import ImageSet
+from ray_synth.data.transforms import to_model_range
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, images: np.ndarray, batch_size: int = 512) -> torch.Tensor:
+    """uint8 [N,H,W,C] -> logits [N,K] in float32 on the CPU, in evaluation mode and where the model is."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [
+        model(to_model_range(torch.from_numpy(images[start : start + batch_size]).to(device))).float().cpu()
+        for start in range(0, len(images), batch_size)
+    ]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def top_accuracy(logits: torch.Tensor, labels: np.ndarray, k: int = 1) -> float:
+    """Share of the rows whose label is among the k largest logits: [N,K], [N]."""
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return float((best == torch.from_numpy(labels)[:, None]).any(dim=1).float().mean())
+
+
+def accuracy_of(model: nn.Module, images: ImageSet) -> float:
+    """Top-1."""
+    return float((logits_of(model, images.images).argmax(1).numpy() == images.labels).mean())
