@@ -28,6 +28,7 @@ class Data(Section):
     kind: Literal["digits", "folder"] = "digits"
     path: str | None = Field(None, description="folder of class folders, for kind: folder")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
+    use_real: bool = True
     shots: int | None = Field(10, ge=1, description="real training images per class; null takes the whole pool")
     generator_split: Literal["disjoint", "shared"] = "disjoint"
     generator_fraction: float = Field(0.33, gt=0, lt=1)

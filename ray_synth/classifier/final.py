@@ -49,7 +49,7 @@ def train_final(
 ) -> None:
     """Train what is not in the run folder yet. Ray must be up.
 
-    Every worker calls `train(**arguments, team=, checkpoints=)`. A training that was killed goes on from its checkpoint.
+    Every worker calls `train(**arguments, team=, checkpoints=)`. A training that was killed goes on from a checkpoint.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError

@@ -278,7 +278,4 @@ def _refuse_nan(*logits: torch.Tensor) -> None:
     for side, z in zip(("real", "synthetic"), logits, strict=True):
         bad = int((~z.isfinite()).any(-1).sum())
         if bad:
-            raise InputError(
-                f"{side}_logits must be finite, got NaN or infinity in {bad} of {len(z)} rows; "
-                "lower the learning rate, or look at the images"
-            )
+            raise InputError(f"{side}_logits must be finite, got NaN or infinity in {bad} of {len(z)} rows")

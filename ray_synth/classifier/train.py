@@ -25,7 +25,7 @@ from ray_synth.classifier.recipe import Ema, learning_rate, make_optimizer, opti
 from ray_synth.config import Augment, Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.data.transforms import to_model_range
-from ray_synth.errors import WorkError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import keep_freed_memory
 
@@ -93,8 +93,11 @@ def fit(
         half_epoch = max(1, updates_per_epoch(settings, len(data.real), len(data.synthetic)) // 2)
         training.trained.train()
         for step in range(start, updates):
-            loss = training.update(step)
             done = step + 1
+            try:
+                loss = training.update(step)
+            except InputError as error:  # logits that are not finite
+                raise WorkError(f"update {done}: {error}; lower classifier.learning_rate") from None
             if diagnosed and team.rank == 0 and (done % half_epoch == 0 or done == updates):
                 training.diagnose(done)
             if done in evaluate_at:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from ray_synth.classifier.train import _Side, fit, logits_of, mix, num_updates
-from ray_synth.config import Classifier
+from ray_synth.classifier import train
+from ray_synth.classifier.mixture import TrainingData, mix
+from ray_synth.classifier.predict import accuracy_of
+from ray_synth.classifier.train import Team, _Side, fit, num_updates
+from ray_synth.config import Augment, Classifier, PartitionSettings
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits
-from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError, WorkError
 
 QUICK = Classifier(updates=60, evaluations=3, batch_size=32)
 
 
-def mixed(splits: Splits, ratio: float, num_clusters: int = 20):
+def mixed(splits: Splits, ratio: float, num_clusters: int = 20, **how: Any) -> TrainingData:
     """The generator's own images play the synthetic side: more real digits."""
-    return mix(splits.train, splits.generator, synthetic_ratio=ratio, num_clusters=num_clusters, iterations=20, seed=0)
+    return mix(
+        splits.train,
+        splits.generator,
+        synthetic_ratio=ratio,
+        num_clusters=num_clusters,
+        partition=PartitionSettings(iterations=20),
+        seed=0,
+        **how,
+    )
 
 
 def test_the_mix_holds_exactly_the_ratio_and_is_a_prefix(splits: Splits) -> None:
@@ -34,7 +46,8 @@ def test_the_mix_holds_exactly_the_ratio_and_is_a_prefix(splits: Splits) -> None
 
 def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> None:
     with pytest.raises(
-        InputError, match=r"more synthetic image\(s\) than exist; type --set generate.images_per_class=160"
+        InputError,
+        match=r"more synthetic image\(s\) than exist; type ray-synth generate .* --set generate.images_per_class=160",
     ):
         mixed(splits, 16)
 
@@ -42,31 +55,26 @@ def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> 
 def test_it_learns_and_repeats_itself_bit_for_bit(splits: Splits) -> None:
     reported: list[float] = []
     settings = QUICK.model_copy(update={"updates": 150})
-    model, accuracy = fit(mixed(splits, 4), splits.validation, settings, seed=3, report=reported.append)
+    model, accuracy, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3, report=reported.append)
     assert accuracy > 0.85
     assert len(reported) == 3
     assert reported[-1] == accuracy
-    again, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3)
-    other, _ = fit(mixed(splits, 4), splits.validation, settings, seed=4)
+    again, _, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3)
+    other, _, _ = fit(mixed(splits, 4), splits.validation, settings, seed=4)
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    predicted = logits_of(model, to_model_range(splits.validation.images)).argmax(1).numpy()
-    assert (predicted == splits.validation.labels).mean() == accuracy
+    assert accuracy_of(model, splits.validation) == accuracy
 
 
 def test_one_side_may_be_empty(splits: Splits) -> None:
-    data = mixed(splits, 1)
-    nothing = data.real.take(np.zeros(0, dtype=np.int64))
-    only_synthetic = type(data)(
-        real=nothing,
-        synthetic=data.synthetic,
-        real_regions=data.real_regions[:0],
-        synthetic_regions=data.synthetic_regions,
-    )
+    only_synthetic = mixed(splits, 1, use_real=False)
+    assert len(only_synthetic.real) == 0
+    assert len(only_synthetic.synthetic) == 100
     for sides in (mixed(splits, 0), only_synthetic):
-        _, accuracy = fit(sides, splits.validation, QUICK, seed=0)
-        assert accuracy > 0.3
+        assert fit(sides, splits.validation, QUICK, seed=0).accuracy > 0.3
+    with pytest.raises(InputError, match=r"data\.use_real is false and synthetic_ratio is 0; use a ratio above 0"):
+        mixed(splits, 0, use_real=False)
 
 
 def test_updates_are_the_same_at_every_ratio_unless_epochs_are_asked() -> None:
@@ -79,30 +87,29 @@ def test_updates_are_the_same_at_every_ratio_unless_epochs_are_asked() -> None:
 def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: ImageSet) -> None:
     images = digits.take(np.arange(30))
     side = _Side(images, np.arange(30), 8, updates=15, seed=0, device="cpu")
-    seen = torch.cat([side.batch(step, 0, 1)[2] for step in range(15)])
+    seen = torch.cat([side.batch(step, Team(), Augment()).rows for step in range(15)])
     assert torch.bincount(seen).tolist() == [4] * 30
-    halves = [torch.cat([side.batch(0, rank, 2)[2] for rank in range(2)]).tolist()]
-    assert sorted(halves[0]) == sorted(side.batch(0, 0, 1)[2].tolist())
+    changes = Augment(flip=0.5, resized_crop=(0.5, 1.0))
+    whole = side.batch(3, Team(), changes)
+    halves = [side.batch(3, Team(rank=rank, size=2), changes) for rank in range(2)]
+    assert torch.cat([half.rows for half in halves]).tolist() == [*whole.rows[::2], *whole.rows[1::2]]
+    torch.testing.assert_close(halves[1].images, whole.images[1::2])
 
 
 def test_uniform_weighting_weighs_every_image_the_same(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
-    from ray_synth.classifier import train
-
     original = train.regularized_loss
     monkeypatch.setattr(
         train, "regularized_loss", lambda *a, **k: weights.append(k["real_weight"]) or original(*a, **k)
     )
     one = QUICK.model_copy(update={"updates": 1, "evaluations": 1})
-    for ratio in (0.0, 0.5, 4.0):
+    for ratio in (0.5, 4.0):
         fit(mixed(splits, ratio), splits.validation, one, seed=0)
     fit(mixed(splits, 4.0), splits.validation, one.model_copy(update={"weighting": "fixed"}), seed=0)
-    assert weights == [1.0, 2.0, 0.25, 4.0]
+    assert weights == [2.0, 0.25, 4.0]
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray_synth.classifier import train
-
     original = train.regularized_loss
     monkeypatch.setattr(
         train, "regularized_loss", lambda *a, **k: original(*a, **k)._replace(total=a[0].sum() * float("nan"))
