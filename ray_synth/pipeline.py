@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
 EXPORTS = ("folder", "webdataset")
 MAX_REJECTED_LISTED = 1000
+REGIONS = "model/regions.json"
 RESULTS = {"evaluate": ("metrics.json", "summary.json"), "report": ("report.html",)}
 
 
@@ -576,6 +577,7 @@ class Run:
                 "validation_accuracy": accuracy,
             }
             final.save_classifier(self.folder, model, description)
+            self._write_regions()
             advance(len(trainings))
 
         stage_digest = digest(
@@ -590,6 +592,20 @@ class Run:
         )
         plan = "final trainings: real only, at the predicted ratio, at the swept best"
         return Stage(stage_digest, ("model",), plan, len(trainings), work)
+
+    def _write_regions(self) -> None:
+        """The regions of the best setting: which image lies in which, by key, and what they are like."""
+        from ray_synth import sweep
+        from ray_synth.classifier.mixture import region_rows
+
+        data = sweep.mix_setting(self._settings()["best"], self.experiment, self.splits.train, self._synthetic)
+        self.folder.write("model/regions.parquet", region_rows(data))
+        self.folder.write_json(REGIONS, data.report().to_dict())
+
+    def _histories(self) -> dict[str, Any]:
+        """What was measured while the first training of each setting ran."""
+        files = {t.name.rsplit("-", 1)[0]: t.history for t in self._trainings() if t.arguments["diagnosed"]}
+        return {name: self.folder.read_json(file) for name, file in files.items() if self.folder.exists(file)}
 
     def _evaluate(self) -> Stage:
         e = self.experiment
@@ -679,6 +695,8 @@ class Run:
                 real=self.splits.generator,
                 synthetic=self._synthetic,
                 settings=self.experiment.model_dump(mode="json"),
+                histories=self._histories(),
+                regions=self.folder.read_json(REGIONS),
             )
             advance(1)
 

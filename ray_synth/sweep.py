@@ -80,7 +80,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
 
 
 def mix_setting(setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> TrainingData:
-    """The training data of a setting, with its regions."""
+    """The training data of a setting, with its regions. At ratio 0 real images are used in any case."""
     return mix(
         real,
         synthetic,
@@ -88,7 +88,7 @@ def mix_setting(setting: Setting, experiment: Experiment, real: ImageSet, synthe
         num_clusters=setting.num_clusters,
         partition=experiment.partition,
         seed=derive_seed("partition", experiment.seed),
-        use_real=experiment.data.use_real,
+        use_real=experiment.data.use_real or setting.synthetic_ratio == 0,
         online=experiment.classifier.algorithm == "lightweight",
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ray_synth.bound.encoders import encoder_of
 from ray_synth.config import PartitionSettings
@@ -90,6 +93,23 @@ def mix(
         num_regions=len(found.centroids),
         features=features if online else None,
     )
+
+
+def region_rows(data: TrainingData) -> bytes:
+    """A parquet file with a row per image: key, source (real | synthetic), class_name, region."""
+    keys = list(data.synthetic.sources) if data.synthetic.sources is not None else data.synthetic.keys()
+    names = np.asarray(data.real.class_names)
+    table = pa.table(
+        {
+            "key": [*data.real.keys(), *keys],
+            "source": ["real"] * len(data.real) + ["synthetic"] * len(data.synthetic),
+            "class_name": names[np.concatenate([data.real.labels, data.synthetic.labels])].tolist(),
+            "region": np.concatenate([data.real_regions, data.synthetic_regions]),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
 
 
 def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:

@@ -27,7 +27,7 @@ def logits_of(model: nn.Module, images: np.ndarray, batch_size: int = 512) -> to
 def top_accuracy(logits: torch.Tensor, labels: np.ndarray, k: int = 1) -> float:
     """Share of the rows whose label is among the k largest logits: [N,K], [N]."""
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return float((best == torch.from_numpy(labels)[:, None]).any(dim=1).float().mean())
+    return float((best == torch.from_numpy(labels)[:, None]).any(dim=1).double().mean())
 
 
 def accuracy_of(model: nn.Module, images: ImageSet) -> float:

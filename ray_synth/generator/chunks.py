@@ -286,7 +286,7 @@ def _readable(chunk: Chunk) -> Iterator[None]:
 def read_synthetic(
     folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int]
 ) -> ImageSet:
-    """The images of the plan, by class and index, in the size and mode of the real ones.
+    """The images of the plan, by class and index, in the size and mode of the real ones; `sources` are their keys.
 
     shape: [H,W,C] of what comes back; images of another size are resized.
 
@@ -295,17 +295,19 @@ def read_synthetic(
     """
     total = plan.num_classes * plan.images_per_class
     images, labels = np.empty((total, *shape), dtype=np.uint8), np.empty(total, dtype=np.int64)
+    keys = np.empty(total, dtype=object)
     done = 0
     for chunk, rows in read_rows(folder, plan, ["image"]):
         try:
             for row in rows:
                 images[done], labels[done] = unified(_decoded(row["image"]), shape), chunk.label
+                keys[done] = row["key"]
                 done += 1
         except (OSError, SyntaxError) as error:
             raise WorkError(
                 f"an image of chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
             ) from None
-    return ImageSet(images=images, labels=labels, class_names=tuple(class_names))
+    return ImageSet(images=images, labels=labels, class_names=tuple(class_names), sources=keys)
 
 
 def _decoded(data: bytes) -> np.ndarray:
