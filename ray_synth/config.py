@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
@@ -269,6 +269,13 @@ class PartitionSettings(Section):
         "pixels", pattern=r"^(pixels|open_clip:[^:]+:.+)$", description="pixels, or open_clip:MODEL:/path/to/weights"
     )
 
+    @property
+    def encoder(self) -> tuple[str, str] | None:
+        """Model and weights file of open_clip features."""
+        _, _, spec = self.features.partition(":")
+        model, _, weights = spec.partition(":")
+        return (model, weights) if spec else None
+
     def clusters(self, num_classes: int) -> int:
         return self.num_clusters or max(1, round(self.clusters_per_class * num_classes))
 
@@ -492,10 +499,30 @@ class Experiment(Section):
         return self
 
 
+Settings = TypeVar("Settings", bound=Section)
+PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
+
+
 def digest(*parts: Any) -> str:
     """SHA-256 of JSON-ready parts (models included), independent of key order."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The same settings for workers, whose current folder is another one."""
+    changes: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, Section):
+            changes[name] = with_absolute_paths(value)
+        elif name == "model" and isinstance(settings, Classifier):
+            continue  # an architecture
+        elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
+            changes[name] = str(Path(value).absolute())
+        elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:
+            model, weights = settings.encoder
+            changes[name] = f"open_clip:{model}:{Path(weights).absolute()}"
+    return settings.model_copy(update=changes)
 
 
 def load_experiment(

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import SAMPLING, Diffusion, Experiment, StableDiffusion, digest, load_experiment
+from ray_synth.config import (
+    SAMPLING,
+    Diffusion,
+    Experiment,
+    StableDiffusion,
+    digest,
+    load_experiment,
+    with_absolute_paths,
+)
 from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, split
@@ -105,7 +113,25 @@ class Run:
         images = read_images(experiment.data)
         self.splits: Splits = split(images, experiment.data, experiment.seed)
         self.sets = self.splits.named()
+        self._check_classifier()
         self._check_generator()
+
+    def _check_classifier(self) -> None:
+        from ray_synth.classifier.models import check_model
+        from ray_synth.clip import check_open_clip
+
+        e = self.experiment
+        shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
+        check_model(e.classifier, shape)
+        if e.partition.encoder:
+            check_open_clip(*e.partition.encoder)
+        samples = len(self.splits.train) + self.num_synthetic
+        if e.partition.clusters(len(self.class_names)) > samples:
+            raise InputError(
+                f"partition.num_clusters must be at most {samples:,}, the real and synthetic images, "
+                f"got {e.partition.clusters(len(self.class_names)):,}; "
+                f"type --set partition.num_clusters={2 * len(self.class_names)}"
+            )
 
     def _check_generator(self) -> None:
         from ray_synth.generator.kinds import check_generator
@@ -184,6 +210,14 @@ class Run:
             max_attempts=e.generate.max_attempts,
             available=available_images(e.generator, self.class_names),
         )
+
+    @functools.cached_property
+    def classifier_files(self) -> list[str]:
+        """What lies in the files that the classifier starts from and that its regions are seen through."""
+        from ray_synth.generator.pretrained import content_digest
+
+        weights, features = self.experiment.classifier.weights, self.experiment.partition.encoder
+        return [content_digest(Path(file)) for file in (weights, features and features[1]) if file]
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
@@ -349,7 +383,6 @@ class Run:
 
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.generator.generate import Job, generate_chunks
-            from ray_synth.generator.kinds import with_absolute_paths
 
             made = there
             advance(made)
@@ -401,7 +434,7 @@ class Run:
         parents = Parents.of(self.splits.generator)
         if isinstance(settings, StableDiffusion) and conditioned:
             from ray_synth.generator.describe import described_parents
-            from ray_synth.generator.kinds import captioned_prompts, long_prompts, with_absolute_paths
+            from ray_synth.generator.kinds import captioned_prompts, long_prompts
 
             parents = described_parents(
                 self.folder, parents, with_absolute_paths(settings), self.captions, self.origin.parts
@@ -499,7 +532,7 @@ class Run:
             ]
             sweep.run_sweep(
                 self.folder,
-                e,
+                with_absolute_paths(e),
                 self.splits.train,
                 self._synthetic,
                 self.splits.validation,
@@ -513,6 +546,8 @@ class Run:
             e.sweep.model_dump(mode="json", exclude={"num_trials", "concurrency"}),
             e.classifier.model_dump(mode="json", exclude={"num_workers"}),
             e.partition,
+            self.classifier_files,
+            e.data.use_real,
             e.seed,
             limit,
             predicted,
@@ -560,7 +595,7 @@ class Run:
             )
             train = functools.partial(
                 sweep.train_setting,
-                experiment=e,
+                experiment=with_absolute_paths(e),
                 real=self.splits.train,
                 synthetic=self._synthetic,
                 validation=self.splits.validation,
@@ -585,6 +620,8 @@ class Run:
             [[t.name, dataclasses.asdict(t.arguments["setting"]), t.arguments["seed"]] for t in trainings],
             e.classifier,
             e.partition,
+            self.classifier_files,
+            e.data.use_real,
             e.seed,
             self.plan.chunk_digest,
             self.digests["train"],

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from ray_synth.clip import check_open_clip
 from ray_synth.config import Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
@@ -29,7 +27,6 @@ from ray_synth.generator.pretrained import (
 )
 from ray_synth.runs import RunFolder
 
-PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
 DEFAULT_BATCH = 80  # of a small pixel model
 
 
@@ -249,20 +246,6 @@ def available_images(settings: GeneratorSettings, class_names: Sequence[str]) ->
         return None
     files = class_files(Path(settings.path))
     return tuple(len(files[name]) for name in class_names)
-
-
-Paths = TypeVar("Paths", bound=BaseModel)
-
-
-def with_absolute_paths(settings: Paths) -> Paths:
-    """The same settings for workers, whose current folder is another one."""
-    changes: dict[str, Any] = {}
-    for name, value in settings:
-        if isinstance(value, BaseModel):
-            changes[name] = with_absolute_paths(value)
-        elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
-            changes[name] = str(Path(value).absolute())
-    return settings.model_copy(update=changes)
 
 
 def load_sampler(
