@@ -1,0 +1,66 @@
+"""Which image lies in which region: by key, whatever the order of reading, and the same labels in every pass."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
+from ray_synth.classifier.train import Team, _Side
+from ray_synth.config import Augment, PartitionSettings
+from ray_synth.data.images import ImageSet
+from ray_synth.data.splits import Splits
+
+
+def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20) -> TrainingData:
+    return mix(
+        real, synthetic, synthetic_ratio=2, num_clusters=clusters, partition=PartitionSettings(), seed=0, online=True
+    )
+
+
+def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> None:
+    """Two folders in different orders: a region that belongs to a position would go to another image."""
+    rng = np.random.default_rng(0)
+    shuffled = splits.train.take(rng.permutation(len(splits.train)))
+    data = mixed(shuffled, splits.generator)
+    regions = np.concatenate([data.real_regions, data.synthetic_regions])
+    assert data.features is not None
+    centroids = np.stack([data.features[regions == i].mean(axis=0) for i in range(data.num_regions)])
+    nearest = ((data.features[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
+    # One iteration of Lloyd from a start that has converged: nearly all stand where their pixels belong.
+    assert (nearest == regions).mean() > 0.9
+    rows = pq.read_table(io.BytesIO(region_rows(data))).to_pylist()
+    assert [row["region"] for row in rows] == regions.tolist()
+    assert [row["key"] for row in rows[: len(data.real)]] == shuffled.keys()
+    assert {row["source"] for row in rows[: len(data.real)]} == {"real"}
+    assert {row["source"] for row in rows[len(data.real) :]} == {"synthetic"}
+
+
+def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
+    images = splits.train.take(np.arange(30))
+    side = _Side(images, np.arange(30), 8, updates=20, seed=0, device="cpu")
+    truth = {image.tobytes(): label for image, label in zip(images.images, images.labels, strict=True)}
+    for step in range(20):  # more than five passes
+        batch = side.batch(step, Team(), Augment())
+        pixels = ((batch.images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        for image, label, region, row in zip(pixels, batch.labels, batch.regions, batch.rows, strict=True):
+            assert truth[image.tobytes()] == int(label) == images.labels[int(row)]
+            assert int(region) == int(row)
+
+
+def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_synth.classifier import mixture
+
+    monkeypatch.setattr(mixture, "encoder_of", lambda spec: lambda batch: batch.reshape(len(batch), -1)[:, :7])
+    sets = [splits.train, splits.validation]
+    found = partition_features(sets, "open_clip:any:file")
+    assert np.array_equal(found, np.concatenate([s.images.reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32))
+
+
+def test_more_clusters_than_images_are_as_many_as_images(splits: Splits) -> None:
+    data = mixed(splits.train.take(np.arange(3)), splits.generator, clusters=1000)
+    assert data.num_regions == len(data.real) + len(data.synthetic)
