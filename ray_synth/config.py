@@ -57,7 +57,7 @@ class Data(Section):
         if kind not in known:
             close = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else "type --set data.kind=folder"
-            raise ValueError(f"kind must be one of {', '.join(known)}, got {_short(kind)}; {hint}")
+            raise ValueError(f"must be one of {', '.join(known)}, got {_short(kind)}; {hint}")
         return kind
 
     @model_validator(mode="after")

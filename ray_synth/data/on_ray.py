@@ -38,13 +38,21 @@ def list_parquet(root: Path) -> Listing:
             the class list.
     """
     files = _files(root, "parquet", f"it must hold *.parquet with columns {COLUMNS}")
-    columns, class_names = _parquet_schema(files)
+    columns, class_names, count = _parquet_schema(files)
     with ray_session():
         import ray
 
-        table = _in_order(lambda: ray.data.read_parquet([str(file) for file in files], columns=columns,
-                                                        include_paths=True), files, _parquet_breaks)  # fmt: skip
-    return _listing(_numbered(table, root), class_names, str(root))
+        # One path, not one per file: Ray resolves several in threads, whose imports get into each other's way.
+        rows = _in_order(
+            lambda: ray.data.read_parquet(str(root), include_paths=True, partitioning=None).select_columns(
+                [*columns, "path"]
+            ),
+            files,
+            _parquet_breaks,
+        )
+    if len(rows) != count:
+        raise InputError(f"{root} holds {count} rows, Ray Data read {len(rows)}; give the folder of the files alone")
+    return _listing(_numbered(rows, root), class_names, str(root))
 
 
 def list_webdataset(root: Path) -> Listing:
@@ -60,7 +68,7 @@ def list_webdataset(root: Path) -> Listing:
     with ray_session():
         import ray
 
-        rows = _in_order(lambda: ray.data.read_webdataset([str(file) for file in files], decoder=False,
+        rows = _in_order(lambda: ray.data.read_webdataset([str(file) for file in files], decoder=None,
                                                           include_paths=True), files, lambda file: None)  # fmt: skip
     samples = [_sample(row) for row in sorted(rows, key=lambda row: (row["path"], row["__key__"]))]
     return _listing(samples, None, str(root))
@@ -111,14 +119,14 @@ def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
     names = getattr(loaded.features["label"], "names", None)
     if isinstance(loaded.features["image"], datasets.Image):
         loaded = loaded.cast_column("image", datasets.Image(decode=False))
-    loaded.info.dataset_name = None  # else Ray asks the hub for a data set of that name before it takes this one
-    return ray.data.from_huggingface(loaded).take_all(), names
+    # Ray's from_huggingface does the same, after it has asked the hub for a data set of that name.
+    return ray.data.from_arrow(loaded.with_format("arrow")[:]).take_all(), names
 
 
 def _files(root: Path, extension: str, holds: str) -> list[Path]:
     if root.is_file():
         return [root]
-    files = sorted(p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith((".", "_")))
     if not files:
         reason = f"holds no *.{extension} file" if root.is_dir() else "is not there"
         raise InputError(f"{root} {reason}; {holds}")
@@ -144,14 +152,18 @@ def _in_order(read: Callable[[], Any], files: Sequence[Path], breaks: Callable[[
         options.preserve_order = before
 
 
-def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]:
-    """The columns to read, and the class names that Hugging Face keeps beside them. Every footer is looked at."""
+def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None, int]:
+    """The columns to read, the class names that Hugging Face keeps beside them, and how many rows there are.
+
+    Every footer is looked at.
+    """
     import pyarrow.parquet as pq
 
-    shared, class_names = list[str](), None
+    shared, class_names, count = list[str](), None, 0
     for file in files:
         try:
-            schema = pq.read_schema(file)
+            footer = pq.read_metadata(file)
+            schema = footer.schema.to_arrow_schema()
         except Exception as error:
             raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
         for name in ("image", "label"):
@@ -160,8 +172,8 @@ def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]
         found = [name for name in ("image", "label", "class_name", "split", "rejected") if name in schema.names]
         if shared and found != shared:
             raise InputError(f"{file} has the columns {found}, {files[0]} has {shared}; make them the same")
-        shared, class_names = found, class_names or _names_in(schema)
-    return shared, class_names
+        shared, class_names, count = found, class_names or _names_in(schema), count + footer.num_rows
+    return shared, class_names, count
 
 
 def _names_in(schema: Any) -> list[str] | None:
@@ -227,7 +239,8 @@ def _check_shard(file: Path) -> None:
 
 def _sample(row: Row) -> Row:
     """One WebDataset sample as a row: image, label, class_name, split."""
-    fields = {key.lower(): value for key, value in row.items() if not key.startswith("__") and value is not None}
+    # Ray fills what a sample lacks with None or NaN.
+    fields = {key.lower(): value for key, value in row.items() if isinstance(value, bytes)}
     name = f"{row['path']}#{row['__key__']}"
     images = [fields[extension[1:]] for extension in sorted(EXTENSIONS) if extension[1:] in fields]
     if len(images) != 1:
