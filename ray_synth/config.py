@@ -37,6 +37,9 @@ class Data(Section):
     path: str | None = Field(None, description="the file or folder that holds the images; the README says what in it")
     class_list: str | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
+    fit: Literal["stretch", "crop"] = Field(
+        "stretch", description="crop: keep proportions, and the middle of the image"
+    )
     shots: int | None = Field(10, ge=1, description="real training images per class; null takes the whole pool")
     use_real: bool = Field(True, description="false: train on synthetic images alone; the ratio still counts real ones")
     generator_split: Literal["disjoint", "shared"] = "disjoint"
@@ -512,7 +515,7 @@ class Experiment(Section):
         known = CATALOG.get(kind) if isinstance(kind, str) else None
         defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
         if known is not None:
-            defaults["data"] = {"image_size": known.image_size}
+            defaults["data"] = {"image_size": known.image_size, "fit": "crop"}
             defaults["classifier"] = {"real_weight": known.real_weight, "prompt": known.prompt}
             defaults["partition"] = {"clusters_per_class": known.clusters_per_class}
         filled = dict(given)

@@ -23,12 +23,12 @@ Size = tuple[int, int]
 
 
 def read_pixels(
-    items: Sequence[Item], names: Sequence[str], size: Size | None, channels: int | None
+    items: Sequence[Item], names: Sequence[str], size: Size | None, channels: int | None, *, crop: bool = False
 ) -> tuple[np.ndarray, list[str]]:
     """Pixels in one size and mode, uint8 [N,H,W,C], and what had to be changed.
 
     `size` (height, width) and `channels` (1 or 3) fix both; else images take the commonest size and, where modes
-    differ, colour.
+    differ, colour. `crop` keeps proportions and cuts off what sticks out; without it images are stretched.
 
     Raises:
         InputError: an image that cannot be read, by its name.
@@ -43,7 +43,7 @@ def read_pixels(
         seen: Counter[str] = Counter()
         image = decoded_item(items[index], names[index], seen)
         # A known size is taken at once, so that large photos need not all be held.
-        return (image if size is None else resized(image, size)), (image.shape[0], image.shape[1]), seen
+        return (image if size is None else resized(image, size, crop=crop)), (image.shape[0], image.shape[1]), seen
 
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(items), WINDOW):
@@ -52,7 +52,7 @@ def read_pixels(
                 sizes[found] += 1
                 changed.update(seen)
     notes = [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
-    return _unify(decoded, sizes, size, channels, notes), notes
+    return _unify(decoded, sizes, size, channels, crop, notes), notes
 
 
 def decoded_item(item: Item, name: str, changed: Counter[str]) -> np.ndarray:
@@ -87,13 +87,19 @@ def _decoded(source: Path | bytes, name: str, changed: Counter[str]) -> np.ndarr
 
 
 def _unify(
-    decoded: list[np.ndarray], sizes: Counter[Size], size: Size | None, channels: int | None, notes: list[str]
+    decoded: list[np.ndarray],
+    sizes: Counter[Size],
+    size: Size | None,
+    channels: int | None,
+    crop: bool,
+    notes: list[str],
 ) -> np.ndarray:
     """One size and one mode for all: uint8 [N,H,W,C]. `sizes` counts what was found."""
     height, width = size or min(sizes, key=lambda shape: (-sizes[shape], shape))
     different = sum(count for shape, count in sizes.items() if shape != (height, width))
     if different:
-        notes.append(f"{different} image(s) resized to {width}x{height}; {len(sizes)} size(s) were found")
+        how = "cropped and resized" if crop else "resized"
+        notes.append(f"{different} image(s) {how} to {width}x{height}; {len(sizes)} size(s) were found")
     modes = Counter(3 if image.ndim == 3 else 1 for image in decoded)
     target = channels or max(modes)
     if any(mode != target for mode in modes):
@@ -102,7 +108,7 @@ def _unify(
         )
     out = np.empty((len(decoded), height, width, target), dtype=np.uint8)
     for i, image in enumerate(decoded):
-        out[i] = unified(image, (height, width, target))
+        out[i] = unified(resized(image, (height, width), crop=crop), (height, width, target))
     return out
 
 
@@ -114,11 +120,20 @@ def unified(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else image
 
 
-def resized(image: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 [H,W] or [H,W,3] at another height and width."""
+def resized(image: np.ndarray, size: Size, *, crop: bool = False) -> np.ndarray:
+    """uint8 [H,W] or [H,W,3] at another height and width: stretched, or of its middle what has these proportions."""
     from PIL import Image
 
     height, width = size
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    box = _middle(image.shape[:2], size) if crop else None
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def _middle(found: Size, wanted: Size) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest central box of `found` with the proportions of `wanted`."""
+    scale = min(found[0] / wanted[0], found[1] / wanted[1])
+    height, width = wanted[0] * scale, wanted[1] * scale
+    left, top = (found[1] - width) / 2, (found[0] - height) / 2
+    return left, top, left + width, top + height

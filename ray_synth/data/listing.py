@@ -45,11 +45,11 @@ class Listing:
         parts = None if self.parts is None else self.parts[rows]
         return replace(self, items=items, names=self.names[rows], labels=self.labels[rows], parts=parts)
 
-    def read(self, size: Size | None = None, channels: int | None = None) -> ImageSet:
+    def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
         """Decode every image, in one size and mode; notes say what had to be changed."""
         if not len(self):
             raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
-        pixels, notes = read_pixels(self.items, self.names, size, channels)
+        pixels, notes = read_pixels(self.items, self.names, size, channels, crop=crop)
         return ImageSet(
             images=pixels,
             labels=self.labels,

@@ -28,7 +28,7 @@ def list_images(data: Data) -> Listing:
 
 def read_images(data: Data) -> ImageSet:
     """The images that a `data` section names, all of them, in one size and mode."""
-    return list_images(data).read(data.size)
+    return list_images(data).read(data.size, crop=data.fit == "crop")
 
 
 def read_digits(image_size: int | None = None) -> ImageSet:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -37,12 +37,14 @@ class Splits:
 def read_splits(data: Data, seed: int) -> Splits:
     """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded."""
     listing = list_images(data)
+    crop = data.fit == "crop"
     if not listing.by_name:
-        return split(listing.read(data.size), data, seed)
-    keys = np.asarray([_below(name, data.root) for name in listing.names])
+        return split(listing.read(data.size, crop=crop), data, seed)
+    above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
+    keys = np.asarray([name.removeprefix(above) for name in listing.names])
     rows = _chosen(listing.labels, listing.class_names, listing.parts, keys, data, seed)
     used = np.unique(np.concatenate(list(rows.values())))
-    images = listing.take(used).read(data.size)
+    images = listing.take(used).read(data.size, crop=crop)
     sets = {name: images.take(np.searchsorted(used, rows[name])) for name in rows}
     kept, notes = rows_without_leaks({name: Prints.of(images) for name, images in sets.items()}, data.on_leak)
     if notes:
@@ -138,11 +140,6 @@ def _drawn(members: np.ndarray, name: str, data: Data, official: Sequence[str]) 
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "no"
-
-
-def _below(name: str, root: Path) -> str:
-    """A file by its place in the source, wherever that lies."""
-    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
 
 
 def _without_official_leaks(images: ImageSet, data: Data) -> tuple[ImageSet, list[str]]:

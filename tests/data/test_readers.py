@@ -275,7 +275,7 @@ def test_hugging_face_asks_no_network(images: list[Sample], tmp_path: Path, monk
 def test_one_value_and_a_path_are_enough_for_a_known_data_set(images: list[Sample], tmp_path: Path) -> None:
     sources.write_cars(tmp_path, images)
     experiment = load_experiment(DIGITS, {"data": {"kind": "cars", "path": str(tmp_path)}})
-    assert experiment.data.image_size == 224
+    assert (experiment.data.image_size, experiment.data.fit) == (224, "crop")
     assert experiment.classifier.real_weight == 1
     assert experiment.classifier.prompt == "a photo of a {class}, a type of car."
     assert experiment.partition.clusters_per_class == 2
@@ -375,6 +375,20 @@ def test_a_data_set_without_official_split_says_so(images: list[Sample], tmp_pat
     (tmp_path / "i" / "LOC_synset_mapping.txt").write_text(names)
     read = list_images(Data(kind="imagenet", path=str(tmp_path / "i")))
     assert read.class_names == tuple(f"crane ({synset})" for synset in sources.SYNSETS)
+
+
+def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
+    wide = np.zeros((8, 16, 3), dtype=np.uint8)
+    wide[:, 4:12] = 255
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(wide).save(tmp_path / name / "x.png")
+    stretched, cropped = (
+        read_images(Data(kind="folder", path=str(tmp_path), image_size=8, fit=fit)) for fit in ("stretch", "crop")
+    )
+    assert (cropped.images == 255).all()
+    assert cropped.notes == ("2 image(s) cropped and resized to 8x8; 1 size(s) were found",)
+    assert stretched.images[0, :, 0].max() < 10
 
 
 def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:
