@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
 EXPORTS = ("folder", "webdataset")
 MAX_REJECTED_LISTED = 1000
-MAX_COMPARED = 50_000  # images of a folder that are looked at before anything starts
+MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
 RESULTS = {"evaluate": ("metrics.json", "summary.json"), "report": ("report.html",)}
 
 

@@ -170,7 +170,8 @@ def id_tables(release: Release) -> Found:
     root = release.images
 
     def table(name: str) -> dict[str, str]:
-        return {match[1]: match[2] for _, match in _matches(release.find(f"{root.name}/{name}", name), r"(\d+) (.+)")}
+        file = release.find(*(f"{base}/{name}".lstrip("/") for base in release.known.images))
+        return {match[1]: match[2] for _, match in _matches(file, r"(\d+) (.+)")}
 
     files, labels, trains, classes = map(
         table, ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -239,8 +240,9 @@ def synsets(release: Release) -> Found:
     for synset in found.classes or []:
         for file in _images(folders[synset]):
             found.add(file, synset, "train")
+    kept = None if wanted is None else set(wanted)
     for file, synset in _validation(release, base / "val"):
-        if wanted is None or synset in set(wanted):
+        if kept is None or synset in kept:
             found.add(file, synset, "test")
     return found
 

@@ -49,7 +49,7 @@ def read_splits(data: Data, seed: int) -> Splits:
     kept, notes = rows_without_leaks({name: Prints.of(images) for name, images in sets.items()}, data.on_leak)
     if notes:
         sets = {name: sets[name].take(kept[name]) for name in sets}
-    return _splits(sets, data, [*images.notes, *notes])
+    return _splits(sets, data, _official(listing.parts), [*images.notes, *notes])
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Splits:
@@ -67,15 +67,17 @@ def split(images: ImageSet, data: Data, seed: int) -> Splits:
     images, notes = _without_copies(*_without_official_leaks(images, data), data)
     keys = np.asarray(images.keys())
     rows = _chosen(images.labels, images.class_names, images.parts, keys, data, seed)
-    return _splits({name: images.take(rows[name]) for name in rows}, data, notes)
+    return _splits({name: images.take(rows[name]) for name in rows}, data, _official(images.parts), notes)
 
 
-def _splits(sets: dict[str, ImageSet], data: Data, notes: Sequence[str]) -> Splits:
+def _splits(sets: dict[str, ImageSet], data: Data, official: Sequence[str], notes: Sequence[str]) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
     empty = [name for name, images in sets.items() if not len(images)]
     if empty:
         raise InputError(f"no image is left for the {empty[0]} set; add images or change data.{empty[0]}_fraction")
     complete = {"generator": sets["train"], **sets}
+    if official:
+        notes = [*notes, f"official set(s): {' and '.join(official)}; the others are drawn from the official train set"]
     return Splits(**complete, notes=(*notes, *near_notes({name: Prints.of(images) for name, images in sets.items()})))
 
 
@@ -90,7 +92,7 @@ def _chosen(
     """Rows of each set, by name. keys: [N], what orders images before the seed shuffles them."""
     if len(class_names) < 2:
         raise InputError(f"only one class: {list(class_names)}; a classifier needs at least two")
-    official = [] if parts is None else [name for name, part in OFFICIAL.items() if (parts == part).any()]
+    official = _official(parts)
     in_train = np.ones(len(labels), dtype=bool) if parts is None else parts == "train"
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
     for label, name in enumerate(class_names):
@@ -104,6 +106,11 @@ def _chosen(
             rows[part].append(given[: getattr(data, f"max_{part}")])
     order = [name for name in ("generator", "train", "validation", "test") if name in rows]
     return {name: np.concatenate(rows[name]) for name in order}
+
+
+def _official(parts: np.ndarray | None) -> list[str]:
+    """The sets that the source brings."""
+    return [] if parts is None else [name for name, part in OFFICIAL.items() if (parts == part).any()]
 
 
 def _shuffled(members: np.ndarray, keys: np.ndarray, seed: int) -> np.ndarray:

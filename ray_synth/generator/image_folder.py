@@ -18,7 +18,7 @@ from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch
 from ray_synth.generator.pretrained import files_digest
 
-PIECE = 1024  # images that are held at once
+PIECE = 256  # images that are held at once
 
 
 class FolderSampler:

@@ -331,6 +331,34 @@ def test_only_chosen_images_are_decoded(digits: ImageSet, tmp_path: Path) -> Non
     assert {Path(file).name for file in moved.train.sources} == {Path(file).name for file in two["train"]}
 
 
+def test_a_leak_among_the_chosen_images_is_refused_or_dropped(images: list[Sample], tmp_path: Path) -> None:
+    """Here images are only compared once they are decoded, with what the four sets hold."""
+    leaky = [replace(images[-3], encoded=images[0].encoded), *images[:-3], *images[-2:]]
+    data = sources.write_flowers102(tmp_path, leaky).model_copy(update={"generator_split": "shared", "shots": None})
+    with pytest.raises(InputError, match=r"train .*image_00001\.jpg = test .*image_00022\.jpg"):
+        read_splits(data, 0)
+    dropped = read_splits(data.model_copy(update={"on_leak": "drop"}), 0)
+    assert (len(dropped.train), len(dropped.validation), len(dropped.test)) == (11, 6, 6)
+    assert dropped.notes[0].startswith("taken away: 1 from train; 1 image(s) stand in two sets")
+    assert dropped.notes[1].startswith("official set(s): validation and test; the others")
+
+
+def test_one_saved_split_and_labels_without_names(images: list[Sample], tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    columns = {"image": [s.encoded for s in images], "label": [s.label for s in images]}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "one"))
+    read = read_images(Data(kind="huggingface", path=str(tmp_path / "one")))
+    assert (read.class_names, read.parts, len(read)) == (("0", "1", "2"), None, len(images))
+    datasets.Dataset.from_dict({"picture": [1], "label": [0]}).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(InputError, match="has no column 'image', it has"):
+        read_images(Data(kind="huggingface", path=str(tmp_path / "other")))
+    (next((tmp_path / "one").glob("*.arrow"))).write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"the data set in .*one cannot be read"):
+        read_images(Data(kind="huggingface", path=str(tmp_path / "one")))
+
+
 def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp_path: Path) -> None:
     cases = [
         (sources.write_dtd, "labels/val1.txt", None, r"dtd: labels/val1.txt or .* not found in"),
