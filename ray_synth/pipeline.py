@@ -133,7 +133,7 @@ class Run:
             return []
         from ray_synth.generator.image_folder import folder_prints
 
-        each = min(self.images_per_class, max(1, MAX_COMPARED // len(self.class_names)))
+        each = max(1, MAX_COMPARED // len(self.class_names))  # more than are asked for: some may be rejected
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
         synthetic = folder_prints(generator.path, self.class_names, each, shape)
         judged = {name: Prints.of(self.sets[name]) for name in ("validation", "test")}

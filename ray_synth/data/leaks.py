@@ -44,6 +44,13 @@ class Prints:
             hashes=image_hashes(images.images),
         )
 
+    def take(self, rows: np.ndarray) -> Prints:
+        return Prints(
+            names=[self.names[row] for row in rows],
+            digests=[self.digests[row] for row in rows],
+            hashes=self.hashes[rows],
+        )
+
     @classmethod
     def joined(cls, several: Sequence[Prints]) -> Prints:
         return cls(

@@ -46,10 +46,12 @@ def read_splits(data: Data, seed: int) -> Splits:
     used = np.unique(np.concatenate(list(rows.values())))
     images = listing.take(used).read(data.size, crop=crop)
     sets = {name: images.take(np.searchsorted(used, rows[name])) for name in rows}
-    kept, notes = rows_without_leaks({name: Prints.of(images) for name, images in sets.items()}, data.on_leak)
+    prints = _prints(sets)
+    kept, notes = rows_without_leaks(prints, data.on_leak)
     if notes:
         sets = {name: sets[name].take(kept[name]) for name in sets}
-    return _splits(sets, data, _official(listing.parts), [*images.notes, *notes])
+        prints = {name: prints[name].take(kept[name]) for name in sets}
+    return _splits(sets, prints, _official(listing.parts), [*images.notes, *notes])
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Splits:
@@ -67,18 +69,28 @@ def split(images: ImageSet, data: Data, seed: int) -> Splits:
     images, notes = _without_copies(*_without_official_leaks(images, data), data)
     keys = np.asarray(images.keys())
     rows = _chosen(images.labels, images.class_names, images.parts, keys, data, seed)
-    return _splits({name: images.take(rows[name]) for name in rows}, data, _official(images.parts), notes)
+    sets = {name: images.take(rows[name]) for name in rows}
+    return _splits(sets, _prints(sets), _official(images.parts), notes)
 
 
-def _splits(sets: dict[str, ImageSet], data: Data, official: Sequence[str], notes: Sequence[str]) -> Splits:
+def _prints(sets: dict[str, ImageSet]) -> dict[str, Prints]:
+    return {name: Prints.of(images) for name, images in sets.items()}
+
+
+def _splits(
+    sets: dict[str, ImageSet], prints: dict[str, Prints], official: Sequence[str], notes: Sequence[str]
+) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
+    train = sets["train"]
+    for label, count in enumerate(np.bincount(train.labels, minlength=train.num_classes)):
+        if count == 0:
+            raise InputError(f"class {train.class_names[label]!r} has no training image left; raise data.shots")
     empty = [name for name, images in sets.items() if not len(images)]
     if empty:
-        raise InputError(f"no image is left for the {empty[0]} set; add images or change data.{empty[0]}_fraction")
-    complete = {"generator": sets["train"], **sets}
+        raise InputError(f"no image is left for the {empty[0]} set; add images or remove the copies of those it had")
     if official:
         notes = [*notes, f"official set(s): {' and '.join(official)}; the others are drawn from the official train set"]
-    return Splits(**complete, notes=(*notes, *near_notes({name: Prints.of(images) for name, images in sets.items()})))
+    return Splits(**{"generator": train, **sets}, notes=(*notes, *near_notes(prints)))
 
 
 def _chosen(
