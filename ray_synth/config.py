@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
+from ray_synth.catalog import CATALOG
 from ray_synth.errors import InputError
 
 
@@ -22,28 +23,57 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Data(Section):
-    """Where real images come from, and how they are split (four disjoint sets; the rest is the few-shot pool)."""
+FORMATS = ("digits", "folder", "npz", "cifar10", "cifar100", "parquet", "webdataset", "huggingface")
 
-    kind: Literal["digits", "folder"] = "digits"
-    path: str | None = Field(None, description="folder of class folders, for kind: folder")
+
+class Data(Section):
+    """Where real images come from, and how they are split (four disjoint sets; the rest is the few-shot pool).
+
+    Where the source has an official split, test is its test set, validation its validation set (else a fraction of
+    train), and the fractions count train images.
+    """
+
+    kind: str = Field("digits", description="a format, or a known data set: " + ", ".join((*FORMATS, *CATALOG)))
+    path: str | None = Field(None, description="the file or folder that holds the images; the README says what in it")
+    class_list: str | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
-    use_real: bool = True
+    fit: Literal["stretch", "crop"] = Field(
+        "stretch", description="crop: keep proportions, and the middle of the image"
+    )
     shots: int | None = Field(10, ge=1, description="real training images per class; null takes the whole pool")
+    use_real: bool = Field(True, description="false: train on synthetic images alone; the ratio still counts real ones")
     generator_split: Literal["disjoint", "shared"] = "disjoint"
     generator_fraction: float = Field(0.33, gt=0, lt=1)
     validation_fraction: float = Field(0.25, gt=0, lt=1)
     test_fraction: float = Field(0.27, gt=0, lt=1)
+    max_generator: int | None = Field(None, ge=1, description="images per class at most in the generator's set")
+    max_validation: int | None = Field(None, ge=1, description="images per class at most in the validation set")
+    max_test: int | None = Field(None, ge=1, description="images per class at most in the test set")
+    on_leak: Literal["refuse", "drop"] = Field(
+        "refuse", description="of one image in two sets: drop takes it from the training side, never from test"
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        known = (*FORMATS, *CATALOG)
+        if kind not in known:
+            close = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else "type --set data.kind=folder"
+            raise ValueError(f"must be one of {', '.join(known)}, got {_short(kind)}; {hint}")
+        return kind
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
-        if self.kind == "folder" and self.path is None:
-            raise ValueError("path is missing: kind: folder needs it; type --set data.path=FOLDER")
+        if self.kind != "digits" and self.path is None:
+            raise ValueError(f"path is missing: kind: {self.kind} needs it; type --set data.path=FOLDER")
         if self.kind == "digits" and self.path is not None:
             raise ValueError(
                 f"path must be empty for kind: digits, got {self.path!r}; "
                 "type --set data.kind=folder to read images from it"
             )
+        if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
+            raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
         total = self.generator_fraction + self.validation_fraction + self.test_fraction
         if total >= 1:
             raise ValueError(
@@ -51,6 +81,16 @@ class Data(Section):
                 f"got {total:.3g}; type --set data.generator_fraction=0.33"
             )
         return self
+
+    @property
+    def root(self) -> Path:
+        """Where the images lie; of every kind but digits."""
+        return Path(self.path or "")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that every image is brought to, where the file says."""
+        return None if self.image_size is None else (self.image_size, self.image_size)
 
 
 class Diffusion(Section):
@@ -473,11 +513,23 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, given: Any) -> Any:
-        """Stable Diffusion has other usual steps and guidance than a small pixel model."""
-        if not isinstance(given, dict) or not isinstance(given.get("generate", {}), dict):
+        """What follows from the kind of generator and from a known data set, where the file does not say otherwise."""
+        if not isinstance(given, dict):
             return given
-        defaults = GENERATE_DEFAULTS.get(_kind_of(given.get("generator", {})), {})
-        return {**given, "generate": {**defaults, **given.get("generate", {})}}
+        generate = GENERATE_DEFAULTS.get(_kind_of(given.get("generator", {})), {})
+        data = given.get("data", {})
+        kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
+        known = CATALOG.get(kind) if isinstance(kind, str) else None
+        defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
+        if known is not None:
+            defaults["data"] = {"image_size": known.image_size, "fit": "crop"}
+            defaults["classifier"] = {"real_weight": known.real_weight, "prompt": known.prompt}
+            defaults["partition"] = {"clusters_per_class": known.clusters_per_class}
+        filled = dict(given)
+        for section, values in defaults.items():
+            if isinstance(given.get(section, {}), dict):
+                filled[section] = {**values, **given.get(section, {})}
+        return filled
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Experiment:

@@ -13,8 +13,9 @@ import numpy as np
 from ray_synth.bound.encoders import encoder_of
 from ray_synth.bound.estimator import estimate_ratio
 from ray_synth.bound.result import RatioEstimate
+from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import EXTENSIONS, read_folder, read_unlabelled
+from ray_synth.data.readers import read_folder, read_unlabelled
 from ray_synth.errors import InputError
 
 EXAMPLES = {  # of the words that `checked_costs` takes

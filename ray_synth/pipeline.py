@@ -23,14 +23,16 @@ from ray_synth.config import (
     SAMPLING,
     Diffusion,
     Experiment,
+    ImageFolder,
     StableDiffusion,
     digest,
     load_experiment,
     with_absolute_paths,
 )
 from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
-from ray_synth.data.readers import read_images
-from ray_synth.data.splits import Splits, split
+from ray_synth.data.leaks import Prints, refuse_judged
+from ray_synth.data.readers import NEEDS_RAY
+from ray_synth.data.splits import Splits, read_splits
 from ray_synth.errors import InputError
 from ray_synth.generator import chunks
 from ray_synth.generator.chunks import Plan
@@ -47,6 +49,7 @@ STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "rep
 EXPORTS = ("folder", "webdataset")
 MAX_REJECTED_LISTED = 1000
 REGIONS = "model/regions.json"
+MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
 RESULTS = {"evaluate": ("metrics.json", "summary.json"), "report": ("report.html",)}
 
 
@@ -109,12 +112,14 @@ class Run:
 
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
-        self.resources = ExitStack()
-        images = read_images(experiment.data)
-        self.splits: Splits = split(images, experiment.data, experiment.seed)
-        self.sets = self.splits.named()
-        self._check_classifier()
-        self._check_generator()
+        with ExitStack() as opened:
+            if experiment.data.kind in NEEDS_RAY:  # kept for the stages: starting it takes seconds
+                opened.enter_context(ray_session())
+            self.splits: Splits = read_splits(experiment.data, experiment.seed)
+            self.sets = self.splits.named()
+            self._check_classifier()
+            self._check_generator()
+            self.resources = opened.pop_all()
 
     def _check_classifier(self) -> None:
         from ray_synth.classifier.models import check_model
@@ -142,11 +147,26 @@ class Run:
             *self.splits.notes,
             *check_generator(e.generator, e.generate, class_names=self.class_names, shape=shape),
         ]
+        self.notes += self._check_synthetic()
         self.captions: dict[str, str] | None = None
         if isinstance(e.generator, StableDiffusion) and e.generator.captions and e.generator.captions.path:
             from ray_synth.generator.describe import read_captions
 
             self.captions = read_captions(e.generator.captions.path, self.splits.generator, e.data.path)
+
+    def _check_synthetic(self) -> list[str]:
+        """Images that exist already may be those that the classifier is judged on: refused. Returns notes."""
+        generator = self.experiment.generator
+        if not isinstance(generator, ImageFolder):
+            return []
+        from ray_synth.generator.image_folder import folder_prints
+
+        each = max(1, MAX_COMPARED // len(self.class_names))  # more than are asked for: some may be rejected
+        shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
+        synthetic = folder_prints(generator.path, self.class_names, each, shape)
+        judged = {name: Prints.of(self.sets[name]) for name in ("validation", "test")}
+        partly = [f"only the first {each:,} synthetic images per class were compared with validation and test"]
+        return refuse_judged(synthetic, judged) + (partly if each < self.images_per_class else [])
 
     # What is known before anything starts.
 
@@ -225,8 +245,9 @@ class Run:
 
     def check(self) -> dict[str, Any]:
         """Say what would be done, and write nothing."""
-        self.folder.check_free_for(self.experiment)
-        self.reporter.say(self._overview())
+        with self.resources:
+            self.folder.check_free_for(self.experiment)
+            self.reporter.say(self._overview())
         return {"name": self.experiment.name, "stages": list(STAGES), "sets": {n: len(s) for n, s in self.sets.items()}}
 
     def _overview(self) -> str:
@@ -258,13 +279,13 @@ class Run:
     # The work.
 
     def perform(self, until: str) -> dict[str, Any]:
-        moved = self.folder.open_for(self.experiment)
-        self.reporter.log_to(self.folder)
-        self.reporter.log(f"--- {self.experiment.name}, until {until}")
-        self._report_moved(moved)
-        self._write_splits()
         done = 0
         with self.resources:
+            moved = self.folder.open_for(self.experiment)
+            self.reporter.log_to(self.folder)
+            self.reporter.log(f"--- {self.experiment.name}, until {until}")
+            self._report_moved(moved)
+            self._write_splits()
             for name in STAGES[: STAGES.index(until) + 1]:
                 stage: Stage = getattr(self, f"_{name}")()
                 if stage.ready and self.folder.is_complete(name, stage.digest):

@@ -14,14 +14,16 @@ from ray_synth.errors import InputError
 class ImageSet:
     """Images of one size with their labels.
 
-    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] file names, where there are files;
-    notes: what reading had to change.
+    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] what messages call an image, such as
+    its file; parts: [N] of `train`, `val` and `test`, where the source has an official split; notes: what reading had
+    to change.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     sources: np.ndarray | None = None
+    parts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -38,10 +40,17 @@ class ImageSet:
         return len(self.class_names)
 
     def take(self, indices: np.ndarray) -> ImageSet:
-        sources = None if self.sources is None else self.sources[indices]
         return ImageSet(
-            images=self.images[indices], labels=self.labels[indices], class_names=self.class_names, sources=sources
+            images=self.images[indices],
+            labels=self.labels[indices],
+            class_names=self.class_names,
+            sources=None if self.sources is None else self.sources[indices],
+            parts=None if self.parts is None else self.parts[indices],
         )
+
+    def name(self, index: int) -> str:
+        """What messages call an image: its file, or its place in the set."""
+        return str(index if self.sources is None else self.sources[index])
 
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""

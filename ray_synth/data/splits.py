@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
+from ray_synth.data.leaks import Prints, near_notes, rows_without_leaks
+from ray_synth.data.readers import list_images
 from ray_synth.errors import InputError
 from ray_synth.seeding import derive_seed
+
+OFFICIAL = {"validation": "val", "test": "test"}  # sets that a source may bring, by the name of its part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,72 +34,173 @@ class Splits:
         return {name: getattr(self, name) for name in ("generator", "train", "validation", "test")}
 
 
+def read_splits(data: Data, seed: int) -> Splits:
+    """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded."""
+    listing = list_images(data)
+    crop = data.fit == "crop"
+    if not listing.by_name:
+        return split(listing.read(data.size, crop=crop), data, seed)
+    above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
+    keys = np.asarray([name.removeprefix(above) for name in listing.names])
+    rows = _chosen(listing.labels, listing.class_names, listing.parts, keys, data, seed)
+    used = np.unique(np.concatenate(list(rows.values())))
+    images = listing.take(used).read(data.size, crop=crop)
+    sets = {name: images.take(np.searchsorted(used, rows[name])) for name in rows}
+    prints = _prints(sets)
+    kept, notes = rows_without_leaks(prints, data.on_leak)
+    if notes:
+        sets = {name: sets[name].take(kept[name]) for name in sets}
+        prints = {name: prints[name].take(kept[name]) for name in sets}
+    return _splits(sets, prints, _official(listing.parts), [*images.notes, *notes])
+
+
 def split(images: ImageSet, data: Data, seed: int) -> Splits:
     """Stratified splits that depend on the pixels and the seed, not on the order of reading.
 
     Per class: a seeded shuffle, then the generator's, the validation's and the test's fraction; the first `shots` of
-    what is left are the train set, so fewer shots are a subset of more, and the other three sets do not move.
+    what is left are the train set, so fewer shots are a subset of more, and the other three sets do not move. Where
+    images carry an official part, test is the official test set, validation the official one if there is one, and all
+    of this happens to the official train set.
 
     Raises:
-        InputError: an image that stands under two classes, more shots than images, a class too small to split.
+        InputError: an image that stands under two classes or in two official parts, more shots than images, a class
+            that is too small to split or has no training image.
     """
-    images, notes = _without_copies(images)
-    if images.num_classes < 2:
-        raise InputError(f"only one class: {list(images.class_names)}; a classifier needs at least two")
+    images, notes = _without_copies(*_without_official_leaks(images, data), data)
     keys = np.asarray(images.keys())
-    parts: dict[str, list[np.ndarray]] = defaultdict(list)
-    for label, name in enumerate(images.class_names):
-        members = np.flatnonzero(images.labels == label)
-        members = members[np.argsort(keys[members])]
-        members = np.random.default_rng(derive_seed("split", seed, name)).permutation(members)
-        total = len(members)
-        sizes = {
-            "generator": int(data.generator_fraction * total) if data.generator_split == "disjoint" else 0,
-            "validation": int(data.validation_fraction * total),
-            "test": int(data.test_fraction * total),
-        }
-        for part, size in sizes.items():
-            if size == 0 and not (part == "generator" and data.generator_split == "shared"):
-                raise InputError(
-                    f"class {name!r} has {total} image(s): too few for a {part} set; "
-                    f"add images or raise data.{part}_fraction"
-                )
-            parts[part].append(members[:size])
-            members = members[size:]
-        if data.shots is not None and data.shots > len(members):
-            raise InputError(
-                f"data.shots must be <= {len(members)} for class {name!r} ({total} images, {len(members)} left after "
-                f"the generator, validation and test sets), got {data.shots}; type --set data.shots={len(members)}"
-            )
-        if len(members) == 0:
-            raise InputError(f"class {name!r} has no image left to train on; lower data.test_fraction")
-        parts["train"].append(members[: data.shots])
-    sets = {part: images.take(np.concatenate(indices)) for part, indices in parts.items()}
+    rows = _chosen(images.labels, images.class_names, images.parts, keys, data, seed)
+    sets = {name: images.take(rows[name]) for name in rows}
+    return _splits(sets, _prints(sets), _official(images.parts), notes)
+
+
+def _prints(sets: dict[str, ImageSet]) -> dict[str, Prints]:
+    return {name: Prints.of(images) for name, images in sets.items()}
+
+
+def _splits(
+    sets: dict[str, ImageSet], prints: dict[str, Prints], official: Sequence[str], notes: Sequence[str]
+) -> Splits:
+    """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
+    train = sets["train"]
+    for label, count in enumerate(np.bincount(train.labels, minlength=train.num_classes)):
+        if count == 0:
+            raise InputError(f"class {train.class_names[label]!r} has no training image left; raise data.shots")
+    empty = [name for name, images in sets.items() if not len(images)]
+    if empty:
+        raise InputError(f"no image is left for the {empty[0]} set; add images or remove the copies of those it had")
+    if official:
+        notes = [*notes, f"official set(s): {' and '.join(official)}; the others are drawn from the official train set"]
+    return Splits(**{"generator": train, **sets}, notes=(*notes, *near_notes(prints)))
+
+
+def _chosen(
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    parts: np.ndarray | None,
+    keys: np.ndarray,
+    data: Data,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Rows of each set, by name. keys: [N], what orders images before the seed shuffles them."""
+    if len(class_names) < 2:
+        raise InputError(f"only one class: {list(class_names)}; a classifier needs at least two")
+    official = _official(parts)
+    in_train = np.ones(len(labels), dtype=bool) if parts is None else parts == "train"
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
+    for label, name in enumerate(class_names):
+        of_class = labels == label
+        members = _shuffled(np.flatnonzero(of_class & in_train), keys, derive_seed("split", seed, name))
+        for part, drawn in _drawn(members, name, data, official).items():
+            rows[part].append(drawn)
+        for part in official:
+            given = np.flatnonzero(of_class & (parts == OFFICIAL[part]))
+            given = _shuffled(given, keys, derive_seed("official", seed, name, part))
+            rows[part].append(given[: getattr(data, f"max_{part}")])
+    order = [name for name in ("generator", "train", "validation", "test") if name in rows]
+    return {name: np.concatenate(rows[name]) for name in order}
+
+
+def _official(parts: np.ndarray | None) -> list[str]:
+    """The sets that the source brings."""
+    return [] if parts is None else [name for name, part in OFFICIAL.items() if (parts == part).any()]
+
+
+def _shuffled(members: np.ndarray, keys: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(members[np.argsort(keys[members])])
+
+
+def _drawn(members: np.ndarray, name: str, data: Data, official: Sequence[str]) -> dict[str, np.ndarray]:
+    """One class's training images, shuffled, as the sets that are drawn from them."""
+    total = len(members)
+    if total == 0:
+        raise InputError(f"class {name!r} has no real training image; add images or take it out of the class list")
+    wanted = [part for part in ("generator", "validation", "test") if part not in official]
     if data.generator_split == "shared":
-        sets["generator"] = sets["train"]
-    return Splits(**sets, notes=tuple(notes))
-
-
-def _without_copies(images: ImageSet) -> tuple[ImageSet, list[str]]:
-    """Copies of an image would leak between sets: one of each stays; a copy under another class is refused."""
-    seen: dict[bytes, int] = {}
-    keep: list[int] = []
-    for i, image in enumerate(images.images):
-        first = seen.setdefault(image.tobytes(), i)
-        if first == i:
-            keep.append(i)
-        elif images.labels[first] != images.labels[i]:
-            a, b = images.class_names[images.labels[first]], images.class_names[images.labels[i]]
+        wanted.remove("generator")
+    drawn = {}
+    for part in wanted:
+        size = int(getattr(data, f"{part}_fraction") * total)
+        if size == 0:
             raise InputError(
-                f"images {_name(images, first)} (class {a!r}) and {_name(images, i)} (class {b!r}) "
-                "have identical pixels; remove the wrong one"
+                f"class {name!r} has {total} image(s): too few for a {part} set; "
+                f"add images or raise data.{part}_fraction"
             )
-    copies = len(images) - len(keep)
-    notes = list(images.notes)
-    if copies:
-        notes.append(f"{copies} image(s) left out: identical pixels stand in the same class already")
-    return images.take(np.asarray(keep)), notes
+        drawn[part] = members[: min(size, getattr(data, f"max_{part}") or size)]
+        members = members[len(drawn[part]) :]
+    if data.shots is not None and data.shots > len(members):
+        raise InputError(
+            f"data.shots must be <= {len(members)} for class {name!r} ({total} images, {len(members)} left after "
+            f"the {_and(wanted)} sets), got {data.shots}; type --set data.shots={len(members)}"
+        )
+    if len(members) == 0:
+        raise InputError(f"class {name!r} has no image left to train on; lower data.{wanted[-1]}_fraction")
+    return {**drawn, "train": members[: data.shots]}
 
 
-def _name(images: ImageSet, index: int) -> str:
-    return str(index if images.sources is None else images.sources[index])
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "no"
+
+
+def _without_official_leaks(images: ImageSet, data: Data) -> tuple[ImageSet, list[str]]:
+    """An image that stands in two official parts is refused, or taken from all but the last of train, val, test."""
+    if images.parts is None:
+        return images, list(images.notes)
+    rows = {part: np.flatnonzero(images.parts == part) for part in ("train", "val", "test")}
+    kept, notes = rows_without_leaks({part: Prints.of(images.take(rows[part])) for part in rows}, data.on_leak)
+    if notes:
+        images = replace(images.take(np.sort(np.concatenate([rows[part][kept[part]] for part in rows]))),
+                         notes=images.notes)  # fmt: skip
+    return images, [*images.notes, *notes]
+
+
+def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple[ImageSet, list[str]]:
+    """Copies among the images that are split would leak between sets: one of each stays.
+
+    A copy under another class is refused; with on_leak `drop`, all of that image go, as nobody knows its class.
+    """
+    train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for row in train.tolist():
+        copies[hashlib.sha256(images.images[row].tobytes()).digest()].append(row)
+    lost: list[int] = []
+    contradictory = 0
+    for found in copies.values():
+        other = next((row for row in found if images.labels[row] != images.labels[found[0]]), None)
+        lost += found[1:] if other is None else found
+        if other is None:
+            continue
+        contradictory += len(found)
+        if data.on_leak == "refuse":
+            a, b = (images.class_names[images.labels[row]] for row in (found[0], other))
+            raise InputError(
+                f"images {images.name(found[0])} (class {a!r}) and {images.name(other)} (class {b!r}) have identical "
+                "pixels; remove the wrong one, or type --set data.on_leak=drop to leave such images out"
+            )
+    if not lost:
+        return images, list(notes)
+    counts = {
+        "identical pixels stand in the same class already": len(lost) - contradictory,
+        "identical pixels stand in another class too": contradictory,
+    }
+    said = [f"{count} image(s) left out: {why}" for why, count in counts.items() if count]
+    return images.take(np.setdiff1d(np.arange(len(images)), lost)), [*notes, *said]

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_synth.data.decoding import unified
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import unified
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 

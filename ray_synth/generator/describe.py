@@ -76,7 +76,7 @@ def read_captions(path: str, images: ImageSet, root: str | None) -> dict[str, st
         raise InputError("generator.captions.path needs images that are files; type --set data.kind=folder")
     found: dict[str, str] = {}
     for key, source in zip(images.keys(), images.sources, strict=True):
-        name = Path(source).relative_to(root).as_posix()
+        name = Path(source).relative_to(root).as_posix() if Path(source).is_relative_to(root) else source
         if not by_name.get(name, "").strip():
             raise InputError(f"generator.captions.path={path} has no caption for {name}; add a row for it")
         found[key] = by_name[name]

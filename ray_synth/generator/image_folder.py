@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from ray_synth.data.readers import class_files, decoded_file
+from ray_synth.data.decoding import THREADS, decoded_file, unified
+from ray_synth.data.images import ImageSet
+from ray_synth.data.leaks import Prints
+from ray_synth.data.listing import names_of
+from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch
 from ray_synth.generator.pretrained import files_digest
+
+PIECE = 256  # images that are held at once
 
 
 class FolderSampler:
@@ -36,6 +43,37 @@ class FolderSampler:
             images.append(image[..., None] if image.ndim == 2 else image)
             rejected.append(reason)
         return {**batch, "image": images, "rejected": rejected}
+
+
+def folder_prints(path: str, class_names: Sequence[str], each: int, shape: tuple[int, int, int]) -> Prints:
+    """What the first `each` images of every class are compared by, in the shape [H,W,C] that they are trained on."""
+    files = class_files(Path(path))
+    chosen = [file for name in class_names for file in files[name][:each]]
+
+    def pixels(file: Path) -> np.ndarray | None:
+        try:
+            return unified(decoded_file(file, Counter()), shape)
+        except InputError:
+            return None  # the sampler rejects it, and says so
+
+    found = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(chosen), PIECE):
+            piece = chosen[start : start + PIECE]
+            images = {
+                file: image for file, image in zip(piece, pool.map(pixels, piece), strict=True) if image is not None
+            }
+            found.append(
+                Prints.of(
+                    ImageSet(
+                        images=np.stack([np.zeros(shape, dtype=np.uint8), *images.values()])[1:],
+                        labels=np.zeros(len(images), dtype=np.int64),
+                        class_names=tuple(class_names),
+                        sources=names_of(images),
+                    )
+                )
+            )
+    return Prints.joined(found)
 
 
 def check_folder(path: str, class_names: Sequence[str], images_per_class: int) -> None:

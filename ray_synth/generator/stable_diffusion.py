@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ray_synth.config import Generate, StableDiffusion
-from ray_synth.data.readers import unified
+from ray_synth.data.decoding import unified
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch
 from ray_synth.generator.conditions import Parents

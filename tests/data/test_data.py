@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ray_synth.config import Data
+from ray_synth.config import Data, load_experiment
 from ray_synth.data.images import ImageSet, first_per_class, rank_in_class, synthetic_counts
 from ray_synth.data.readers import read_folder
 from ray_synth.data.splits import Splits, split
 from ray_synth.errors import InputError
+from ray_synth.pipeline import Run
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+
+from ..conftest import DIGITS
+from .sources import samples, write_parquet
 
 
 def pixels(images: ImageSet) -> set[bytes]:
@@ -52,7 +58,7 @@ def test_a_shared_generator_sees_the_training_images(digits: ImageSet) -> None:
 def test_copies_cannot_leak(digits: ImageSet) -> None:
     doubled = digits.take(np.concatenate([np.arange(len(digits)), np.arange(5)]))
     cleaned = split(doubled, Data(), 0)
-    assert cleaned.notes == ("5 image(s) left out: identical pixels stand in the same class already",)
+    assert cleaned.notes[0] == "5 image(s) left out: identical pixels stand in the same class already"
     assert cleaned.test.digest() == split(digits, Data(), 0).test.digest()
     labels = doubled.labels.copy()
     labels[-1] = (labels[-1] + 1) % 10
@@ -104,3 +110,19 @@ def test_the_same_pixels_have_the_same_key_wherever_they_lie(image_folder: Path,
     before = read_folder(image_folder)
     image_folder.rename(tmp_path / "moved")
     assert read_folder(tmp_path / "moved").digest() == before.digest()
+
+
+def test_ray_is_started_once_for_a_run_and_stopped_whatever_happens(digits: ImageSet, tmp_path: Path) -> None:
+    import ray
+
+    source = tmp_path / "source"
+    write_parquet(source, samples(digits.images[..., 0], each=(20, 4, 4)))
+    settings = {"data": {"kind": "parquet", "path": str(source), "shots": 5}}
+    job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
+    assert ray.is_initialized()  # kept for the stages
+    assert job.check()["sets"] == {"generator": 18, "train": 15, "validation": 12, "test": 12}
+    assert not ray.is_initialized()
+    (source / "0.parquet").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"0\.parquet"):
+        Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
+    assert not ray.is_initialized()

@@ -1,0 +1,259 @@
+"""Files of pixel arrays in, a `Listing` out: npz, and CIFAR-10 and CIFAR-100 as they were published."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ray_synth.data.listing import Listing, labels_of, names_of, parts_of
+from ray_synth.errors import InputError
+
+NPZ = "images uint8 [N,H,W] or [N,H,W,C], labels [N]; and, where known, class_names [K], split [N] and split_names"
+
+
+def list_npz(path: Path) -> Listing:
+    """`np.savez(path, images=..., labels=...)`, read without pickle.
+
+    labels: integers, or names. split: names, or integers that index split_names.
+
+    Raises:
+        InputError: no such file, a broken one, arrays that do not fit together, a label outside class_names.
+    """
+    if not path.is_file():
+        raise InputError(f"npz file not found: {path}; it must hold {NPZ}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.error) as error:
+        raise InputError(f"npz file {path} cannot be read: {error}; it must hold {NPZ}") from None
+    except Exception as error:  # zlib.error, struct.error, NotImplementedError, ... of a damaged archive
+        raise InputError(f"npz file {path} cannot be read: {type(error).__name__}: {error}") from None
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise InputError(f"npz file {path} has no array {name!r}, it has {sorted(arrays)}; it must hold {NPZ}")
+    images = _checked_images(arrays["images"], path)
+    labels = arrays["labels"].reshape(-1) if arrays["labels"].shape == (len(images), 1) else arrays["labels"]
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iuUS":
+        raise InputError(
+            f"npz file {path}: labels must be [{len(images)}] integers or names, one per image, got "
+            f"{labels.dtype} {list(labels.shape)}"
+        )
+    names = names_of(f"{path}#row {row}" for row in range(len(images)))
+    class_names = _texts(arrays["class_names"]) if "class_names" in arrays else None
+    indices, class_names = labels_of(_plain(labels), class_names, names, str(path))
+    return Listing(
+        items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, len(images), path)
+    )
+
+
+def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise InputError(
+            f"npz file {path}: images must be uint8 [N,H,W], [N,H,W,1] or [N,H,W,3], got "
+            f"{images.dtype} {list(images.shape)}; save them as (255 * images).round().astype('uint8') if they are "
+            "floats in [0, 1]"
+        )
+    return images
+
+
+def _npz_parts(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
+    if "split" not in arrays:
+        return None
+    split = arrays["split"]
+    if split.shape != (count,) or split.dtype.kind not in "iuUS":
+        raise InputError(f"npz file {path}: split must be [{count}], one per image, got {list(split.shape)}")
+    if split.dtype.kind in "US":
+        return parts_of(_texts(split), str(path))
+    names = _texts(arrays["split_names"]) if "split_names" in arrays else ["train", "val", "test"]
+    outside = [value for value in np.unique(split).tolist() if not 0 <= value < len(names)]
+    if outside:
+        raise InputError(f"npz file {path}: the split {outside[0]} is not among split_names, which are {names}")
+    return parts_of([names[value] for value in split], str(path))
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values.reshape(-1).tolist()]
+
+
+def _plain(labels: np.ndarray) -> list[int | str]:
+    return labels.tolist() if labels.dtype.kind in "iu" else list(_texts(labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar:
+    """One of the two releases: its folders, the files of each part, and where labels and class names are."""
+
+    name: str
+    folders: tuple[str, ...]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    labels: str
+    meta: tuple[str, str]
+    names: str
+    num_classes: int
+
+
+# Python version and binary version of https://www.cs.toronto.edu/~kriz/cifar.html, as unpacked.
+CIFAR10 = Cifar(
+    name="cifar10",
+    folders=("", "cifar-10-batches-py", "cifar-10-batches-bin"),
+    train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+    test=("test_batch",),
+    labels="labels",
+    meta=("batches.meta", "batches.meta.txt"),
+    names="label_names",
+    num_classes=10,
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    folders=("", "cifar-100-python", "cifar-100-binary"),
+    train=("train",),
+    test=("test",),
+    labels="fine_labels",
+    meta=("meta", "fine_label_names.txt"),
+    names="fine_label_names",
+    num_classes=100,
+)
+
+
+def list_cifar10(root: Path) -> Listing:
+    return _list_cifar(root, CIFAR10)
+
+
+def list_cifar100(root: Path) -> Listing:
+    return _list_cifar(root, CIFAR100)
+
+
+def _list_cifar(root: Path, release: Cifar) -> Listing:
+    folder, suffix = _cifar_folder(root, release)
+    class_names = _cifar_names(folder, release, suffix)
+    images, labels, names, parts = [], list[int | str](), list[str](), list[str]()
+    for part, files in (("train", release.train), ("test", release.test)):
+        for file in files:
+            pixels, found = (_binary_batch if suffix else _pickled_batch)(folder / (file + suffix), release)
+            images.append(pixels)
+            labels += found
+            names += [f"{folder / (file + suffix)}#row {row}" for row in range(len(found))]
+            parts += [part] * len(found)
+    indices, class_names = labels_of(labels, class_names, names, f"{release.name} in {folder}")
+    stacked = np.concatenate(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Listing(
+        items=np.ascontiguousarray(stacked),
+        names=names_of(names),
+        labels=indices,
+        class_names=class_names,
+        parts=np.asarray(parts),
+    )
+
+
+def _cifar_folder(root: Path, release: Cifar) -> tuple[Path, str]:
+    """The folder that holds the release, and the suffix of its files: none (Python version) or .bin (binary)."""
+    for folder in release.folders:
+        for suffix in ("", ".bin"):
+            if (root / folder / (release.test[0] + suffix)).is_file():
+                return root / folder, suffix
+    raise InputError(
+        f"{release.name} not found in {root}; expected {', '.join((*release.train, *release.test))} and "
+        f"{release.meta[0]} (the Python version, unpacked), or the same with .bin and {release.meta[1]} (binary)"
+    )
+
+
+def _cifar_names(folder: Path, release: Cifar, suffix: str) -> list[str]:
+    file = folder / release.meta[1 if suffix else 0]
+    if suffix:
+        try:
+            return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"class names of {release.name} cannot be read: {file}: {error}") from None
+    names = _field(_restricted_load(file), release.names, file)
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _binary_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
+    """Rows of 3,072 bytes after the label (CIFAR-10) or after the coarse and the fine label (CIFAR-100)."""
+    bytes_before = 1 if release is CIFAR10 else 2
+    raw = np.frombuffer(_contents(file), dtype=np.uint8)
+    if len(raw) == 0 or len(raw) % (3072 + bytes_before):
+        raise InputError(f"{file} is cut off: {len(raw)} bytes are no whole rows of {3072 + bytes_before}; copy again")
+    rows = raw.reshape(-1, 3072 + bytes_before)
+    return rows[:, bytes_before:], rows[:, bytes_before - 1].tolist()
+
+
+def _pickled_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
+    batch = _restricted_load(file)
+    data, labels = _field(batch, "data", file), _field(batch, release.labels, file)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), 3072):
+        raise InputError(f"{file} does not hold uint8 [N,3072] pixels beside its {len(labels)} labels; copy it again")
+    return data, [int(label) for label in labels]
+
+
+def _field(batch: Any, name: str, file: Path) -> Any:
+    """A value of the dictionary, whose keys are bytes where Python 2 wrote them."""
+    if isinstance(batch, dict):
+        for key in (name, name.encode()):
+            if key in batch and isinstance(batch[key], list | np.ndarray):
+                return batch[key]
+    raise InputError(f"{file} holds no {name!r}; it is not the file of that name of the release")
+
+
+def _empty_array(kind: type, shape: Any, code: Any) -> np.ndarray:
+    return np.empty(0, dtype=np.uint8)  # its state, which follows, brings shape, type and bytes
+
+
+def _plain_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
+    text = code.decode() if isinstance(code, bytes) else str(code)
+    if text not in ("u1", "i4", "i8"):
+        raise pickle.UnpicklingError(f"it holds an array of type {text!r}, which no CIFAR file does")
+    return np.dtype(text, copy=True)
+
+
+def _latin1(text: Any, encoding: Any) -> bytes:
+    return str(text).encode("latin1")
+
+
+class _Restricted(pickle.Unpickler):
+    """Loads containers, text, numbers and arrays of integers, and nothing else.
+
+    A pickle does harm by calling something that it names. Every name goes through `find_class`, which answers with
+    the small functions above for the four names that such files hold, and refuses any other before it is looked up.
+    """
+
+    ALLOWED = {  # noqa: RUF012 - never changed
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): _plain_dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+        ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes for Python 2
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
+        return self.ALLOWED[module, name]
+
+
+def _restricted_load(file: Path) -> Any:
+    try:
+        with open(file, "rb") as opened:
+            return _unpickle(opened)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
+        raise InputError(f"{file} is refused: {type(error).__name__}: {error}; take the published file") from None
+
+
+def _unpickle(opened: IO[bytes]) -> Any:
+    return _Restricted(opened, encoding="bytes").load()
+
+
+def _contents(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None

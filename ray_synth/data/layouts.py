@@ -1,0 +1,346 @@
+"""A known data set as it was released in, a `Listing` with its official split out; nothing is decoded here.
+
+One function per way of lying on a disk; the rows of `ray_synth.catalog` name them and the files that they look at.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_synth.catalog import CATALOG, Known
+from ray_synth.config import Data
+from ray_synth.data.decoding import EXTENSIONS
+from ray_synth.data.listing import Listing, labels_of, names_of, parts_of, readable
+from ray_synth.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One known data set at one place."""
+
+    kind: str
+    root: Path
+    known: Known
+    class_list: Path | None = None
+
+    def find(self, *places: str, needed_for: str = "") -> Path:
+        """The first of these files or folders that exists."""
+        for place in places:
+            if (self.root / place).exists():
+                return self.root / place
+        reason = f" ({needed_for})" if needed_for else ""
+        raise InputError(
+            f"{self.kind}: {' or '.join(place or '.' for place in places)} not found in {self.root}{reason}; "
+            f"data.path must hold {self.known.expects}"
+        )
+
+    @property
+    def images(self) -> Path:
+        return self.find(*self.known.images)
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What a layout found: [N] files, class keys and parts; the keys in the order of the labels; words for keys."""
+
+    files: list[Path] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    classes: list[str] | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, file: Path, key: str, part: str = "") -> None:
+        self.files.append(file)
+        self.keys.append(key)
+        self.parts.append(part)
+
+
+def list_known(data: Data) -> Listing:
+    """The images of a known data set, in the order of their names below `data.path`.
+
+    A file `split_zhou_*.json` in `data.path` (the split of CoOp, which few-shot papers use) wins over the release's
+    own split; where there is neither, splits are drawn with the seed.
+
+    Raises:
+        InputError: a file of the release that is missing or broken, a label outside the class list.
+    """
+    root = data.root
+    if not root.is_dir():
+        raise InputError(f"data.path={root} is not a folder; {data.kind} needs {CATALOG[data.kind].expects}")
+    class_list = Path(data.class_list) if data.class_list is not None else None
+    release = Release(kind=data.kind, root=root, known=CATALOG[data.kind], class_list=class_list)
+    splits = sorted(root.glob("split_zhou_*.json"))
+    found = _common_split(release, splits[0]) if splits else LAYOUTS[release.known.layout](release)
+    if not found.files:
+        raise InputError(f"{data.kind}: no image is listed in {root}; data.path must hold {release.known.expects}")
+    notes = [*found.notes] if any(found.parts) else [*found.notes, _no_split(release)]
+    order = sorted(range(len(found.files)), key=lambda row: str(found.files[row]))
+    files = [found.files[row] for row in order]
+    keys = [found.keys[row] for row in order]
+    classes = found.classes if found.classes is not None else sorted(set(keys))
+    labels, _ = labels_of(list(keys), classes, [str(file) for file in files], data.kind)
+    words = [found.names.get(key) or _words(release.known, key) for key in classes]
+    return Listing(
+        items=files,
+        names=names_of(files),
+        labels=labels,
+        class_names=readable(words, classes),
+        parts=parts_of([found.parts[row] for row in order], data.kind),
+        by_name=True,
+        notes=tuple(notes),
+    )
+
+
+def _no_split(release: Release) -> str:
+    return (
+        f"{release.kind} has no official split: a seeded one is drawn; for the usual one lay "
+        f"split_zhou_*.json into {release.root}"
+    )
+
+
+def _words(known: Known, key: str) -> str:
+    """A class key of the release as words for a prompt."""
+    if key in known.names:
+        return known.names[key]
+    if known.words == "camel case":
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
+    if known.words == "numbered":  # 001.Black_footed_Albatross
+        return key.partition(".")[2].replace("_", " ") or key
+    if known.words == "path":  # a/apartment_building/outdoor: what follows qualifies what stands before
+        places = key.split("/")
+        return " ".join(reversed(places[1:] or places)).replace("_", " ")
+    return key if known.words == "as they are" else key.replace("_", " ")
+
+
+def _common_split(release: Release, file: Path) -> Found:
+    """{"train" | "val" | "test": [[path, label, class name], ...]}; paths are below the folder of the images."""
+    found = Found(notes=[f"the split is that of {file.name}"])
+    names: dict[int, str] = {}
+    bases = [release.root / place for place in release.known.images if (release.root / place).is_dir()]
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        rows = [(part, str(path), int(label), str(name)) for part in content for path, label, name in content[part]]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{file} cannot be read: {error}; it must hold train, val and test, each a list of [path, label, class]"
+        ) from None
+    for part, path, label, name in rows:
+        if names.setdefault(label, name) != name:
+            raise InputError(f"{file}: the label {label} is {names[label]!r} in some rows and {name!r} in {path}")
+        base = next((base for base in [*bases, release.root] if (base / path).exists()), (bases or [release.root])[0])
+        found.add(base / path, str(label), part)
+    found.classes = [str(label) for label in sorted(names)]
+    found.names = {str(label): name.replace("_", " ") for label, name in names.items()}
+    return found
+
+
+def class_folders(release: Release) -> Found:
+    """images/CLASS/*: no official split."""
+    found = Found()
+    for folder in _folders(release.images):
+        if folder.name not in release.known.skip:
+            for file in _images(folder):
+                found.add(file, folder.name)
+    return found
+
+
+def split_lists(release: Release) -> Found:
+    """One list file per part; a regular expression says what a line means."""
+    known = release.known
+    found = Found(classes=_class_file(release) if known.classes else None)
+    for part, places in known.lists.items():
+        for _, match in _matches(release.find(*places), known.line):
+            found.add(release.images / known.file.format(file=match["file"]), match["key"], part)
+    return found
+
+
+def id_tables(release: Release) -> Found:
+    """CUB: tables of (image id, file), (image id, class id), (image id, is in train) and (class id, class)."""
+    root = release.images
+
+    def table(name: str) -> dict[str, str]:
+        file = release.find(*(f"{base}/{name}".lstrip("/") for base in release.known.images))
+        return {match[1]: match[2] for _, match in _matches(file, r"(\d+) (.+)")}
+
+    files, labels, trains, classes = map(
+        table, ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    )
+    ids = sorted(classes, key=int)
+    found = Found(classes=[classes[number] for number in ids])
+    for number, file in files.items():
+        if number not in labels or number not in trains:
+            raise InputError(f"{release.kind}: image {number} ({file}) has no row in both image_class_labels.txt and "
+                             "train_test_split.txt; take the files of one release")  # fmt: skip
+        key = classes.get(labels[number], f"class {labels[number]}")
+        found.add(root / "images" / file, key, "train" if trains[number].strip() == "1" else "test")
+    return found
+
+
+def cars_devkit(release: Release) -> Found:
+    """Stanford Cars: MATLAB structs of file names and classes, which count from 1."""
+    meta = _mat(release.find("devkit/cars_meta.mat", "cars_meta.mat"), "class_names")
+    classes = [str(name) for name in meta]
+    found = Found(classes=classes)
+    places = {
+        "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
+        "test": (
+            "cars_test_annos_withlabels.mat",
+            "devkit/cars_test_annos_withlabels.mat",
+            "cars_test_annos_withlabels (1).mat",
+        ),
+    }
+    for part, files in places.items():
+        file = release.find(*files, needed_for="the labels of the test images" if part == "test" else "")
+        folder = release.find(f"cars_{part}", f"cars_{part}/cars_{part}")
+        for row in _mat(file, "annotations"):
+            number = int(row["class"])
+            key = classes[number - 1] if 1 <= number <= len(classes) else f"class {number}"
+            found.add(folder / str(row["fname"]), key, part)
+    return found
+
+
+def flowers_mat(release: Release) -> Found:
+    """Flowers102: labels by image number, and the numbers of each part (trnid, valid, tstid); all count from 1."""
+    labels = _mat(release.find("imagelabels.mat"), "labels")
+    setid = release.find("setid.mat")
+    found = Found(classes=sorted({str(int(label)) for label in labels}, key=int))
+    words = release.root / "cat_to_name.json"
+    if words.is_file():
+        found.names = {str(key): str(name) for key, name in _json_object(words).items()}
+    for part, name in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
+        for number in _mat(setid, name):
+            if not 1 <= int(number) <= len(labels):
+                raise InputError(f"{setid}: {name} holds image {int(number)}, imagelabels.mat has {len(labels)} labels")
+            found.add(release.images / f"image_{int(number):05d}.jpg", str(int(labels[int(number) - 1])), part)
+    return found
+
+
+def synsets(release: Release) -> Found:
+    """ImageNet and its parts: train/SYNSET/*; val/SYNSET/* or val/* with LOC_val_solution.csv. val is the test set."""
+    base = next((p for p in map(release.root.joinpath, release.known.images) if (p / "train").is_dir()), release.root)
+    folders = {folder.name: folder for folder in _folders(base / "train")} if (base / "train").is_dir() else {}
+    if not folders:
+        raise InputError(f"{release.kind}: no train/SYNSET in {base}; data.path must hold {release.known.expects}")
+    wanted = _wanted_synsets(release)
+    lacking = [synset for synset in wanted or [] if synset not in folders]
+    if lacking:
+        raise InputError(f"{release.kind}: no folder {base}/train/{lacking[0]}, which the class list names")
+    found = Found(classes=wanted or sorted(folders), names=_synset_names(release))
+    for synset in found.classes or []:
+        for file in _images(folders[synset]):
+            found.add(file, synset, "train")
+    kept = None if wanted is None else set(wanted)
+    for file, synset in _validation(release, base / "val"):
+        if kept is None or synset in kept:
+            found.add(file, synset, "test")
+    return found
+
+
+def _wanted_synsets(release: Release) -> list[str] | None:
+    """The synsets to keep, sorted; None for all. The list may hold more words behind each."""
+    file = release.class_list
+    if file is None and release.known.listed_classes:
+        file = release.find(*release.known.classes, needed_for="its synsets, one a line; or type "
+                            "--set data.class_list=FILE")  # fmt: skip
+    if file is None:
+        return None
+    return sorted({match[1] for _, match in _matches(file, r"(n\d{8})\b.*")})
+
+
+def _synset_names(release: Release) -> dict[str, str]:
+    """The first name of each synset in LOC_synset_mapping.txt: `n01440764 tench, Tinca tinca`."""
+    file = release.root / "LOC_synset_mapping.txt"
+    if not file.is_file() and release.known.names:
+        return dict(release.known.names)
+    file = release.find("LOC_synset_mapping.txt", needed_for="the names of the classes")
+    return {match[1]: match[2].strip() for _, match in _matches(file, r"(\S+)\s+([^,]+).*")}
+
+
+def _validation(release: Release, folder: Path) -> Iterator[tuple[Path, str]]:
+    if not folder.is_dir():
+        raise InputError(f"{release.kind}: no folder {folder}; data.path must hold {release.known.expects}")
+    folders = _folders(folder)
+    if folders:
+        for each in folders:
+            yield from ((file, each.name) for file in _images(each))
+        return
+    solution = release.find("LOC_val_solution.csv", needed_for=f"the labels of the images in {folder}")
+    with open(solution, encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            synset = (row.get("PredictionString") or "").split(" ")[0]
+            yield folder / f"{row.get('ImageId')}.JPEG", synset
+
+
+def _class_file(release: Release) -> list[str]:
+    matches = _matches(release.find(*release.known.classes), release.known.class_line)
+    classes = [match["key"].strip() for _, match in matches]
+    repeated = [key for key, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"{release.kind}: class {repeated[0]!r} stands twice in its class list; take the release's own"
+        )
+    return classes
+
+
+def _matches(file: Path, pattern: str) -> Iterator[tuple[int, re.Match[str]]]:
+    """The lines of a text file that are not empty and no comment, each as a match; one that does not fit is refused."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(pattern, line.strip())
+        if match is None:
+            raise InputError(f"{file}, line {number} is not of the form that the release has: {line.strip()[:80]!r}")
+        yield number, match
+
+
+def _mat(file: Path, name: str) -> Any:
+    """A variable of a MATLAB file as one flat sequence."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(file, squeeze_me=True)[name]
+    except KeyError:
+        raise InputError(f"{file} has no variable {name!r}; take the file of the release") from None
+    except Exception as error:  # SciPy raises what the damaged bytes lead it to
+        raise InputError(f"{file} cannot be read as a MATLAB file: {type(error).__name__}: {error}") from None
+    return np.atleast_1d(content)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold an object, got {type(content).__name__}")
+    return content
+
+
+def _folders(root: Path) -> Sequence[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(folder: Path) -> Sequence[Path]:
+    endings = tuple(EXTENSIONS)  # plain strings: ImageNet has 1.3 million of them
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(endings) and not name.startswith("."))
+    return [folder / name for name in names]
+
+
+LAYOUTS = {
+    layout.__name__: layout for layout in (class_folders, split_lists, id_tables, cars_devkit, flowers_mat, synsets)
+}

@@ -1,0 +1,248 @@
+"""Image sets that must share no image in; the pairs that they share, and those that nearly are one image, out."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_synth.data.decoding import GREY
+from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+
+LISTED = 10
+SIDE = 32  # pixels a side that a hash looks at
+WAVES = 16  # lowest frequencies a side: 255 bits
+FALSE_ALARMS = 0.01  # of neighbours within one set that the threshold may take for near copies
+CALIBRATION = 4000  # images whose neighbours set the threshold
+BLOCK = 4096  # images that are hashed at once
+QUERIES = 16  # images that are looked up at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prints:
+    """What a set is compared by. names: [N], for messages; digests: [N], of the pixels; hashes: uint8 [N,B], which
+    differ in few bits where images look alike."""
+
+    names: Sequence[str]
+    digests: Sequence[bytes]
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @classmethod
+    def of(cls, images: ImageSet) -> Prints:
+        shape = str(images.images.shape[1:]).encode()
+        return cls(
+            names=[images.name(row) for row in range(len(images))],
+            digests=[hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest() for image in images.images],
+            hashes=image_hashes(images.images),
+        )
+
+    def take(self, rows: np.ndarray) -> Prints:
+        return Prints(
+            names=[self.names[row] for row in rows],
+            digests=[self.digests[row] for row in rows],
+            hashes=self.hashes[rows],
+        )
+
+    @classmethod
+    def joined(cls, several: Sequence[Prints]) -> Prints:
+        return cls(
+            names=[name for prints in several for name in prints.names],
+            digests=[digest for prints in several for digest in prints.digests],
+            hashes=np.concatenate([prints.hashes for prints in several]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Pair:
+    """Two images of two sets. distance: bits in which their hashes differ."""
+
+    distance: int
+    first: str
+    first_row: int
+    second: str
+    second_row: int
+
+
+def rows_without_leaks(sets: Mapping[str, Prints], on_leak: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The rows of each set whose image no later set holds (test comes last), and notes of what was taken away.
+
+    Raises:
+        InputError: there are such images, and on_leak is `refuse`.
+    """
+    rows = {name: np.arange(len(prints)) for name, prints in sets.items()}
+    pairs = identical_pairs(sets)
+    if not pairs:
+        return rows, []
+    if on_leak == "refuse":
+        raise InputError(
+            f"{_leak(pairs, sets)}; remove one of each, or type --set data.on_leak=drop to take the copies from the "
+            "training side"
+        )
+    lost: dict[str, set[int]] = defaultdict(set)
+    for pair in pairs:  # the row of the earlier set comes first in a pair
+        lost[pair.first].add(pair.first_row)
+    taken = ", ".join(f"{len(lost[name])} from {name}" for name in sets if lost[name])
+    kept = {name: np.setdiff1d(rows[name], sorted(lost[name])) for name in sets}
+    return kept, [f"taken away: {taken}; {_leak(pairs, sets)}"]
+
+
+def refuse_judged(synthetic: Prints, judged: Mapping[str, Prints]) -> list[str]:
+    """Raise InputError where a synthetic image is one that the classifier is judged on; notes of near copies."""
+    sets = {"synthetic": synthetic, **judged}
+    between = [("synthetic", name) for name in judged]
+    pairs = [pair for pair in identical_pairs(sets) if pair.first == "synthetic"]
+    if pairs:
+        raise InputError(f"{_leak(pairs, sets)}; remove these synthetic images from generator.path")
+    return near_notes(sets, between)
+
+
+def identical_pairs(sets: Mapping[str, Prints]) -> list[Pair]:
+    """Pairs of images with equal pixels in two different sets, in the order of sets and rows."""
+    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for name, prints in sets.items():
+        for row, digest in enumerate(prints.digests):
+            places[digest].append((name, row))
+    return [
+        Pair(distance=0, first=a, first_row=i, second=b, second_row=j)
+        for found in places.values()
+        if len(found) > 1
+        for (a, i), (b, j) in itertools.combinations(found, 2)
+        if a != b
+    ]
+
+
+def near_pairs(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | None = None) -> tuple[list[Pair], int]:
+    """Images that are nearer to one of another set than neighbours within a set are, and how many chance may bring.
+
+    For two sets, each image of the smaller one is looked up in the larger one. The threshold is the largest number of
+    bits under which at most FALSE_ALARMS of the larger set's own images find another one of it: what a set of that
+    density has by chance. So up to that share of honest images is found too. Equal pixels are not reported again.
+    """
+    thresholds: dict[str, int] = {}
+    pairs: list[Pair] = []
+    compared = 0
+    for one, other in between or list(itertools.combinations(sets, 2)):
+        small, large = (one, other) if len(sets[one]) <= len(sets[other]) else (other, one)
+        if not len(sets[small]):
+            continue
+        if large not in thresholds:
+            thresholds[large] = near_threshold(sets[large].hashes)
+        compared += len(sets[small])
+        distance, neighbour = _nearest(sets[small].hashes, sets[large].hashes)
+        for row in np.flatnonzero(distance <= thresholds[large]).tolist():
+            rows = {small: row, large: int(neighbour[row])}
+            if sets[one].digests[rows[one]] != sets[other].digests[rows[other]]:
+                pairs.append(
+                    Pair(
+                        distance=int(distance[row]),
+                        first=one,
+                        first_row=rows[one],
+                        second=other,
+                        second_row=rows[other],
+                    )
+                )
+    return sorted(pairs), round(FALSE_ALARMS * compared)
+
+
+def near_notes(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | None = None) -> list[str]:
+    """A warning that names the nearest pairs, or none."""
+    pairs, by_chance = near_pairs(sets, between)
+    if not pairs:
+        return []
+    return [
+        f"{len(pairs)} pair(s) of images in sets that must be disjoint look nearly identical (chance brings up to "
+        f"{by_chance}); nearest: {_named(pairs, sets, 3, '~')}"
+    ]
+
+
+def near_threshold(hashes: np.ndarray) -> int:
+    """The largest distance that at most FALSE_ALARMS of the images keep to their nearest neighbour; -1 if none."""
+    if len(hashes) < 2:
+        return -1
+    asked = np.arange(0, len(hashes), max(1, len(hashes) // CALIBRATION))
+    distance, _ = _nearest(hashes[asked], hashes, but=asked)
+    return int(np.sort(distance)[int(FALSE_ALARMS * len(asked))]) - 1
+
+
+def image_hashes(images: np.ndarray) -> np.ndarray:
+    """Perceptual hashes: which of the lowest cosine waves of the grey image are above their median, as packed bits.
+
+    uint8 [N,H,W,C] -> uint8 [N,B], B a multiple of 8. Recompression, slight noise and rescaling change few bits.
+    """
+    from scipy.fft import dctn
+
+    packed = [np.empty((0, _hash_bytes(images.shape)), dtype=np.uint8)]
+    for start in range(0, len(images), BLOCK):
+        waves = dctn(_small_grey(images[start : start + BLOCK]), axes=(1, 2), norm="ortho")[:, :WAVES, :WAVES]
+        flat = waves.reshape(len(waves), -1)[:, 1:]  # without the mean
+        above = np.zeros((len(flat), 8 * packed[0].shape[1]), dtype=bool)
+        above[:, : flat.shape[1]] = flat > np.median(flat, axis=1, keepdims=True)
+        packed.append(np.packbits(above, axis=1))
+    return np.concatenate(packed)
+
+
+def _hash_bytes(shape: Sequence[int]) -> int:
+    bits = min(shape[1], WAVES) * min(shape[2], WAVES) - 1
+    return 8 * max(1, -(-bits // 64))
+
+
+def _small_grey(images: np.ndarray) -> np.ndarray:
+    """[n,H,W,C] -> float [n,h,w], at most SIDE pixels a side, each the mean of an area."""
+    from PIL import Image
+
+    height, width = images.shape[1:3]
+    if max(height, width) <= SIDE:
+        return (images[..., 0] if images.shape[3] == 1 else images @ GREY).astype(np.float32)
+    size = (min(width, SIDE), min(height, SIDE))
+    plain = [image[..., 0] if image.shape[2] == 1 else image for image in images]
+    grey = [Image.fromarray(image).convert("L").resize(size, Image.Resampling.BOX) for image in plain]
+    return np.stack([np.asarray(image, dtype=np.float32) for image in grey])
+
+
+def _nearest(
+    queries: np.ndarray, references: np.ndarray, but: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hamming distance and row of the nearest reference, except row `but[i]` for query i. [n,B], [m,B] -> [n] twice
+
+    Plain popcounts over blocks that fit the cache: on busy cores, faiss's threads were ten times slower than this.
+    """
+    words = np.ascontiguousarray(references.view(np.uint64).T)  # [B/8, m]
+    asked = np.ascontiguousarray(queries).view(np.uint64)
+    nearest, rows = np.empty(len(asked), dtype=np.int64), np.empty(len(asked), dtype=np.int64)
+    for start in range(0, len(asked), QUERIES):
+        block = asked[start : start + QUERIES]
+        distance = np.zeros((len(block), words.shape[1]), dtype=np.uint16)
+        for i, word in enumerate(words):
+            distance += np.bitwise_count(block[:, i, None] ^ word)
+        each = np.arange(len(block))
+        if but is not None:
+            distance[each, but[start : start + QUERIES]] = np.iinfo(np.uint16).max
+        rows[start : start + QUERIES] = best = distance.argmin(axis=1)
+        nearest[start : start + QUERIES] = distance[each, best]
+    return nearest, rows
+
+
+def _leak(pairs: Sequence[Pair], sets: Mapping[str, Prints]) -> str:
+    pixels = {sets[pair.first].digests[pair.first_row] for pair in pairs}
+    return (
+        f"{len(pixels)} image(s) stand in two sets that must be disjoint, in {len(pairs)} pair(s) with identical "
+        f"pixels: {_named(pairs, sets, LISTED, '=')}"
+    )
+
+
+def _named(pairs: Sequence[Pair], sets: Mapping[str, Prints], limit: int, sign: str) -> str:
+    """The first pairs by the names of their images."""
+    shown = [
+        f"{pair.first} {sets[pair.first].names[pair.first_row]} {sign} "
+        f"{pair.second} {sets[pair.second].names[pair.second_row]}"
+        for pair in pairs[:limit]
+    ]
+    return ", ".join(shown) + (f" and {len(pairs) - limit} more" if len(pairs) > limit else "")

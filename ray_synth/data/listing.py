@@ -1,0 +1,114 @@
+"""What a source holds before anything is decoded: one row per image in, an `ImageSet` of the chosen rows out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ray_synth.data.decoding import Item, Size, read_pixels
+from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+
+PARTS = {
+    "train": "train", "training": "train", "trainval": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """Images that are not decoded yet, with their labels.
+
+    items: files, encoded bytes, or uint8 arrays [H,W] or [H,W,C]; names: [N] what messages call an image;
+    labels: int64 [N], indexing class_names; parts: [N] of `train`, `val` and `test`, where the source has an official
+    split; by_name: images are chosen by their names before they are decoded, because all of them would be too many.
+    """
+
+    items: Sequence[Item] | np.ndarray
+    names: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    parts: np.ndarray | None = None
+    by_name: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Listing:
+        items = self.items[rows] if isinstance(self.items, np.ndarray) else [self.items[row] for row in rows]
+        parts = None if self.parts is None else self.parts[rows]
+        return replace(self, items=items, names=self.names[rows], labels=self.labels[rows], parts=parts)
+
+    def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
+        """Decode every image, in one size and mode; notes say what had to be changed."""
+        if not len(self):
+            raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
+        pixels, notes = read_pixels(self.items, self.names, size, channels, crop=crop)
+        return ImageSet(
+            images=pixels,
+            labels=self.labels,
+            class_names=self.class_names,
+            sources=self.names,
+            parts=self.parts,
+            notes=(*self.notes, *notes),
+        )
+
+
+def names_of(names: Iterable[Any]) -> np.ndarray:
+    """Names as an array of objects, which rows can be taken of."""
+    return np.asarray([str(name) for name in names], dtype=object)
+
+
+def parts_of(values: Sequence[str], where: str) -> np.ndarray | None:
+    """Names of splits, as sources write them, as `train`, `val` or `test`; None where there is no name at all."""
+    if not any(values):
+        return None
+    for value in dict.fromkeys(values):
+        if value.lower() not in PARTS:
+            raise InputError(
+                f"{where}: the split {value!r} is not known; allowed are {', '.join(PARTS)}. Rename it or leave it out"
+            )
+    return np.asarray([PARTS[value.lower()] for value in values])
+
+
+def labels_of(
+    values: Sequence[int | str], class_names: Sequence[str] | None, names: Sequence[str], where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as indices of the class names; without these, the values themselves name the classes, sorted.
+
+    Raises:
+        InputError: a label that the class list does not hold, with the value and the list.
+    """
+    if class_names is None:
+        known = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+        class_names = [str(value) for value in known]
+        index: dict[Any, int] = {value: label for label, value in enumerate(known)}
+    else:
+        index = {name: label for label, name in enumerate(class_names)}
+        index |= {label: label for label in range(len(class_names))}
+    repeated = [name for name, count in Counter(class_names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{where}: the class name {repeated[0]!r} stands twice in the class list; rename one")
+    for value, name in zip(values, names, strict=True):
+        if value not in index:
+            raise InputError(
+                f"{where}: the label {value!r} of {name} is not in the class list of {len(class_names)}: "
+                f"{_listed(class_names)}; correct it or add the class"
+            )
+    return np.asarray([index[value] for value in values], dtype=np.int64), tuple(class_names)
+
+
+def readable(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
+    """Class names in words; one that stands twice (ImageNet has two cranes) is told apart by its key."""
+    count = Counter(names)
+    return tuple(name if count[name] == 1 else f"{name} ({key})" for name, key in zip(names, keys, strict=True))
+
+
+def _listed(names: Sequence[str], limit: int = 10) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

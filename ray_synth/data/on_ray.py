@@ -1,0 +1,311 @@
+"""Parquet files, WebDataset shards or a Hugging Face data set in, a `Listing` of encoded images out, through Ray Data.
+
+Ray's blocks come in any order and size; rows are put in the order of their files and of their place in these, so the
+same files give the same listing. Ray must be up (`ray_synth.runtime.ray_session`); one is started where none is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_synth.data.decoding import EXTENSIONS
+from ray_synth.data.listing import PARTS, Listing, labels_of, names_of, parts_of
+from ray_synth.errors import InputError
+from ray_synth.runtime import ray_session
+
+Row = dict[str, Any]
+COLUMNS = (
+    "image (encoded bytes, or bytes and path as Hugging Face writes them) and label (an integer or a name); "
+    "and, where known, class_name and split"
+)
+MEMBERS = "KEY.png|jpg|jpeg|webp beside KEY.cls (the label) or KEY.json (label, and class_name or split where known)"
+UNUSED = {"txt", "text"}  # captions, which a classifier does not read
+
+
+def list_parquet(root: Path) -> Listing:
+    """One parquet file, or every *.parquet below a folder; columns as COLUMNS says. Chunks of a run read too.
+
+    Raises:
+        InputError: no file, a broken one (by name), a missing column, a row without an image, a label that is not in
+            the class list.
+    """
+    files = _files(root, "parquet", f"it must hold *.parquet with columns {COLUMNS}")
+    columns, class_names, count = _parquet_schema(files)
+    with ray_session():
+        import ray
+
+        # One path, not one per file: Ray resolves several in threads, whose imports get into each other's way.
+        rows = _in_order(
+            lambda: ray.data.read_parquet(str(root), include_paths=True, partitioning=None).select_columns(
+                [*columns, "path"]
+            ),
+            files,
+            _parquet_breaks,
+        )
+    if len(rows) != count:
+        raise InputError(f"{root} holds {count} rows, Ray Data read {len(rows)}; give the folder of the files alone")
+    return _listing(_numbered(rows, root), class_names, str(root))
+
+
+def list_webdataset(root: Path) -> Listing:
+    """One tar shard, or every *.tar below a folder; members as MEMBERS says. A member that runs code is refused.
+
+    Raises:
+        InputError: no shard, a broken one, a member of another kind (by shard and name), a sample without image or
+            label.
+    """
+    files = _files(root, "tar", f"it must hold *.tar with {MEMBERS}")
+    for file in files:
+        _check_shard(file)
+    with ray_session():
+        import ray
+
+        rows = _in_order(lambda: ray.data.read_webdataset([str(file) for file in files], decoder=None,
+                                                          include_paths=True), files, lambda file: None)  # fmt: skip
+    samples = [_sample(row) for row in sorted(rows, key=lambda row: (row["path"], row["__key__"]))]
+    return _listing(samples, None, str(root))
+
+
+def list_huggingface(root: Path) -> Listing:
+    """A folder of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or a local copy of a parquet repository.
+
+    Raises:
+        InputError: neither of them, or the package `datasets` is missing.
+    """
+    saved = [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "state.json").is_file()]
+    if not saved:
+        if root.is_dir() and any(root.rglob("*.parquet")):
+            return list_parquet(root)
+        raise InputError(
+            f"no Hugging Face data set in {root}; expected what save_to_disk wrote, or a repository's *.parquet"
+        )
+    rows, class_names = list[Row](), None
+    with ray_session():
+        for folder in saved:
+            found, class_names = _saved_rows(folder)
+            part = folder.name if folder != root else ""
+            rows += [
+                {**row, "split": row.get("split") or part, "name": f"{folder}#row {number}"}
+                for number, row in enumerate(found)
+            ]
+    return _listing(rows, class_names, str(root))
+
+
+def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
+    """Rows of one saved data set, images still encoded, and its class names."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            "data.kind: huggingface needs the package datasets; type pip install 'ray_synth[huggingface]'"
+        ) from None
+    import ray
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever a damaged Arrow file or its JSON makes datasets and pyarrow raise
+        raise InputError(f"the data set in {folder} cannot be read: {type(error).__name__}: {error}") from None
+    missing = [name for name in ("image", "label") if name not in loaded.column_names]
+    if missing:
+        raise InputError(f"{folder} has no column {missing[0]!r}, it has {loaded.column_names}; it needs {COLUMNS}")
+    names = getattr(loaded.features["label"], "names", None)
+    if isinstance(loaded.features["image"], datasets.Image):
+        loaded = loaded.cast_column("image", datasets.Image(decode=False))
+    # Ray's from_huggingface does the same, after it has asked the hub for a data set of that name.
+    return ray.data.from_arrow(loaded.with_format("arrow")[:]).take_all(), names
+
+
+def _files(root: Path, extension: str, holds: str) -> list[Path]:
+    if root.is_file():
+        return [root]
+    files = sorted(p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith((".", "_")))
+    if not files:
+        reason = f"holds no *.{extension} file" if root.is_dir() else "is not there"
+        raise InputError(f"{root} {reason}; {holds}")
+    return files
+
+
+def _in_order(read: Callable[[], Any], files: Sequence[Path], breaks: Callable[[Path], Exception | None]) -> list[Row]:
+    """All rows of a Ray data set, in the order of its files. A failure names the file where `breaks` finds it."""
+    import ray
+
+    options = ray.data.DataContext.get_current().execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        return read().take_all()
+    except Exception as error:  # Ray wraps what its workers raise
+        for file in files:
+            cause = breaks(file)
+            if cause is not None:
+                raise InputError(f"{file} cannot be read: {cause}; copy it again or remove it") from None
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{', '.join(map(str, files[:3]))}: cannot be read: {reason}") from None
+    finally:
+        options.preserve_order = before
+
+
+def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None, int]:
+    """The columns to read, the class names that Hugging Face keeps beside them, and how many rows there are.
+
+    Every footer is looked at.
+    """
+    import pyarrow.parquet as pq
+
+    shared, class_names, count = list[str](), None, 0
+    for file in files:
+        try:
+            footer = pq.read_metadata(file)
+            schema = footer.schema.to_arrow_schema()
+        except Exception as error:
+            raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
+        for name in ("image", "label"):
+            if name not in schema.names:
+                raise InputError(f"{file} has no column {name!r}, it has {schema.names}; it needs {COLUMNS}")
+        found = [name for name in ("image", "label", "class_name", "split", "rejected") if name in schema.names]
+        if shared and found != shared:
+            raise InputError(f"{file} has the columns {found}, {files[0]} has {shared}; make them the same")
+        shared, class_names, count = found, class_names or _names_in(schema), count + footer.num_rows
+    return shared, class_names, count
+
+
+def _names_in(schema: Any) -> list[str] | None:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features["label"]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _parquet_breaks(file: Path) -> Exception | None:
+    import pyarrow.parquet as pq
+
+    try:
+        for _ in pq.ParquetFile(file).iter_batches():
+            pass
+    except Exception as error:
+        return error
+    return None
+
+
+def _numbered(rows: Iterable[Row], root: Path) -> list[Row]:
+    """Rows by file, each with its name; the split is that of the file where the row has none."""
+    count: Counter[str] = Counter()
+    out = []
+    for row in sorted(rows, key=lambda row: row["path"]):
+        name = f"{row['path']}#row {count[row['path']]}"
+        count[row["path"]] += 1
+        out.append({**row, "split": row.get("split") or _part_in(row["path"], root), "name": name})
+    return out
+
+
+def _part_in(path: str, root: Path) -> str:
+    """The split that a file's or folder's name begins with (train-00000-of-00001.parquet), or none."""
+    place = Path(path)
+    inside = place.relative_to(root.absolute()).parts if place.is_relative_to(root.absolute()) else (place.name,)
+    for word in reversed(inside):
+        first = re.split(r"[-_.0-9]", word.lower(), maxsplit=1)[0]
+        if first in PARTS:
+            return first
+    return ""
+
+
+def _check_shard(file: Path) -> None:
+    """Every header of a shard is read, so that a torn one is found, and what is no image or label is refused."""
+    try:
+        size = file.stat().st_size
+        with tarfile.open(file, mode="r:*") as tar:
+            members = [member for member in tar if member.isreg()]
+            ends = [member.offset_data + member.size for member in members]
+            if file.suffix == ".tar" and ends and max(ends) > size:
+                raise tarfile.ReadError(f"member {members[int(np.argmax(ends))].name} is cut off")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{file} cannot be read as a tar file: {error}; copy it again or remove it") from None
+    if not members:
+        raise InputError(f"{file} holds no member; it must hold {MEMBERS}")
+    allowed = {extension[1:] for extension in EXTENSIONS} | {"cls", "json"} | UNUSED
+    for member in members:
+        suffix = member.name.rsplit("/", 1)[-1].partition(".")[2].lower()
+        if suffix not in allowed:
+            raise InputError(f"{file}: member {member.name} is refused; a shard may hold {MEMBERS}")
+
+
+def _sample(row: Row) -> Row:
+    """One WebDataset sample as a row: image, label, class_name, split."""
+    # Ray fills what a sample lacks with None or NaN.
+    fields = {key.lower(): value for key, value in row.items() if isinstance(value, bytes)}
+    name = f"{row['path']}#{row['__key__']}"
+    images = [fields[extension[1:]] for extension in sorted(EXTENSIONS) if extension[1:] in fields]
+    if len(images) != 1:
+        raise InputError(f"{name} has {len(images)} images; a sample is {MEMBERS}")
+    described: Any = {}
+    if "json" in fields:
+        try:
+            described = json.loads(fields["json"])
+        except ValueError as error:
+            raise InputError(f"{name}.json cannot be read: {error}; repair or remove it") from None
+    if not isinstance(described, dict):
+        raise InputError(f"{name}.json must hold an object, got {type(described).__name__}")
+    text = fields["cls"].decode("utf-8", "replace").strip() if "cls" in fields else None
+    label = (int(text) if re.fullmatch(r"-?\d+", text) else text) if text is not None else described.get("label")
+    return {
+        "image": images[0],
+        "label": described.get("class_name") if label is None else label,
+        "class_name": described.get("class_name"),
+        "split": described.get("split") or _part_in(row["path"], Path(row["path"]).parent),
+        "name": name,
+    }
+
+
+def _listing(rows: Sequence[Row], class_names: Sequence[str] | None, where: str) -> Listing:
+    """Rows with image, label, name and perhaps class_name, split and rejected, as a listing."""
+    kept = [row for row in rows if not row.get("rejected")]
+    notes = (f"{len(rows) - len(kept)} row(s) left out: rejected when they were generated",) if kept != rows else ()
+    if not kept:
+        raise InputError(f"{where} holds no image")
+    names = names_of(row["name"] for row in kept)
+    items = [_encoded(row["image"], row["name"]) for row in kept]
+    labels = [_label(row["label"], row["name"]) for row in kept]
+    if class_names is None and all(row.get("class_name") for row in kept):
+        class_names = list(_named(zip(labels, kept, strict=True), where))
+        labels = [str(row["class_name"]) for row in kept]
+    indices, known = labels_of(labels, class_names, names, where)
+    parts = parts_of([str(row.get("split") or "") for row in kept], where)
+    return Listing(items=items, names=names, labels=indices, class_names=known, parts=parts, notes=notes)
+
+
+def _named(pairs: Iterable[tuple[int | str, Row]], where: str) -> Iterator[str]:
+    """Class names in the order of their labels; a label with two names is refused."""
+    found: dict[int | str, str] = {}
+    for label, row in pairs:
+        name = found.setdefault(label, str(row["class_name"]))
+        if name != str(row["class_name"]):
+            raise InputError(
+                f"{where}: the label {label!r} is {name!r} in some rows and {row['class_name']!r} in {row['name']}; "
+                "correct one of them"
+            )
+    for label in sorted(found, key=lambda label: (isinstance(label, str), label)):
+        yield found[label]
+
+
+def _encoded(image: Any, name: str) -> bytes:
+    content = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(content, bytes) or not content:
+        where = f"; it points to the file {image['path']}" if isinstance(image, dict) and image.get("path") else ""
+        raise InputError(
+            f"{name} holds no encoded image, got {type(image).__name__}{where}; write the bytes themselves"
+        )
+    return content
+
+
+def _label(label: Any, name: str) -> int | str:
+    if isinstance(label, bool) or not isinstance(label, int | np.integer | str):
+        raise InputError(f"{name}: the label must be an integer or a name, got {label!r}")
+    return label if isinstance(label, str) else int(label)

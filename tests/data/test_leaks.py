@@ -1,0 +1,221 @@
+"""No image stands on both sides: copies are refused with their names, or taken away; look-alikes are told."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_synth.config import Data, load_experiment
+from ray_synth.data.images import ImageSet
+from ray_synth.data.leaks import Prints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
+from ray_synth.data.readers import read_images
+from ray_synth.data.splits import Splits, read_splits, split
+from ray_synth.errors import InputError
+from ray_synth.pipeline import Run
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+
+from ..conftest import DIGITS, write_folder
+
+
+def official(digits: ImageSet, *, train: int = 1000, val: int = 300) -> ImageSet:
+    parts = np.asarray(["train"] * train + ["val"] * val + ["test"] * (len(digits) - train - val))
+    return ImageSet(images=digits.images, labels=digits.labels, class_names=digits.class_names, parts=parts)
+
+
+def prints(images: ImageSet) -> dict[str, Prints]:
+    return {p: Prints.of(images.take(np.flatnonzero(images.parts == p))) for p in ("train", "val", "test")}
+
+
+def with_copies(images: ImageSet, copies: dict[int, int]) -> ImageSet:
+    """Image `source` written over image `target`, label too."""
+    pixels, labels = images.images.copy(), images.labels.copy()
+    for target, source in copies.items():
+        pixels[target], labels[target] = pixels[source], labels[source]
+    return ImageSet(images=pixels, labels=labels, class_names=images.class_names, parts=images.parts)
+
+
+# Official splits.
+
+
+def test_official_sets_stay_what_they_are(digits: ImageSet) -> None:
+    images = official(digits)
+    sets = split(images, Data(), 0)
+    by_part = {part: {i.tobytes() for i in images.images[images.parts == part]} for part in ("train", "val", "test")}
+    pixels = {name: {i.tobytes() for i in s.images} for name, s in sets.named().items()}
+    assert pixels["test"] == by_part["test"]
+    assert pixels["validation"] == by_part["val"]
+    assert pixels["train"] | pixels["generator"] <= by_part["train"]
+    assert not pixels["train"] & pixels["generator"]
+    counts = np.bincount(images.labels[images.parts == "train"])
+    assert np.bincount(sets.generator.labels).tolist() == [int(0.33 * count) for count in counts]
+    assert np.bincount(sets.train.labels).tolist() == [10] * 10
+    assert split(images, Data(shots=3), 0).test.digest() == sets.test.digest()
+
+
+def test_without_an_official_validation_set_one_is_drawn_from_train(digits: ImageSet) -> None:
+    images = official(digits, train=1300, val=0)
+    sets = split(images, Data(generator_split="shared", shots=None, max_validation=20, max_test=5), 0)
+    train = {i.tobytes() for i in images.images[images.parts == "train"]}
+    assert {i.tobytes() for i in sets.validation.images} < train
+    assert np.bincount(sets.validation.labels).tolist() == [20] * 10
+    assert np.bincount(sets.test.labels).tolist() == [5] * 10
+    assert len(sets.train) + len(sets.validation) == 1300
+    assert sets.generator.digest() == sets.train.digest()
+
+
+def test_the_official_split_does_not_depend_on_the_order_of_reading(digits: ImageSet) -> None:
+    images = official(digits)
+    shuffled = images.take(np.random.default_rng(0).permutation(len(images)))
+    settings = Data(max_test=7)
+    for name, expected in split(images, settings, 0).named().items():
+        assert split(shuffled, settings, 0).named()[name].digest() == expected.digest()
+
+
+def test_a_class_without_real_training_images_is_refused_by_name(digits: ImageSet) -> None:
+    images = official(digits)
+    parts = np.where((images.labels == 7) & (images.parts == "train"), "test", images.parts)
+    lacking = ImageSet(images=images.images, labels=images.labels, class_names=images.class_names, parts=parts)
+    with pytest.raises(InputError, match="class '7' has no real training image"):
+        split(lacking, Data(), 0)
+
+
+# Identical images.
+
+
+def test_copies_across_official_parts_are_refused_and_both_are_named(digits: ImageSet) -> None:
+    images = with_copies(official(digits), {1500: 3, 1501: 3, 1100: 1600})
+    with pytest.raises(InputError) as error:
+        split(images, Data(), 0)
+    for words in ("2 image(s)", "3 pair(s)", "train 3 = test 200", "val 100 = test 300", "--set data.on_leak=drop"):
+        assert words in str(error.value), str(error.value)
+
+
+def test_copies_are_dropped_from_the_training_side_and_never_from_test(digits: ImageSet) -> None:
+    images = with_copies(official(digits), {1500: 3, 1501: 3, 1100: 1600})
+    sets = split(images, Data(on_leak="drop", shots=None, generator_split="shared"), 0)
+    assert (len(sets.train), len(sets.validation), len(sets.test)) == (999, 299, 497)
+    assert identical_pairs({name: Prints.of(s) for name, s in sets.named().items() if name != "generator"}) == []
+    assert any(note.startswith("taken away: 1 from train, 1 from val;") for note in sets.notes)
+
+
+def test_a_copy_under_another_class_goes_altogether_where_copies_are_dropped(digits: ImageSet) -> None:
+    images = official(digits)
+    wrong = ImageSet(
+        images=with_copies(images, {5: 4}).images, labels=images.labels, class_names=images.class_names,
+        parts=images.parts,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"--set data\.on_leak=drop"):
+        split(wrong, Data(), 0)
+    sets = split(wrong, Data(on_leak="drop", shots=None, generator_split="shared"), 0)
+    assert len(sets.train) == 998
+    assert "2 image(s) left out: identical pixels stand in another class too" in sets.notes
+
+
+def test_the_leak_of_pneumoniamnist_is_found(measuring_data: Path) -> None:
+    """The published data set holds 8 images that stand in two splits, in 10 pairs."""
+    data = Data(kind="npz", path=str(measuring_data / "pneumoniamnist28_imbalanced.npz"), shots=None)
+    images = read_images(data)
+    pairs = identical_pairs(prints(images))
+    assert len(pairs) == 10
+    sets = prints(images)
+    assert len({sets[pair.first].digests[pair.first_row] for pair in pairs}) == 8
+    with pytest.raises(InputError, match=r"8 image\(s\) stand in two sets .* in 10 pair\(s\)"):
+        read_splits(data, 0)
+    cleaned = read_splits(data.model_copy(update={"on_leak": "drop"}), 0)
+    assert len(cleaned.test) == 624
+    assert identical_pairs({name: Prints.of(s) for name, s in cleaned.named().items()}) == []
+
+
+# Images that look alike.
+
+
+def recompressed(image: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=75)
+    return np.asarray(Image.open(buffer))
+
+
+def test_recompressed_images_are_found_and_others_hardly(measuring_data: Path) -> None:
+    images = read_images(Data(kind="npz", path=str(measuring_data / "cifar10_dev_10k5k.npz")))
+    test = images.take(np.flatnonzero(images.parts == "test")[:2000])
+    train = images.take(np.flatnonzero(images.parts == "train")[:4000])
+    copies = np.stack([recompressed(image) for image in test.images[:100]])
+    leaky = ImageSet(
+        images=np.concatenate([train.images, copies]), labels=np.zeros(4100, dtype=np.int64), class_names=("a", "b")
+    )
+    pairs, by_chance = near_pairs({"train": Prints.of(leaky), "test": Prints.of(test)})
+    found = {pair.second_row for pair in pairs if pair.first_row >= 4000}
+    assert len(found & set(range(100))) >= 95
+    honest, _ = near_pairs({"train": Prints.of(train), "test": Prints.of(test)})
+    assert len(honest) <= 2 * by_chance
+
+
+def test_the_threshold_is_set_by_neighbours_within_a_set(digits: ImageSet) -> None:
+    hashes = image_hashes(digits.images)
+    threshold = near_threshold(hashes)
+    bits = np.unpackbits(hashes, axis=1).astype(np.int64)
+    distance = bits @ (1 - bits).T + (1 - bits) @ bits.T
+    np.fill_diagonal(distance, 999)
+    nearest = distance.min(axis=1)
+    assert (nearest <= threshold).mean() <= 0.01 < (nearest <= threshold + 1).mean()
+
+
+def test_20000_by_5000_images_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    sets = {
+        name: Prints.of(
+            ImageSet(
+                images=rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8),
+                labels=np.zeros(count, dtype=np.int64),
+                class_names=("a", "b"),
+            )
+        )
+        for name, count in (("train", 20_000), ("test", 5_000))
+    }
+    start = time.monotonic()
+    assert identical_pairs(sets) == []
+    near_pairs(sets)
+    assert time.monotonic() - start < 20
+
+
+# Synthetic images that exist already.
+
+
+def test_a_synthetic_folder_that_holds_test_images_is_refused(splits: Splits, digits: ImageSet, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "made", splits.generator, classes=tuple(range(10)), each=20)
+    for label in range(10):
+        (folder / f"digit {label}").rename(folder / str(label))
+    settings = {
+        "generator": {"kind": "folder", "path": str(folder)},
+        "generate.images_per_class": 20,
+        "generate.batch_size": None,
+    }
+
+    def check() -> Run:
+        return Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
+
+    assert check().notes is not None
+    Image.fromarray(splits.test.images[0][..., 0]).save(folder / "3" / "000.png")
+    with pytest.raises(InputError) as error:
+        check()
+    for words in (
+        "1 image(s)",
+        "synthetic",
+        "3/000.png = test",
+        "remove these synthetic images from generator.path",
+    ):
+        assert words in str(error.value)
+
+
+def test_judged_images_are_compared_with_synthetic_ones_only(digits: ImageSet) -> None:
+    a, b = digits.take(np.arange(50)), digits.take(np.arange(25, 75))
+    with pytest.raises(InputError, match=r"25 image\(s\)"):
+        refuse_judged(Prints.of(a), {"test": Prints.of(b)})
+    other = Prints.of(digits.take(np.arange(100, 150)))
+    refuse_judged(other, {"validation": Prints.of(a), "test": Prints.of(b)})  # their own leak is another check's

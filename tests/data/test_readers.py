@@ -1,0 +1,427 @@
+"""One contract over every format and layout: the same images in, the same labelled images out, or a refusal by name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_synth.catalog import CATALOG
+from ray_synth.config import FORMATS, Data, load_experiment
+from ray_synth.data.images import ImageSet
+from ray_synth.data.readers import NEEDS_RAY, READERS, list_images, read_images
+from ray_synth.data.splits import read_splits
+from ray_synth.errors import InputError
+from ray_synth.runtime import ray_session
+
+from ..conftest import DIGITS
+from . import sources
+from .sources import SOURCES, Sample, Source
+
+ENCODED = [name for name, source in SOURCES.items() if source.encoded]
+
+
+@pytest.fixture(scope="session")
+def images(digits: ImageSet) -> list[Sample]:
+    return sources.samples(digits.images[..., 0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_once() -> Iterator[None]:
+    """Ray is up for the whole file, as a run keeps it up."""
+    with ray_session():
+        yield
+
+
+def contents(read: ImageSet) -> dict[bytes, tuple[str, str | None]]:
+    parts = [None] * len(read) if read.parts is None else read.parts.tolist()
+    return {
+        image.tobytes(): (read.class_names[label], part)
+        for image, label, part in zip(read.images, read.labels, parts, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_same_images_come_out_of_every_format(name: str, images: list[Sample], tmp_path: Path) -> None:
+    source: Source = SOURCES[name]
+    data = source.write(tmp_path / "source", images)
+    read = read_images(data)
+    assert read.class_names == source.class_names
+    assert contents(read) == {
+        s.pixels.tobytes(): (source.class_names[s.label], source.parts[s.part] if source.parts else None)
+        for s in images
+    }
+    assert len(read) == len(images)
+    again = read_images(data)
+    assert np.array_equal(again.images, read.images)
+    assert np.array_equal(again.labels, read.labels)
+    assert again.sources is not None
+    assert again.sources.tolist() == read.sources.tolist()
+    assert len(set(again.sources)) == len(images)
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_sizes_and_modes_are_unified_and_it_is_said(name: str, images: list[Sample], tmp_path: Path) -> None:
+    odd = [replace(images[0], encoded=sources.png(np.full((10, 20), 200, dtype=np.uint8))), *images[1:]]
+    read = read_images(SOURCES[name].write(tmp_path / "source", odd))
+    assert read.images.shape == (len(images), 32, 32, 3)
+    assert "1 image(s) resized to 32x32; 2 size(s) were found" in read.notes
+    assert "1 image(s) turned from grey to RGB" in read.notes
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_an_image_that_cannot_be_read_is_refused_by_name(name: str, images: list[Sample], tmp_path: Path) -> None:
+    torn = replace(images[5], encoded=images[5].encoded[:60])
+    data = SOURCES[name].write(tmp_path / "source", [*images[:5], torn, *images[6:]])
+    listing = list_images(data)
+    held = [item.read_bytes() if isinstance(item, Path) else item for item in listing.items]
+    broken = listing.names[held.index(torn.encoded)]
+    with pytest.raises(InputError, match="image cannot be read") as error:
+        listing.read()
+    assert str(broken) in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_every_kind_has_a_reader_and_every_known_data_set_a_source() -> None:
+    assert set(READERS) == {*FORMATS, *CATALOG}
+    assert set(CATALOG) <= set(SOURCES)
+    assert set(FORMATS) >= NEEDS_RAY
+
+
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "digits"])
+def test_a_place_that_holds_nothing_says_what_is_expected(kind: str, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=r"expected|must hold|needs"):
+            read_images(Data(kind=kind, path=str(place)))
+
+
+# Refusals of single formats.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"labels": np.array([0, 1, 2, 7])},
+            r"label 7 of .*#row 3 is not in the class list of 3: apple, banana, cherry",
+        ),
+        ({"labels": np.array([0.5, 1, 2, 0])}, "labels must be"),
+        ({"labels": np.array([0, 1])}, r"labels must be \[4\]"),
+        ({"images": np.zeros((4, 8, 8), dtype=np.float32)}, r"images must be uint8 .*float32 .*astype\('uint8'\)"),
+        ({"split": np.array([0, 1, 2, 9]), "split_names": np.array(["train", "val", "test"])}, "the split 9"),
+        ({"split": np.array(["train", "train", "held", "test"])}, "the split 'held' is not known"),
+        ({"class_names": np.array(["apple", "apple", "cherry"])}, "'apple' stands twice"),
+    ],
+)
+def test_an_npz_whose_arrays_do_not_fit_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "images": np.zeros((4, 8, 8), dtype=np.uint8),
+        "labels": np.array([0, 1, 2, 0]),
+        "class_names": np.array(["apple", "banana", "cherry"]),
+    }
+    np.savez(tmp_path / "a.npz", **{**arrays, **changes})
+    with pytest.raises(InputError, match=message):
+        read_images(Data(kind="npz", path=str(tmp_path / "a.npz")))
+
+
+def test_an_npz_of_images_without_channels_and_labels_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 6), dtype=np.uint8), labels=np.array(["dog", "cat", "dog"]))
+    read = read_images(Data(kind="npz", path=str(tmp_path / "a.npz")))
+    assert (read.images.shape, read.class_names, read.labels.tolist()) == ((3, 8, 6, 1), ("cat", "dog"), [1, 0, 1])
+    file = tmp_path / "a.npz"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"npz file .*a\.npz cannot be read"):
+        read_images(Data(kind="npz", path=str(file)))
+    np.savez(tmp_path / "b.npz", images=np.array([{}]), labels=np.array([0]))
+    with pytest.raises(InputError, match=r"b\.npz cannot be read: .*allow_pickle"):
+        read_images(Data(kind="npz", path=str(tmp_path / "b.npz")))
+
+
+class Harm:
+    """What a pickle from outside might do when it is loaded."""
+
+    def __init__(self, target: Any, *words: str):
+        self.target, self.words = target, words
+
+    def __reduce__(self) -> Any:
+        return self.target, self.words
+
+
+@pytest.mark.parametrize("target", [os.system, eval, getattr])
+def test_a_pickle_that_names_anything_else_is_refused_before_it_runs(
+    target: Any, images: list[Sample], tmp_path: Path
+) -> None:
+    data = sources.write_cifar10(tmp_path, images)
+    words = [f"touch {tmp_path}/ran"] if target is os.system else ["os", "system"][: 1 + (target is getattr)]
+    file = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    file.write_bytes(pickle.dumps({b"data": Harm(target, *words)}, protocol=2))
+    with pytest.raises(InputError, match=r"data_batch_3 is refused: .*which no CIFAR file does"):
+        read_images(data)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_torn_cifar_file_is_refused_by_name(images: list[Sample], tmp_path: Path) -> None:
+    for write, name in ((sources.write_cifar10, "cifar-10-batches-py/test_batch"),
+                        (sources.write_cifar10_binary, "test_batch.bin")):  # fmt: skip
+        root = tmp_path / write.__name__
+        data = write(root, images)
+        file = root / name
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(InputError, match="test_batch"):
+            read_images(data)
+    data = sources.write_cifar10_binary(tmp_path / "label", [replace(images[0], label=200), *images[1:]])
+    with pytest.raises(InputError, match=r"label 200 of .* not in the class list of 3"):
+        read_images(data)
+
+
+@pytest.mark.parametrize("cut", [30, 2000])
+def test_a_torn_parquet_file_is_refused_by_name(cut: int, images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_parquet(tmp_path, images)
+    file = tmp_path / "1.parquet"
+    content = bytearray(file.read_bytes())
+    if cut == 30:
+        file.write_bytes(content[:-cut])
+    else:  # the footer is whole and a page is not
+        content[4:cut] = bytes(cut - 4)
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=r"1\.parquet"):
+        read_images(data)
+
+
+def test_parquet_rows_that_do_not_fit_are_refused(images: list[Sample], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def read(rows: list[dict[str, Any]]) -> ImageSet:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        return read_images(Data(kind="parquet", path=str(tmp_path / "a.parquet")))
+
+    first = {"image": images[0].encoded, "label": 0, "class_name": "apple", "rejected": ""}
+    second = {"image": images[1].encoded, "label": 1, "class_name": "banana", "rejected": ""}
+    rejected = {**second, "image": None, "rejected": "blank"}
+    kept = read([first, second, rejected])
+    assert len(kept) == 2
+    assert kept.notes == ("1 row(s) left out: rejected when they were generated",)
+    with pytest.raises(InputError, match="label 0 is 'apple' in some rows and 'pear' in"):
+        read([first, {**second, "label": 0, "class_name": "pear"}])
+    with pytest.raises(InputError, match=r"a\.parquet has no column 'label'"):
+        read([{"image": b"x"}])
+    with pytest.raises(InputError, match=r"#row 1 holds no encoded image, got NoneType"):
+        read([first, {**second, "image": None}])
+
+
+def test_a_shard_with_a_pickle_or_a_tear_is_refused_by_name(images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_webdataset(tmp_path, images)
+    shard = tmp_path / "val-000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(InputError, match=r"val-000000\.tar cannot be read as a tar file"):
+        read_images(data)
+    shard.write_bytes(whole)
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo("000099.pkl"))
+    with pytest.raises(InputError, match=r"val-000000\.tar: member 000099\.pkl is refused"):
+        read_images(data)
+
+
+def test_a_shard_without_names_takes_the_labels_as_names(images: list[Sample], tmp_path: Path) -> None:
+    import io
+
+    def write(members: dict[str, bytes]) -> Data:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name, content in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        return Data(kind="webdataset", path=str(tmp_path / "a.tar"))
+
+    png = images[0].encoded
+    read = read_images(write({"x/b.png": png, "x/b.cls": b"10", "x/a.png": images[1].encoded, "x/a.cls": b"2"}))
+    assert (read.class_names, read.labels.tolist(), read.parts) == (("2", "10"), [0, 1], None)
+    with pytest.raises(InputError, match=r"a\.tar#b has 0 images"):
+        read_images(write({"b.cls": b"1"}))
+    with pytest.raises(InputError, match=r"a\.tar#b: the label must be an integer or a name, got None"):
+        read_images(write({"b.png": png}))
+
+
+def test_hugging_face_asks_no_network(images: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sources.write_saved(tmp_path / "saved", images)
+    asked = []
+    connect = socket.socket.connect
+
+    def noted(self: socket.socket, address: Any) -> Any:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            asked.append(address)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: asked.append(host) or [])
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    assert len(read_images(data)) == len(images)
+    assert asked == []
+
+
+# Known data sets.
+
+
+def test_one_value_and_a_path_are_enough_for_a_known_data_set(images: list[Sample], tmp_path: Path) -> None:
+    sources.write_cars(tmp_path, images)
+    experiment = load_experiment(DIGITS, {"data": {"kind": "cars", "path": str(tmp_path)}})
+    assert (experiment.data.image_size, experiment.data.fit) == (224, "crop")
+    assert experiment.classifier.real_weight == 1
+    assert experiment.classifier.prompt == "a photo of a {class}, a type of car."
+    assert experiment.partition.clusters_per_class == 2
+    ours = load_experiment(
+        DIGITS, {"data": {"kind": "imagenet", "path": "x", "image_size": 64}, "classifier.real_weight": 3}
+    )
+    assert (ours.data.image_size, ours.classifier.real_weight, ours.partition.clusters_per_class) == (64, 3, 0.5)
+    assert load_experiment(DIGITS).classifier.real_weight == 4
+    for known in CATALOG.values():
+        assert "{class}" in known.prompt
+
+
+def test_an_unknown_kind_names_the_nearest() -> None:
+    with pytest.raises(
+        InputError, match=r"data.kind: must be one of digits, .*got 'flower102'; did you mean flowers102"
+    ):
+        load_experiment(DIGITS, {"data.kind": "flower102"})
+    with pytest.raises(InputError, match=r"data.class_list must be empty for kind: dtd"):
+        load_experiment(DIGITS, {"data": {"kind": "dtd", "path": "x", "class_list": "y"}})
+
+
+def test_only_chosen_images_are_decoded(digits: ImageSet, tmp_path: Path) -> None:
+    """Of a known data set: with few shots and caps, torn files among the others do no harm, and shots are nested."""
+    many = sources.samples(digits.images[..., 0], each=(12, 4, 4))
+    data = sources.write_flowers102(tmp_path, many)
+
+    def taken(**settings: Any) -> dict[str, set[str]]:
+        chosen = read_splits(data.model_copy(update={"generator_split": "shared", "max_test": 2, **settings}), 0)
+        return {name: set(images.sources) for name, images in chosen.named().items()}
+
+    two, four = taken(shots=2), taken(shots=4)
+    assert two["train"] < four["train"]
+    assert two["test"] == four["test"]
+    assert {name: len(files) for name, files in two.items()} == {
+        "generator": 6,
+        "train": 6,
+        "validation": 12,
+        "test": 6,
+    }
+    for file in (tmp_path / "jpg").iterdir():
+        if str(file) not in set().union(*two.values()):
+            file.write_bytes(b"torn")
+    assert taken(shots=2) == two
+    with pytest.raises(InputError, match="image cannot be read"):
+        taken(shots=4)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "jpg").rename(tmp_path / "moved" / "jpg")
+    for name in ("setid.mat", "imagelabels.mat"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = read_splits(
+        data.model_copy(update={"generator_split": "shared", "max_test": 2, "shots": 2,
+                                "path": str(tmp_path / "moved")}), 0)  # fmt: skip
+    assert {Path(file).name for file in moved.train.sources} == {Path(file).name for file in two["train"]}
+
+
+def test_a_leak_among_the_chosen_images_is_refused_or_dropped(images: list[Sample], tmp_path: Path) -> None:
+    """Here images are only compared once they are decoded, with what the four sets hold."""
+    leaky = [replace(images[-3], encoded=images[0].encoded), *images[:-3], *images[-2:]]
+    data = sources.write_flowers102(tmp_path, leaky).model_copy(update={"generator_split": "shared", "shots": None})
+    with pytest.raises(InputError, match=r"train .*image_00001\.jpg = test .*image_00022\.jpg"):
+        read_splits(data, 0)
+    dropped = read_splits(data.model_copy(update={"on_leak": "drop"}), 0)
+    assert (len(dropped.train), len(dropped.validation), len(dropped.test)) == (11, 6, 6)
+    assert dropped.notes[0].startswith("taken away: 1 from train; 1 image(s) stand in two sets")
+    assert dropped.notes[1].startswith("official set(s): validation and test; the others")
+
+
+def test_one_saved_split_and_labels_without_names(images: list[Sample], tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    columns = {"image": [s.encoded for s in images], "label": [s.label for s in images]}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "one"))
+    read = read_images(Data(kind="huggingface", path=str(tmp_path / "one")))
+    assert (read.class_names, read.parts, len(read)) == (("0", "1", "2"), None, len(images))
+    datasets.Dataset.from_dict({"picture": [1], "label": [0]}).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(InputError, match="has no column 'image', it has"):
+        read_images(Data(kind="huggingface", path=str(tmp_path / "other")))
+    (next((tmp_path / "one").glob("*.arrow"))).write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"the data set in .*one cannot be read"):
+        read_images(Data(kind="huggingface", path=str(tmp_path / "one")))
+
+
+def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp_path: Path) -> None:
+    cases = [
+        (sources.write_dtd, "labels/val1.txt", None, r"dtd: labels/val1.txt or .* not found in"),
+        (sources.write_flowers102, "setid.mat", None, "flowers102: setid.mat not found"),
+        (sources.write_flowers102, "imagelabels.mat", b"torn", r"imagelabels.mat cannot be read as a MATLAB file"),
+        (sources.write_cars, "cars_test_annos_withlabels.mat", None, "the labels of the test images"),
+        (sources.write_imagenet, "LOC_val_solution.csv", None, "the labels of the images in"),
+        (sources.write_imagenet100, "imagenet100.txt", None, r"--set data.class_list=FILE"),
+        (sources.write_imagenet100, "imagenet100.txt", b"n01440764\nn00000001\n", "no folder .*n00000001"),
+        (
+            sources.write_aircraft,
+            "data/variants.txt",
+            b"707-320\n",
+            r"label 'DHC-8-100' of .* class list of 1: 707-320",
+        ),
+        (sources.write_pets, "annotations/test.txt", b"just words\n", r"test.txt, line 1 is not of the form"),
+        (
+            sources.write_common_split,
+            "split_zhou_Caltech101.json",
+            b"{}x",
+            r"split_zhou_Caltech101.json cannot be read",
+        ),
+        (sources.write_cub200, "CUB_200_2011/train_test_split.txt", b"1 1\n", "has no row in both"),
+    ]
+    for number, (write, name, content, message) in enumerate(cases):
+        root = tmp_path / str(number)
+        data = write(root, images)
+        if content is None:
+            (root / name).unlink()
+        else:
+            (root / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            list_images(data)
+
+
+def test_a_data_set_without_official_split_says_so(images: list[Sample], tmp_path: Path) -> None:
+    notes = list_images(sources.write_eurosat(tmp_path, images)).notes
+    assert notes[0].startswith("eurosat has no official split: a seeded one is drawn")
+    crane = sources._write_imagenet
+    crane(tmp_path / "i", images, kaggle=False)
+    names = "\n".join(f"{synset} crane" for synset in sources.SYNSETS)
+    (tmp_path / "i" / "LOC_synset_mapping.txt").write_text(names)
+    read = list_images(Data(kind="imagenet", path=str(tmp_path / "i")))
+    assert read.class_names == tuple(f"crane ({synset})" for synset in sources.SYNSETS)
+
+
+def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
+    wide = np.zeros((8, 16, 3), dtype=np.uint8)
+    wide[:, 4:12] = 255
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(wide).save(tmp_path / name / "x.png")
+    stretched, cropped = (
+        read_images(Data(kind="folder", path=str(tmp_path), image_size=8, fit=fit)) for fit in ("stretch", "crop")
+    )
+    assert (cropped.images == 255).all()
+    assert cropped.notes == ("2 image(s) cropped and resized to 8x8; 1 size(s) were found",)
+    assert stretched.images[0, :, 0].max() < 10
+
+
+def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:
+    """What a file is called does not matter to Pillow; what it holds does."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.jpg", "WEBP")
+    assert read_images(Data(kind="folder", path=str(tmp_path))).images.shape == (2, 8, 8, 3)
