@@ -522,7 +522,7 @@ class Experiment(Section):
         known = CATALOG.get(kind) if isinstance(kind, str) else None
         defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
         if known is not None:
-            defaults["data"] = {"image_size": known.image_size, "fit": "crop"}
+            defaults["data"] = {"image_size": known.image_size, "fit": "crop", "shots": known.shots[-1]}
             defaults["classifier"] = {"real_weight": known.real_weight, "prompt": known.prompt}
             defaults["partition"] = {"clusters_per_class": known.clusters_per_class}
         filled = dict(given)

@@ -17,6 +17,7 @@ from ray_synth.errors import InputError
 LISTED = 10
 SIDE = 32  # pixels a side that a hash looks at
 WAVES = 16  # lowest frequencies a side: 255 bits
+CLOSE = 0.05  # share of a hash's bits that a sure copy may differ by
 FALSE_ALARMS = 0.01  # of neighbours within one set that the threshold may take for near copies
 CALIBRATION = 4000  # images whose neighbours set the threshold
 BLOCK = 4096  # images that are hashed at once
@@ -153,9 +154,10 @@ def near_pairs(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | 
 
 
 def near_notes(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | None = None) -> list[str]:
-    """A warning that names the nearest pairs, or none."""
+    """A warning that names the nearest pairs; none where they are as many as chance brings and none is close."""
     pairs, by_chance = near_pairs(sets, between)
-    if not pairs:
+    bits = 8 * max((prints.hashes.shape[1] for prints in sets.values()), default=0)
+    if not pairs or (len(pairs) <= by_chance and pairs[0].distance > CLOSE * bits):
         return []
     return [
         f"{len(pairs)} pair(s) of images in sets that must be disjoint look nearly identical (chance brings up to "
