@@ -24,7 +24,8 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict
     found = {"accuracy": float(right.mean())}
     for label, name in enumerate(validation.class_names):
         members = right[validation.labels == label]
-        found[f"accuracy/class/{name}"] = float(members.mean()) if len(members) else float("nan")
+        if len(members):
+            found[f"accuracy/class/{name}"] = float(members.mean())
     if not len(data.real) or not len(data.synthetic):
         return found
     outputs, losses, regions = [], [], []

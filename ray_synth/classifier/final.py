@@ -86,10 +86,12 @@ def train_final(
 def _worker(config: Mapping[str, Any]) -> None:
     import ray
     import ray.train
-    from ray.train.torch import prepare_model
+    from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
-    team = Team(rank=context.get_world_rank(), size=context.get_world_size(), prepare=prepare_model)
+    team = Team(
+        rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
+    )
     folder = RunFolder(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):

@@ -39,10 +39,11 @@ class Checkpoints(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """The workers of one training. `prepare` wraps the model for them (Ray Train's prepare_model)."""
+    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model)."""
 
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
 
 
@@ -54,16 +55,13 @@ class Fitted(NamedTuple):
     history: list[dict[str, float]]
 
 
-ALONE = Team()
-
-
 def fit(
     data: TrainingData,
     validation: ImageSet,
     settings: Classifier,
     *,
     seed: int,
-    team: Team = ALONE,
+    team: Team | None = None,
     report: Callable[[float], None] = lambda accuracy: None,
     checkpoints: Checkpoints | None = None,
     diagnosed: bool = False,
@@ -85,6 +83,7 @@ def fit(
         WorkError: a loss that is not finite.
     """
     keep_freed_memory()
+    team = team or Team()
     with torch.random.fork_rng(devices=[]):
         training = _Training(data, validation, settings, seed=seed, team=team)
         start = training.restore(checkpoints.load()) if checkpoints is not None else 0
@@ -130,7 +129,7 @@ class _Training:
 
     def __init__(self, data: TrainingData, validation: ImageSet, settings: Classifier, *, seed: int, team: Team):
         self.data, self.validation, self.settings, self.seed, self.team = data, validation, settings, seed, team
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = team.device
         shape: tuple[int, int, int] = data.real.images.shape[1:]
         model = build_model(settings, shape, data.real.class_names, seed=derive_seed("weights", seed))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -205,7 +204,7 @@ class _Training:
 
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
         half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device, dtype=torch.bfloat16) if half else nullcontext():
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext():
             logits: torch.Tensor = self.trained(inputs)
         return logits.float()
 
@@ -332,7 +331,9 @@ class _Batch(NamedTuple):
 class _Side:
     """One side's images and the order in which they come: shuffled passes, one after the other, fixed by the seed."""
 
-    def __init__(self, images: ImageSet, regions: np.ndarray, batch_size: int, updates: int, seed: int, device: str):
+    def __init__(
+        self, images: ImageSet, regions: np.ndarray, batch_size: int, updates: int, seed: int, device: torch.device
+    ):
         self.images = torch.from_numpy(np.ascontiguousarray(images.images)).to(device)  # bytes, a quarter of floats
         self.labels = torch.from_numpy(images.labels).to(device)
         self.regions = torch.from_numpy(regions).to(device)

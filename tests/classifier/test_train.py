@@ -86,7 +86,7 @@ def test_updates_are_the_same_at_every_ratio_unless_epochs_are_asked() -> None:
 
 def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: ImageSet) -> None:
     images = digits.take(np.arange(30))
-    side = _Side(images, np.arange(30), 8, updates=15, seed=0, device="cpu")
+    side = _Side(images, np.arange(30), 8, updates=15, seed=0, device=torch.device("cpu"))
     seen = torch.cat([side.batch(step, Team(), Augment()).rows for step in range(15)])
     assert torch.bincount(seen).tolist() == [4] * 30
     changes = Augment(flip=0.5, resized_crop=(0.5, 1.0))
