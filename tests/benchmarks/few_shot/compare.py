@@ -159,11 +159,17 @@ def chosen_pair(dataset: str) -> tuple[float, float]:
     return max(PAIRS, key=lambda pair: np.mean(found[pair]))
 
 
-def table(dataset: str) -> None:
+def judged(dataset: str) -> dict[str, dict[int, float]]:
+    """Setting -> seed -> test accuracy in %."""
     found: dict[str, dict[int, float]] = {}
     for row in rows():
         if row["dataset"] == dataset and int(row["seed"]) in JUDGED:
             found.setdefault(row["setting"], {})[int(row["seed"])] = 100 * float(row["test"])
+    return found
+
+
+def table(dataset: str) -> None:
+    found = judged(dataset)
     pair = chosen_pair(dataset)
     print(f"\n{dataset}: lambda_1, lambda_2 = {pair}; test accuracy in %, mean with its 95 % interval")
     for setting in SETTINGS:
@@ -172,13 +178,42 @@ def table(dataset: str) -> None:
             continue
         against = found["plain mixing, 64 a class" if setting.per_class == LIGHT else "plain mixing"]
         differences = [values[seed] - against[seed] for seed in values if seed in against]
-        mean, gain = interval(list(values.values())), interval(differences)
-        print(f"  {setting.name:26} {mean}   minus plain {gain}   n={len(values)}")
+        (mean, half), (gain, gain_half) = interval(list(values.values())), interval(differences)
+        gained = f"minus plain {gain:+6.2f} ± {gain_half:.2f}"
+        print(f"  {setting.name:26} {mean:6.2f} ± {half:.2f}   {gained}   n={len(values)}")
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval."""
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):6.2f} ± {half:.2f}"
+    return float(np.mean(values)), float(half)
+
+
+def plot(datasets: list[str], path: str) -> None:
+    """Settings of Table 2 beside each other, and accuracy over the number of clusters (Figure 3)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2 * len(datasets)), layout="constrained")
+    for dataset, (left, right) in zip(datasets, figure.subplots(len(datasets), 2, squeeze=False), strict=True):
+        found = judged(dataset)
+        shown = [setting.name for setting in SETTINGS[:8] if setting.name in found]
+        points = [interval(list(found[name].values())) for name in shown]
+        left.errorbar(
+            *zip(*[(m, i) for i, (m, _) in enumerate(points)], strict=True), xerr=[h for _, h in points], fmt="o"
+        )
+        left.set_yticks(range(len(shown)), shown)
+        left.invert_yaxis()
+        left.set_title(f"{dataset}: test accuracy, %", fontsize=10)
+        curve = [("both, 1 cluster", 0.1), ("both, 1 x classes", 1), ("+ both (full)", 2), ("both, 4 x classes", 4)]
+        values = [(x, *interval(list(found[name].values()))) for name, x in curve if name in found]
+        x, means, halves = zip(*values, strict=True)
+        right.errorbar(x, means, yerr=halves, fmt="o-")
+        right.axhline(np.mean(list(found["plain mixing"].values())), ls=":", color="grey", label="plain mixing")
+        right.set_xscale("log")
+        right.set_xticks(x, [f"{value:g}" for value in x])
+        right.set_xlabel("clusters per class")
+        right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -187,14 +222,17 @@ def main() -> None:
     parser.add_argument("--images", default="runs/few_shot")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--plot", metavar="FILE")
     arguments = parser.parse_args()
     for dataset in arguments.datasets:
         if not arguments.table:
             run(arguments.images, pilot_of(dataset), arguments.workers)
             pair = chosen_pair(dataset)
-            judged = [(dataset, seed, setting, pair) for seed in JUDGED for setting in SETTINGS]
-            run(arguments.images, judged, arguments.workers)
+            tasks = [(dataset, seed, setting, pair) for seed in JUDGED for setting in SETTINGS]
+            run(arguments.images, tasks, arguments.workers)
         table(dataset)
+    if arguments.plot:
+        plot(arguments.datasets, arguments.plot)
 
 
 if __name__ == "__main__":
