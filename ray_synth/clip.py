@@ -35,7 +35,7 @@ class OpenClip:
     """
 
     def __init__(self, model: str, weights: str | Path, *, device: str = "cpu"):
-        path = Path(weights)
+        path = Path(weights).resolve()  # or a file named as a tag would be taken for it and downloaded
         check_open_clip(model, path)
         import open_clip
         import torch

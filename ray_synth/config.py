@@ -314,7 +314,7 @@ class PartitionSettings(Section):
         """Model and weights file of open_clip features."""
         _, _, spec = self.features.partition(":")
         model, _, weights = spec.partition(":")
-        return (model, weights) if spec else None
+        return (model.replace("/", "-"), weights) if spec else None  # as open_clip writes ViT-B/16
 
     def clusters(self, num_classes: int) -> int:
         return self.num_clusters or max(1, round(self.clusters_per_class * num_classes))
@@ -337,6 +337,16 @@ class Schedule(Section):
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the updates with a rising rate")
     milestones: tuple[float, ...] = Field((0.25, 0.5, 0.75), strict=False, description="of multistep")
     gamma: float = Field(0.2, gt=0, le=1, description="of multistep: the rate is multiplied by it at each milestone")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Schedule:
+        wrong = [milestone for milestone in self.milestones if not 0 < milestone < 1]
+        if wrong:
+            raise ValueError(
+                f"milestones must be shares of the training between 0 and 1, got {wrong[0]:g}; "
+                "epochs 50, 100, 150 of 200 are [0.25, 0.5, 0.75]"
+            )
+        return self
 
 
 class Augment(Section):
@@ -398,7 +408,7 @@ class Classifier(Section):
     keep: Literal["best", "last"] = Field("best", description="the weights of the best validation pass, or the last")
     evaluations: int = Field(5, ge=1, description="validation passes per training")
     num_workers: int = Field(1, ge=1, description="Ray Train workers of the final trainings")
-    gather: bool = Field(True, description="workers exchange outputs: the loss is that of one worker")
+    gather: bool = Field(True, description="workers exchange outputs: regions and terms are those of the whole batch")
 
     @field_validator("model")
     @classmethod

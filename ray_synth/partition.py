@@ -11,6 +11,7 @@ import numpy as np
 from ray_synth.errors import InputError
 
 FEATURE_BYTES = 2**30  # what pixel features may take; beyond it images are averaged over blocks
+LARGEST = 1e15  # squares of larger values overflow in faiss, which ends the process
 STARTS, PER_CLUSTER, SKETCH = 16, 25, 256  # of the search for first centroids
 
 
@@ -34,9 +35,16 @@ def kmeans_partition(features: np.ndarray, num_clusters: int, *, iterations: int
     features = np.ascontiguousarray(features, dtype=np.float32)
     if features.ndim != 2 or len(features) == 0:
         raise InputError(f"features must be [n,d] with n >= 1, got shape {list(features.shape)}")
+    if features.shape[1] == 0 or iterations < 1 or seed < 0:
+        raise InputError(
+            f"features need a dimension, iterations >= 1 and seed >= 0, got shape {list(features.shape)}, "
+            f"{iterations}, {seed}"
+        )
     if not np.isfinite(features).all():
         raise InputError("features must be finite, got NaN or infinity; remove those samples first")
-    if not 1 <= num_clusters <= len(features):
+    if np.abs(features).max() > LARGEST:
+        raise InputError(f"features must be within ±{LARGEST:g}, got {np.abs(features).max():g}; scale them down")
+    if not isinstance(num_clusters, int | np.integer) or not 1 <= num_clusters <= len(features):
         raise InputError(
             f"num_clusters must be between 1 and the number of samples ({len(features)}), got {num_clusters}"
         )

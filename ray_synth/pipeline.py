@@ -42,6 +42,7 @@ from ray_synth.runtime import ray_session
 from ray_synth.seeding import derive_seed
 
 if TYPE_CHECKING:
+    from ray_synth.classifier.final import Training
     from ray_synth.generator.conditions import Parents
     from ray_synth.generator.kinds import Origin
 
@@ -122,14 +123,17 @@ class Run:
             self.resources = opened.pop_all()
 
     def _check_classifier(self) -> None:
+        from ray_synth.classifier.final import check_workers
         from ray_synth.classifier.models import check_model
-        from ray_synth.clip import check_open_clip
+        from ray_synth.clip import OpenClip
 
         e = self.experiment
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
         check_model(e.classifier, shape)
         if e.partition.encoder:
-            check_open_clip(*e.partition.encoder)
+            OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
+        if not os.environ.get("RAY_ADDRESS"):
+            check_workers(e.classifier.num_workers, os.cpu_count() or 1)
         samples = len(self.splits.train) + self.num_synthetic
         if e.partition.clusters(len(self.class_names)) > samples:
             raise InputError(
@@ -620,6 +624,7 @@ class Run:
                 real=self.splits.train,
                 synthetic=self._synthetic,
                 validation=self.splits.validation,
+                features=sweep.known_features(e, self.splits.train, self._synthetic),
             )
             final.train_final(self.folder, trainings, train, num_workers=e.classifier.num_workers, progress=advance)
             best = [t for t in trainings if t.name.startswith("best-")]
@@ -633,7 +638,7 @@ class Run:
                 "validation_accuracy": accuracy,
             }
             final.save_classifier(self.folder, model, description)
-            self._write_regions()
+            self._write_regions(best[0])
             advance(len(trainings))
 
         stage_digest = digest(
@@ -651,14 +656,10 @@ class Run:
         plan = "final trainings: real only, at the predicted ratio, at the swept best"
         return Stage(stage_digest, ("model",), plan, len(trainings), work)
 
-    def _write_regions(self) -> None:
+    def _write_regions(self, best: Training) -> None:
         """The regions of the best setting: which image lies in which, by key, and what they are like."""
-        from ray_synth import sweep
-        from ray_synth.classifier.mixture import region_rows
-
-        data = sweep.mix_setting(self._settings()["best"], self.experiment, self.splits.train, self._synthetic)
-        self.folder.write("model/regions.parquet", region_rows(data))
-        self.folder.write_json(REGIONS, data.report().to_dict())
+        self.folder.write("model/regions.parquet", self.folder.read(best.regions))
+        self.folder.write_json(REGIONS, self.folder.read_json(best.region_report))
 
     def _histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""
@@ -674,10 +675,10 @@ class Run:
             from ray_synth.evaluation.accuracy import final_accuracy
             from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
 
-            models: dict[str, list[Any]] = {}
-            for training in self._trainings():
-                model, _ = load_run(self.folder, training, e.classifier, self.splits.train)
-                models.setdefault(training.name.rsplit("-", 1)[0], []).append(model)
+            models = (
+                (training.name.rsplit("-", 1)[0], load_run(self.folder, training, e.classifier, self.splits.train)[0])
+                for training in self._trainings()
+            )  # one at a time
             metrics = dict(final_accuracy(models, self.splits.test))
             advance(1)
             judge_train = self._all_but_test()

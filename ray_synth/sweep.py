@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from ray_synth.classifier.mixture import TrainingData, mix
+from ray_synth.classifier.mixture import TrainingData, mix, partition_features
 from ray_synth.classifier.train import Fitted, fit
 from ray_synth.config import Experiment, Range
 from ray_synth.data.images import ImageSet, synthetic_counts
@@ -79,8 +79,17 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
     return max(complete, key=lambda trial: (trial.accuracy, -trial.setting.synthetic_ratio, trial.trial_id))
 
 
-def mix_setting(setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> TrainingData:
-    """The training data of a setting, with its regions. At ratio 0 real images are used in any case."""
+def known_features(experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> np.ndarray | None:
+    """An encoder's features of all images, taken once for all trials. Pixels cost nothing: each trial takes its own."""
+    encoder = experiment.partition.encoder
+    return partition_features([real, synthetic], experiment.partition.features) if encoder else None
+
+
+def mix_setting(
+    setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet, features: np.ndarray | None = None
+) -> TrainingData:
+    """The training data of a setting, with its regions. Without a synthetic image real ones are used in any case."""
+    synthetic_images = synthetic_counts(np.bincount(real.labels), setting.synthetic_ratio).any()
     return mix(
         real,
         synthetic,
@@ -88,8 +97,9 @@ def mix_setting(setting: Setting, experiment: Experiment, real: ImageSet, synthe
         num_clusters=setting.num_clusters,
         partition=experiment.partition,
         seed=derive_seed("partition", experiment.seed),
-        use_real=experiment.data.use_real or setting.synthetic_ratio == 0,
+        use_real=experiment.data.use_real or not synthetic_images,
         online=experiment.classifier.algorithm == "lightweight",
+        features=features,
     )
 
 
@@ -101,10 +111,11 @@ def train_setting(
     validation: ImageSet,
     *,
     seed: int,
+    features: np.ndarray | None = None,
     **how: Any,
 ) -> Fitted:
     """`fit` at a setting: the mix, its regions, and the classifier section with the setting's lambdas."""
-    data = mix_setting(setting, experiment, real, synthetic)
+    data = mix_setting(setting, experiment, real, synthetic, features)
     classifier = experiment.classifier.model_copy(update={"lambda_1": setting.lambda_1, "lambda_2": setting.lambda_2})
     return fit(data, validation, classifier, seed=seed, **how)
 
@@ -136,7 +147,12 @@ def run_sweep(
         slots = int(gpus or ray.cluster_resources().get("CPU", 1))
         settings = experiment.sweep
         trainable = tune.with_parameters(
-            _trial, experiment=experiment, real=real, synthetic=synthetic, validation=validation
+            _trial,
+            experiment=experiment,
+            real=real,
+            synthetic=synthetic,
+            validation=validation,
+            features=known_features(experiment, real, synthetic),
         )
         with tempfile.TemporaryDirectory(prefix="ray_synth-sweep-") as scratch:
             results = tune.Tuner(
@@ -173,7 +189,13 @@ def run_sweep(
 
 
 def _trial(
-    config: Mapping[str, Any], *, experiment: Experiment, real: ImageSet, synthetic: ImageSet, validation: ImageSet
+    config: Mapping[str, Any],
+    *,
+    experiment: Experiment,
+    real: ImageSet,
+    synthetic: ImageSet,
+    validation: ImageSet,
+    features: np.ndarray | None,
 ) -> None:
     import torch
 
@@ -185,6 +207,7 @@ def _trial(
         synthetic,
         validation,
         seed=derive_seed("trial", experiment.seed),
+        features=features,
         report=lambda accuracy: tune.report({"accuracy": accuracy}),
     )
 

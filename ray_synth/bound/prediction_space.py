@@ -51,6 +51,7 @@ def prediction_space_bound(
     lipschitz: float = math.sqrt(2),
     loss_bound: float | None = None,
     delta: float = 0.05,
+    sampled: tuple[float, float] = (1.0, 1.0),
     validation_outputs: np.ndarray | None = None,
     validation_regions: np.ndarray | None = None,
 ) -> BoundTerms:
@@ -63,6 +64,7 @@ def prediction_space_bound(
         lipschitz: L_h, of the loss in the output.
         loss_bound: C_h; default the largest loss seen.
         delta: the bound holds with probability 1 − delta.
+        sampled: shares of the real and synthetic sets that were given; what is no mean counts the whole sets.
         validation_outputs, validation_regions: real samples not trained on, [v,C] and [v].
     """
     h_s, h_g = (np.asarray(a, dtype=np.float64) for a in (real_outputs, synthetic_outputs))
@@ -87,7 +89,7 @@ def prediction_space_bound(
             real_robustness += share_n * _mean_distance(s_i, v_i) if len(v_i) else 0.0
     largest = float(max(losses_s.max(), losses_g.max())) if loss_bound is None else loss_bound
     width = math.sqrt(2 * num_regions * math.log(2) + 2 * math.log(2 / delta))
-    complexity = largest * (1 / math.sqrt(n) + 1 / math.sqrt(max(g, 1))) * width
+    complexity = largest * (math.sqrt(sampled[0] / n) + math.sqrt(sampled[1] / max(g, 1))) * width
     synthetic_loss = float(losses_g.mean())
     return BoundTerms(
         discrepancy=discrepancy,

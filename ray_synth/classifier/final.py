@@ -1,4 +1,4 @@
-"""Named settings in, trained classifiers in the run folder out: the final trainings, on Ray Train workers."""
+"""Named settings in, trained classifiers in the run folder out: the final trainings, on Ray Train; and read back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import torch as safetensors
 from torch import nn
 
+from ray_synth.classifier.mixture import region_rows
 from ray_synth.classifier.models import build_model, load_trainable, trainable_state
 from ray_synth.classifier.train import Fitted, Team
 from ray_synth.config import Classifier
@@ -38,6 +39,14 @@ class Training:
     def history(self) -> str:
         return f"model/runs/{self.name}.history.json"
 
+    @property
+    def regions(self) -> str:
+        return f"model/runs/{self.name}.regions.parquet"
+
+    @property
+    def region_report(self) -> str:
+        return f"model/runs/{self.name}.regions.json"
+
 
 def train_final(
     folder: RunFolder,
@@ -60,12 +69,8 @@ def train_final(
     if not missing:
         return
     gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
-    slots = int(ray.cluster_resources().get("CPU", 1))
-    if not gpus and num_workers > slots:
-        raise InputError(
-            f"classifier.num_workers must be <= {slots}, the CPUs of this cluster, got {num_workers}; "
-            f"type --set classifier.num_workers={slots}"
-        )
+    if not gpus:
+        check_workers(num_workers, int(ray.cluster_resources().get("CPU", 1)))
     with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
@@ -81,6 +86,15 @@ def train_final(
             failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
             reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
             raise WorkError(f"a final training failed: {reason}") from error
+
+
+def check_workers(num_workers: int, slots: int) -> None:
+    """Raise InputError for more workers than CPUs."""
+    if num_workers > slots:
+        raise InputError(
+            f"classifier.num_workers must be <= {slots}, the CPUs of this cluster, got {num_workers}; "
+            f"type --set classifier.num_workers={slots}"
+        )
 
 
 def _worker(config: Mapping[str, Any]) -> None:
@@ -100,6 +114,8 @@ def _worker(config: Mapping[str, Any]) -> None:
         if team.rank == 0:
             if fitted.history:
                 folder.write_json(training.history, fitted.history)
+                folder.write(training.regions, region_rows(fitted.data))
+                folder.write_json(training.region_report, fitted.data.report().to_dict())
             tensors = safetensors.save(trainable_state(fitted.model), metadata={"accuracy": repr(fitted.accuracy)})
             folder.write(training.file, tensors)
             checkpoints.remove()
@@ -156,6 +172,16 @@ def save_classifier(folder: RunFolder, model: nn.Module, description: Mapping[st
     """The deliverable: weights (of a frozen model, what was trained), and beside them what to build around them."""
     folder.write(CLASSIFIER, safetensors.save(trainable_state(model)))
     folder.write_json(DESCRIPTION, description)
+
+
+def load_classifier(folder: RunFolder) -> tuple[nn.Module, dict[str, Any]]:
+    """The deliverable, ready to predict (`classifier.predict.logits_of`), and its description with `class_names`."""
+    description: dict[str, Any] = folder.read_json(DESCRIPTION)
+    settings = Classifier.model_validate(description["classifier"])
+    height, width, channels = description["shape"]
+    model = build_model(settings, (height, width, channels), tuple(description["class_names"]), seed=0)
+    load_trainable(model, safetensors.load(folder.read(CLASSIFIER)))
+    return model.eval(), description
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -58,10 +58,16 @@ def regularized_loss(
     """
     _check(variant, real_logits, real_targets, real_regions, "real")
     _check(variant, synthetic_logits, synthetic_targets, synthetic_regions, "synthetic")
+    if real_logits.shape[1] != synthetic_logits.shape[1]:
+        raise InputError(
+            f"both logits must have the same classes, got {real_logits.shape[1]} real and {synthetic_logits.shape[1]}"
+        )
+    z_s, z_g = _in_one_type(real_logits, synthetic_logits)
     real, synthetic, discrepancy, robustness = _Eq7.apply(
-        *_in_one_type(real_logits, synthetic_logits),
-        real_targets,
-        synthetic_targets,
+        z_s,
+        z_g,
+        _as_given(real_targets, z_s),
+        _as_given(synthetic_targets, z_g),
         Pairs.of(real_regions, synthetic_regions, variant),
         variant,
     )
@@ -78,13 +84,17 @@ def region_terms(
     synthetic_regions: torch.Tensor,
     *,
     variant: Literal["paper", "released"] = "paper",
+    live: tuple[torch.Tensor, ...] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Discrepancy and robustness alone, as in `regularized_loss`: for logits of which the targets are not wanted."""
-    none = [logits.new_zeros(logits.shape) for logits in (real_logits, synthetic_logits)]
-    loss = regularized_loss(
-        real_logits, synthetic_logits, *none, real_regions, synthetic_regions, variant=variant
-    )  # soft targets of mass 0
-    return loss.discrepancy, loss.robustness
+    """Discrepancy and robustness alone, as in `regularized_loss`: for logits of which the targets are not wanted.
+
+    live: bool [B] and [G]; only pairs with at least one of these samples are summed, at the weight they have among all.
+    """
+    pairs = Pairs.of(real_regions, synthetic_regions, variant)
+    if live is not None:
+        pairs = pairs.with_one_of(*live)
+    _, _, discrepancy, robustness = _Eq7.apply(*_in_one_type(real_logits, synthetic_logits), None, None, pairs, variant)
+    return discrepancy, robustness
 
 
 class Pairs(NamedTuple):
@@ -118,6 +128,11 @@ class Pairs(NamedTuple):
             across = 1.0 / (g * n_t[place]).double()  # g_i/g · 1/(g_i n_i)
             within = 2.0 / (g * g_i[a]).double()  # both orders of a pair
         return cls(s, order[place], across, order[a], order[other], within)
+
+    def with_one_of(self, live_s: torch.Tensor, live_t: torch.Tensor) -> Pairs:
+        """The pairs in which at least one sample is live: bool [B], [G]."""
+        across, within = live_s[self.s] | live_t[self.t], live_t[self.a] | live_t[self.b]
+        return Pairs(*(part[across] for part in self[:3]), *(part[within] for part in self[3:]))
 
 
 def _ranges(first: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,26 +188,30 @@ class _Eq7(torch.autograd.Function):
         return grad_s, grad_g, None, None, None, None
 
 
-def _cross_entropy(z: torch.Tensor, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _cross_entropy(z: torch.Tensor, h: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     """Mean over the samples, from softmax outputs: log Σ exp z = max z − log max h, exact since max h >= 1/C."""
-    if not len(z):
-        return z.sum()
+    if y is None or not len(z):
+        return z.new_zeros(())
     log_sum = z.amax(-1) - h.amax(-1).log()
     if y.ndim == 1:
         return (log_sum - z.gather(1, y[:, None])[:, 0]).mean()
     return (log_sum * y.sum(-1) - torch.linalg.vecdot(y, z)).mean()
 
 
-def _through_softmax(grad: torch.Tensor, h: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, variant: str) -> None:
+def _through_softmax(
+    grad: torch.Tensor, h: torch.Tensor, y: torch.Tensor | None, scale: torch.Tensor, variant: str
+) -> None:
     """In place: what arrives at the outputs becomes what arrives at the logits, and cross-entropy's own is added.
 
     softmax takes v to h·(v − <h, v>), cross-entropy adds scale·(h·Σy − y).
     """
-    mass = scale if y.ndim == 1 else scale * y.sum(-1, keepdim=True)
+    mass = scale * (0.0 if y is None else 1.0 if y.ndim == 1 else y.sum(-1, keepdim=True))
     if variant == "paper":
         grad *= h
         mass = mass - grad.sum(-1, keepdim=True)
     grad.addcmul_(h, mass.expand_as(h))
+    if y is None:
+        return
     if y.ndim == 1:
         grad.scatter_add_(1, y[:, None], (-scale).expand(len(y), 1))
     else:
@@ -251,8 +270,14 @@ def _blocks(pairs: int, classes: int) -> list[slice]:
 
 
 def _in_one_type(*logits: torch.Tensor) -> list[torch.Tensor]:
-    """Half precision is taken to single: sums over pairs need it."""
-    return [z.float() if z.dtype in (torch.float16, torch.bfloat16) else z for z in logits]
+    """The wider type of both; half precision is taken to single: sums over pairs need it."""
+    wide = torch.promote_types(torch.float32, torch.promote_types(*(z.dtype for z in logits)))
+    return [z.to(wide) for z in logits]
+
+
+def _as_given(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Soft targets in the type of the loss; labels as they are."""
+    return targets if targets.ndim == 1 else targets.to(logits.dtype)
 
 
 def _check(variant: str, logits: torch.Tensor, targets: torch.Tensor, regions: torch.Tensor, side: str) -> None:
@@ -263,6 +288,8 @@ def _check(variant: str, logits: torch.Tensor, targets: torch.Tensor, regions: t
             f"{side}_logits must be [B,C] with {side}_targets [B] or [B,C] and {side}_regions [B], "
             f"got {list(logits.shape)}, {list(targets.shape)}, {list(regions.shape)}"
         )
+    if targets.ndim == 1 and targets.is_floating_point():
+        raise InputError(f"{side}_targets [B] must be integers, got {targets.dtype}; soft ones are [B,C]")
     if targets.ndim == 2 and targets.shape != logits.shape:
         raise InputError(f"soft {side}_targets must be {list(logits.shape)} as the logits, got {list(targets.shape)}")
     if targets.ndim == 1 and len(targets) and targets.device.type == "cpu":

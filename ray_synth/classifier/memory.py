@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +17,12 @@ from ray_synth.partition import OnlineKMeans
 class Memory:
     """The last logits of every training sample, and regions that mini-batch k-means finds while training.
 
-    A step's terms are those of all data: its own outputs live, the others as they were when last seen. Live outputs
-    weigh n / B in the gradient, so that in expectation it is that of all outputs live.
+    A step's terms are those of all data: its own outputs live, the others as they were when last seen; pairs of two
+    others have no gradient and are left out. Live outputs weigh n / B in the gradient, so that in expectation it is
+    that of all outputs live.
     """
 
-    def __init__(self, data: TrainingData, logits: torch.Tensor, *, variant: str, seed: int):
+    def __init__(self, data: TrainingData, logits: torch.Tensor, *, variant: Literal["paper", "released"], seed: int):
         """logits: [n+m,C] of all samples before training, the real ones first."""
         self.num_real, self.variant = len(data.real), variant
         self.features: np.ndarray = np.asarray(data.features)
@@ -46,11 +49,16 @@ class Memory:
         ]
         everything = self.logits.index_put((rows,), torch.cat(live))
         self.logits[rows] = logits.detach().float()
+        touched = torch.zeros_like(self.regions, dtype=torch.bool)
+        touched[rows] = True
         return region_terms(
-            *everything.split(sizes),
-            *self.regions.split(sizes),
-            variant=self.variant,  # type: ignore[arg-type]
+            *everything.split(sizes), *self.regions.split(sizes), variant=self.variant, live=touched.split(sizes)
         )
+
+    def regions_of(self, data: TrainingData) -> TrainingData:
+        """The same data in the regions as they stand."""
+        real, synthetic = np.split(self.regions.cpu().numpy(), [self.num_real])
+        return replace(data, real_regions=real, synthetic_regions=synthetic)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that it remembers."""

@@ -23,7 +23,8 @@ BATCH = 512
 class TrainingData:
     """Real and synthetic images with the region of each: regions int64 [n] and [m] in [0, num_regions).
 
-    features: float32 [n+m,d], real ones first, where regions are to be found while training (Algorithm 2).
+    features: float32 [n+m,d], real ones first, where regions are to be found while training (Algorithm 2); until then
+    all samples are in one.
     """
 
     real: ImageSet
@@ -53,6 +54,7 @@ def mix(
     seed: int,
     use_real: bool = True,
     online: bool = False,
+    features: np.ndarray | None = None,
 ) -> TrainingData:
     """The training data at a ratio: all real images, the first round(ratio * n_c) synthetic ones of each class c, and
     k-means regions over both.
@@ -61,7 +63,8 @@ def mix(
         num_clusters: at most; there are no more than samples.
         partition: iterations, and the features that k-means looks at.
         use_real: False leaves the real images out; the ratio still counts against them.
-        online: keep the features, for regions that are found while training.
+        online: leave the regions to be found while training, and keep the features for it.
+        features: [n+m,d] of all real and synthetic images, where they are known already.
 
     Raises:
         InputError: a ratio that asks for more synthetic images than there are, or for no image at all.
@@ -74,23 +77,28 @@ def mix(
             f"synthetic_ratio {synthetic_ratio:g} needs {missing} more synthetic image(s) than exist; "
             f"type ray-synth generate EXPERIMENT.yaml --set generate.images_per_class={int(counts.max())}"
         )
-    chosen = synthetic.take(first_per_class(synthetic.labels, counts))
+    rows = first_per_class(synthetic.labels, counts)
+    chosen = synthetic.take(rows)
     kept = real if use_real else real.take(np.zeros(0, dtype=np.int64))
     if len(kept) + len(chosen) == 0:
         raise InputError(
             f"no image is left to train on: data.use_real is false and synthetic_ratio is {synthetic_ratio:g}; "
             "use a ratio above 0"
         )
-    features = partition_features([kept, chosen], partition.features)
-    found = kmeans_partition(
-        features, min(num_clusters, len(features)), iterations=1 if online else partition.iterations, seed=seed
-    )
+    if features is None:
+        features = partition_features([kept, chosen], partition.features)
+    else:
+        features = np.concatenate([features[: len(kept)], features[len(real) :][rows]])
+    num_clusters = min(num_clusters, len(features))
+    regions = np.zeros(len(features), dtype=np.int64)
+    if not online:
+        regions = kmeans_partition(features, num_clusters, iterations=partition.iterations, seed=seed).regions
     return TrainingData(
         real=kept,
         synthetic=chosen,
-        real_regions=found.regions[: len(kept)],
-        synthetic_regions=found.regions[len(kept) :],
-        num_regions=len(found.centroids),
+        real_regions=regions[: len(kept)],
+        synthetic_regions=regions[len(kept) :],
+        num_regions=num_clusters,
         features=features if online else None,
     )
 

@@ -29,6 +29,8 @@ from ray_synth.errors import InputError, WorkError
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import keep_freed_memory
 
+MOST_DIAGNOSES = 100  # a small real set has an epoch every other update
+
 
 class Checkpoints(Protocol):
     """Where a training keeps what it needs to go on after a kill."""
@@ -48,11 +50,13 @@ class Team:
 
 
 class Fitted(NamedTuple):
-    """`accuracy` on the validation set; `history` has a row of named numbers per diagnosis, with its `update`."""
+    """`accuracy` on the validation set; `history` has a row of named numbers per diagnosis, with its `update`; `data`
+    is what was trained on, in the regions as they ended."""
 
     model: nn.Module
     accuracy: float
     history: list[dict[str, float]]
+    data: TrainingData
 
 
 def fit(
@@ -77,7 +81,7 @@ def fit(
         team: each worker takes every size-th image of each batch.
         report: called with the validation accuracy, `settings.evaluations` times: of the weights kept so far.
         checkpoints: written at each of those.
-        diagnosed: also take the bound's terms and the accuracy of each class, twice per epoch.
+        diagnosed: also take the bound's terms and the accuracy of each class, twice per epoch or a hundred times.
 
     Raises:
         WorkError: a loss that is not finite.
@@ -89,7 +93,8 @@ def fit(
         start = training.restore(checkpoints.load()) if checkpoints is not None else 0
         updates = training.updates
         evaluate_at = {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-        half_epoch = max(1, updates_per_epoch(settings, len(data.real), len(data.synthetic)) // 2)
+        epoch = updates_per_epoch(settings, len(data.real), len(data.synthetic))
+        half_epoch = max(1, epoch // 2, math.ceil(updates / MOST_DIAGNOSES))
         training.trained.train()
         for step in range(start, updates):
             done = step + 1
@@ -252,7 +257,10 @@ class _Training:
 
     def diagnose(self, done: int) -> None:
         with self.ema.applied(self.model) if self.ema is not None else nullcontext():
-            self.history.append({"update": float(done), **diagnose(self.model, self.data, self.validation)})
+            self.history.append({"update": float(done), **diagnose(self.model, self._data(), self.validation)})
+
+    def _data(self) -> TrainingData:
+        return self.memory.regions_of(self.data) if self.memory is not None else self.data
 
     def saved(self, done: int) -> bytes:
         """Everything that the next update depends on."""
@@ -301,6 +309,7 @@ class _Training:
             self.model.eval().to("cpu", memory_format=torch.contiguous_format),  # type: ignore[call-overload]
             self.accuracy,
             self.history,
+            self._data(),
         )
 
 

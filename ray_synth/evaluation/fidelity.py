@@ -29,10 +29,10 @@ def label_fidelity(
     data = TrainingData(
         real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
     )
-    judge, accuracy, _ = fit(data, test, JUDGE, seed=seed)
-    right = logits_of(judge, synthetic.images).argmax(1).numpy() == synthetic.labels
+    judged = fit(data, test, JUDGE, seed=seed)
+    right = logits_of(judged.model, synthetic.images).argmax(1).numpy() == synthetic.labels
     yield "label_fidelity", float(right.mean())
-    yield "label_fidelity/judge_accuracy", accuracy
+    yield "label_fidelity/judge_accuracy", judged.accuracy
     for label, name in enumerate(synthetic.class_names):
         yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
 

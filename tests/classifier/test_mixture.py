@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,10 +17,8 @@ from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 
 
-def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20) -> TrainingData:
-    return mix(
-        real, synthetic, synthetic_ratio=2, num_clusters=clusters, partition=PartitionSettings(), seed=0, online=True
-    )
+def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20, **how: Any) -> TrainingData:
+    return mix(real, synthetic, synthetic_ratio=2, num_clusters=clusters, partition=PartitionSettings(), seed=0, **how)
 
 
 def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> None:
@@ -28,11 +27,10 @@ def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> Non
     shuffled = splits.train.take(rng.permutation(len(splits.train)))
     data = mixed(shuffled, splits.generator)
     regions = np.concatenate([data.real_regions, data.synthetic_regions])
-    assert data.features is not None
-    centroids = np.stack([data.features[regions == i].mean(axis=0) for i in range(data.num_regions)])
-    nearest = ((data.features[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
-    # One iteration of Lloyd from a start that has converged: nearly all stand where their pixels belong.
-    assert (nearest == regions).mean() > 0.9
+    features = partition_features([data.real, data.synthetic], "pixels")
+    centroids = np.stack([features[regions == i].mean(axis=0) for i in range(data.num_regions)])
+    nearest = ((features[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
+    assert (nearest == regions).mean() > 0.99
     rows = pq.read_table(io.BytesIO(region_rows(data))).to_pylist()
     assert [row["region"] for row in rows] == regions.tolist()
     assert [row["key"] for row in rows[: len(data.real)]] == shuffled.keys()
@@ -59,6 +57,15 @@ def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monk
     sets = [splits.train, splits.validation]
     found = partition_features(sets, "open_clip:any:file")
     assert np.array_equal(found, np.concatenate([s.images.reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32))
+
+
+def test_features_that_are_known_already_are_taken_by_row(splits: Splits) -> None:
+    known = partition_features([splits.train, splits.generator], "pixels")
+    asked, given = mixed(splits.train, splits.generator), mixed(splits.train, splits.generator, features=known)
+    assert np.array_equal(asked.synthetic_regions, given.synthetic_regions)
+    online = mixed(splits.train, splits.generator, features=known, online=True)
+    assert online.features is not None
+    assert np.array_equal(online.features, partition_features([online.real, online.synthetic], "pixels"))
 
 
 def test_more_clusters_than_images_are_as_many_as_images(splits: Splits) -> None:

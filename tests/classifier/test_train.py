@@ -55,12 +55,12 @@ def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> 
 def test_it_learns_and_repeats_itself_bit_for_bit(splits: Splits) -> None:
     reported: list[float] = []
     settings = QUICK.model_copy(update={"updates": 150})
-    model, accuracy, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3, report=reported.append)
+    model, accuracy, *_ = fit(mixed(splits, 4), splits.validation, settings, seed=3, report=reported.append)
     assert accuracy > 0.85
     assert len(reported) == 3
     assert reported[-1] == accuracy
-    again, _, _ = fit(mixed(splits, 4), splits.validation, settings, seed=3)
-    other, _, _ = fit(mixed(splits, 4), splits.validation, settings, seed=4)
+    again, *_ = fit(mixed(splits, 4), splits.validation, settings, seed=3)
+    other, *_ = fit(mixed(splits, 4), splits.validation, settings, seed=4)
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
