@@ -109,6 +109,7 @@ def _chosen(
         raise InputError(f"only one class: {list(names)}; a classifier needs at least two")
     official = _official(parts)
     in_train = np.ones(len(source), dtype=bool) if parts is None else parts == "train"
+    in_official = {part: parts == OFFICIAL[part] for part in official}
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
     for label, (name, key) in enumerate(zip(names, class_keys, strict=True)):
         of_class = source.labels == label
@@ -116,7 +117,7 @@ def _chosen(
         for part, drawn in _drawn(members, name, data, official).items():
             rows[part].append(drawn)
         for part in official:
-            given = np.flatnonzero(of_class & (parts == OFFICIAL[part]))
+            given = np.flatnonzero(of_class & in_official[part])
             if not len(given):
                 raise InputError(
                     f"class {name!r} has no image in the official {part} set; add some, or take it out of the class "

@@ -14,7 +14,8 @@ import pytest
 from ray_synth.data.readers import read_folder
 from ray_synth.generator import export as room
 from ray_synth.generator.chunks import work_left
-from ray_synth.generator.export import export_images, folder_name
+from ray_synth.generator.export import export_images
+from ray_synth.generator.image_folder import folder_name
 from ray_synth.runs import RunFolder
 
 from .test_chunks import NAMES, PLAN, pixels, write
