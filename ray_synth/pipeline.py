@@ -165,9 +165,12 @@ class Run:
         if not isinstance(generator, ImageFolder) or self.folder.is_complete("generate", self.plan.chunk_digest):
             return []
         self.compared = max(1, MAX_COMPARED // len(self.class_names))  # may be more than are asked: some are rejected
-        partly = f"only the first {self.compared:,} synthetic images per class were compared with validation and test"
+        partly = (
+            f"the first {self.compared:,} synthetic images per class were compared with validation and test; the rest "
+            "will be when they are used"
+        )
         notes = self._refuse_judged(generator, self.compared)
-        return notes + ([f"{partly} yet"] if self.compared < self.images_per_class else [])
+        return notes + ([partly] if self.compared < self.images_per_class else [])
 
     def _refuse_judged(self, generator: ImageFolder, each: int) -> list[str]:
         from ray_synth.generator.image_folder import folder_prints
