@@ -17,7 +17,8 @@ class Known:
     lists: list files of the official split, by part; line: regular expression of a line of them, with groups `file`
     and, if the line names the class, `key`; file: where the image of a line lies.
     classes: a file with one class a line, in the order of the labels; names: keys to words, where no file has them or
-    a file's are no good. shots, max_validation: images per class; the settings of `data` where a file has none.
+    a file's are no good; listed_classes: only the classes that `classes` or `names` list belong to it.
+    shots, max_validation: images per class; the settings of `data` where the experiment file has none.
     """
 
     layout: str
@@ -152,6 +153,7 @@ CATALOG: dict[str, Known] = {
         prompt="a centered satellite photo of {class}.",
         images=("2750", "EuroSAT/2750", "EuroSAT", "EuroSAT_RGB", ""),
         names=EUROSAT,
+        listed_classes=True,
     ),
     "aircraft": Known(
         layout="split_lists",

@@ -140,9 +140,14 @@ def _decoded(source: Path | bytes, name: str, changed: Counter[str]) -> np.ndarr
         return np.clip(np.round(np.asarray(image, dtype=np.float64) * (255 / 65535)), 0, 255).astype(np.uint8)
     if image.mode in ("L", "RGB"):
         return np.asarray(image)
-    grey = image.mode in ("1", "LA")
-    changed[f"of mode {image.mode} turned to {'grey' if grey else 'RGB'}"] += 1
-    return np.asarray(image.convert("L" if grey else "RGB"))
+    mode = "L" if image.mode in ("1", "LA") else "RGB"
+    what = f"of mode {image.mode} turned to {'grey' if mode == 'L' else 'RGB'}"
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        # What lies under transparent pixels is nobody's picture; viewers show white there.
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        what += ", transparent parts white"
+    changed[what] += 1
+    return np.asarray(image.convert(mode))
 
 
 def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = False) -> np.ndarray:

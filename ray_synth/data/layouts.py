@@ -81,11 +81,8 @@ def list_known(data: Data) -> Listing:
         InputError: a file of the release that is missing or broken, a label outside the class list, an image that is
             listed twice.
     """
-    root = data.root
-    if not root.is_dir():
-        raise InputError(f"data.path={root} is not a folder; {data.kind} needs {CATALOG[data.kind].expects}")
     class_list = Path(data.class_list) if data.class_list is not None else None
-    release = Release(kind=data.kind, root=root, known=CATALOG[data.kind], class_list=class_list)
+    release = Release(kind=data.kind, root=data.root, known=CATALOG[data.kind], class_list=class_list)
     found = _found(release)
     order = sorted(range(len(found.files)), key=lambda row: str(found.files[row]))
     files = [found.files[row] for row in order]
@@ -110,12 +107,13 @@ def list_known(data: Data) -> Listing:
 
 def _found(release: Release) -> Found:
     """What the release lists, by the common split where it lies there."""
-    splits = sorted(release.root.glob("split_zhou_*.json"))
-    if len(splits) > 1:
-        raise InputError(
-            f"{release.kind}: {' and '.join(split.name for split in splits)} lie in {release.root}; leave one of them"
-        )
     try:
+        if not release.root.is_dir():
+            raise InputError(f"data.path={release.root} is not a folder; {release.kind} needs {release.known.expects}")
+        splits = sorted(release.root.glob("split_zhou_*.json"))
+        if len(splits) > 1:
+            names = " and ".join(split.name for split in splits)
+            raise InputError(f"{release.kind}: {names} lie in {release.root}; leave one of them")
         found = _common_split(release, splits[0]) if splits else LAYOUTS[release.known.layout](release)
     except InputError:
         raise
@@ -192,11 +190,15 @@ def _common_split(release: Release, file: Path) -> Found:
 
 def class_folders(release: Release) -> Found:
     """images/CLASS/*: no official split."""
-    found = Found()
+    known, found = release.known, Found()
     for folder in _folders(release.images):
-        if folder.name not in release.known.skip:
-            for file in _images(folder, found.others):
-                found.add(file, folder.name)
+        if folder.name in known.skip:
+            continue
+        if known.listed_classes and folder.name not in known.names:
+            found.notes.append(f"{folder} skipped: {folder.name!r} is no class of {release.kind}")
+            continue
+        for file in _images(folder, found.others):
+            found.add(file, folder.name)
     return found
 
 

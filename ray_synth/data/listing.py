@@ -75,7 +75,7 @@ def skipped_notes(names: Iterable[str]) -> list[str]:
     return [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(kinds.items())]
 
 
-def parts_of(values: Sequence[str], names: Sequence[str], where: str) -> np.ndarray | None:
+def parts_of(values: Sequence[str], names: Sequence[str] | np.ndarray, where: str) -> np.ndarray | None:
     """Names of splits, as sources write them, as `train`, `val` or `test`; None where there is no name at all."""
     if not any(values):
         return None
@@ -113,7 +113,7 @@ def _numbers_first(label: Label) -> tuple[bool, Label]:
 
 
 def labels_of(
-    values: Sequence[Label], class_names: Sequence[str] | None, names: Sequence[str], where: str
+    values: Sequence[Label], class_names: Sequence[str] | None, names: Sequence[str] | np.ndarray, where: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as indices of the class names; without these, the values themselves name the classes, sorted.
 

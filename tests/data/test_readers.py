@@ -517,6 +517,13 @@ def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp
 def test_a_data_set_without_official_split_says_so(images: list[Sample], tmp_path: Path) -> None:
     notes = list_images(sources.write_eurosat(tmp_path, images)).notes
     assert notes[0].startswith("eurosat has no official split: a seeded one is drawn")
+    (tmp_path / "2750").rename(tmp_path / "EuroSAT_RGB")
+    (tmp_path / "EuroSAT_RGB" / "__MACOSX").mkdir()
+    (tmp_path / "EuroSAT_RGB" / "Forest" / "Thumbs.db").touch()
+    listing = list_images(Data(kind="eurosat", path=str(tmp_path)))
+    assert listing.notes[0].endswith("'__MACOSX' is no class of eurosat")
+    assert listing.notes[1] == "1 file(s) skipped, not an image: .db"
+    assert list_images(Data(kind="eurosat", path=str(tmp_path / "EuroSAT_RGB"))).class_names == listing.class_names
     crane = sources._write_imagenet
     crane(tmp_path / "i", images, kaggle=False)
     names = "\n".join(f"{synset} crane" for synset in sources.SYNSETS)
@@ -614,6 +621,15 @@ def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
     assert (cropped.images == 255).all()
     assert cropped.notes == ("2 image(s) cropped and resized to 8x8; 1 size(s) were found",)
     assert stretched.images[0, :, 0].max() < 10
+
+
+def test_transparent_parts_are_white(tmp_path: Path) -> None:
+    for name, mode, colour in (("a", "RGBA", (255, 0, 0, 0)), ("b", "LA", (0, 255))):
+        (tmp_path / name).mkdir()
+        Image.new(mode, (4, 4), colour).save(tmp_path / name / "x.png")
+    read = read_images(Data(kind="folder", path=str(tmp_path)))
+    assert [image.mean() for image in read.images] == [255, 0]
+    assert "1 image(s) of mode RGBA turned to RGB, transparent parts white" in read.notes
 
 
 def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:
