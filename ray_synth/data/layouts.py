@@ -156,16 +156,18 @@ def _no_split(release: Release) -> str:
 
 def _words(known: Known, name: str, key: str) -> str:
     """The name of a class, which may be its key, as words for a prompt."""
-    if name == key and key in known.names:
-        return known.names[key]
-    if known.words == "numbered":  # 001.Black_footed_Albatross
-        return name.partition(".")[2].replace("_", " ") or name.replace("_", " ")
-    if known.words == "path":  # a/apartment_building/outdoor: what follows qualifies what stands before
-        places = name.split("/")
-        return " ".join(reversed(places[1:] or places)).replace("_", " ")
     if known.words == "year last":  # Audi TT RS Coupe 2012: the common split has the year in front
         return re.sub(r"(.+) (\d{4})", r"\2 \1", name)
-    return name if known.words == "as they are" else name.replace("_", " ")
+    if name != key or known.words == "as they are":
+        return name
+    if key in known.names:
+        return known.names[key]
+    if known.words == "numbered":  # 001.Black_footed_Albatross
+        return key.partition(".")[2].replace("_", " ") or key
+    if known.words == "path":  # a/apartment_building/outdoor: what follows qualifies what stands before
+        places = key.split("/")
+        return " ".join(reversed(places[1:] or places)).replace("_", " ")
+    return key.replace("_", " ")
 
 
 def _common_split(release: Release, file: Path) -> Found:

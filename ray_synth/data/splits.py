@@ -43,9 +43,10 @@ def read_splits(data: Data, seed: int) -> Splits:
     above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
     keys = np.asarray([name.removeprefix(above) for name in listing.names])
     rows = _chosen(listing, keys, listing.class_keys or listing.class_names, data, seed)
-    used = np.unique(np.concatenate(list(rows.values())))
-    images = listing.take(used).read(data.size, crop=data.crop)
-    sets = {name: images.take(np.searchsorted(used, rows[name])) for name in rows}
+    images = listing.take(np.concatenate(list(rows.values()))).read(data.size, crop=data.crop)
+    ends = np.cumsum([len(chosen) for chosen in rows.values()])
+    # Slices are views: one copy of the pixels, not two.
+    sets = {name: images.take(slice(end - len(rows[name]), end)) for name, end in zip(rows, ends, strict=True)}
     notes = list(images.notes)
     for name in [name for name in ("generator", "train") if name in sets]:
         sets[name], notes = _without_copies(sets[name], notes, data)

@@ -535,11 +535,10 @@ def test_a_data_set_without_official_split_says_so(images: list[Sample], tmp_pat
 def test_synsets_take_the_words_that_tell_them_apart(images: list[Sample], tmp_path: Path) -> None:
     data = sources.write_imagenet(tmp_path, images)
     cranes = ("n02012849", "n02113186", "n02963159")
-    for base in (tmp_path / "ILSVRC/Data/CLS-LOC/train",):
-        for synset, wanted in zip(sources.SYNSETS, cranes, strict=True):
-            (base / synset).rename(base / wanted)
+    base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train"
     solution = (tmp_path / "LOC_val_solution.csv").read_text()
     for synset, wanted in zip(sources.SYNSETS, cranes, strict=True):
+        (base / synset).rename(base / wanted)
         solution = solution.replace(synset, wanted)
     (tmp_path / "LOC_val_solution.csv").write_text(solution)
     (tmp_path / "LOC_synset_mapping.txt").write_text(
