@@ -16,7 +16,9 @@ class Known:
     layout: name of the function that finds images and labels; expects: what must lie in `data.path`, for messages.
     lists: list files of the official split, by part; line: regular expression of a line of them, with groups `file`
     and, if the line names the class, `key`; file: where the image of a line lies.
-    classes: a file with one class a line, in the order of the labels; names: keys to words, where no file has them.
+    classes: a file with one class a line, in the order of the labels; names: keys to words, where no file has them or
+    a file's are no good; listed_classes: only the classes that `classes` or `names` list belong to it.
+    shots, max_validation: images per class; the settings of `data` where the experiment file has none.
     """
 
     layout: str
@@ -35,7 +37,8 @@ class Known:
     real_weight: float = 4.0
     clusters_per_class: float = 2.0
     image_size: int = 224
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shots: int = 16
+    max_validation: int | None = None
 
 
 # The release numbers its classes; these are the names that go with the numbers.
@@ -69,8 +72,32 @@ IMAGENETTE = {
     "n03888257": "parachute",
 }
 
+EUROSAT = {
+    "AnnualCrop": "Annual Crop Land",
+    "Forest": "Forest",
+    "HerbaceousVegetation": "Herbaceous Vegetation Land",
+    "Highway": "Highway or Road",
+    "Industrial": "Industrial Buildings",
+    "Pasture": "Pasture Land",
+    "PermanentCrop": "Permanent Crop Land",
+    "Residential": "Residential Buildings",
+    "River": "River",
+    "SeaLake": "Sea or Lake",
+}
+
+# The synsets whose first name in LOC_synset_mapping.txt is that of another one too.
+IMAGENET_APART = {
+    "n02012849": "crane bird",
+    "n03126707": "construction crane",
+    "n02113186": "Cardigan Welsh Corgi",
+    "n02963159": "cardigan",
+    "n03710637": "maillot",
+    "n03710721": "one-piece bathing suit",
+}
+
 _IMAGENET_FILES = (
-    "train/SYNSET/*.JPEG, val/SYNSET/*.JPEG (or val/*.JPEG with LOC_val_solution.csv) and LOC_synset_mapping.txt"
+    "train/SYNSET/*.JPEG, val/SYNSET/*.JPEG (or val/*.JPEG with LOC_val_solution.csv) and LOC_synset_mapping.txt "
+    "or classnames.txt"
 )
 _IMAGENET_ROOTS = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "")
 
@@ -80,7 +107,9 @@ CATALOG: dict[str, Known] = {
         expects=_IMAGENET_FILES,
         prompt="a photo of a {class}.",
         images=_IMAGENET_ROOTS,
+        names=IMAGENET_APART,
         clusters_per_class=0.5,
+        max_validation=16,
     ),
     "imagenet100": Known(
         layout="synsets",
@@ -89,6 +118,8 @@ CATALOG: dict[str, Known] = {
         images=_IMAGENET_ROOTS,
         classes=("imagenet100.txt",),
         listed_classes=True,
+        names=IMAGENET_APART,
+        max_validation=16,
     ),
     "imagenette": Known(
         layout="synsets",
@@ -118,10 +149,11 @@ CATALOG: dict[str, Known] = {
     ),
     "eurosat": Known(
         layout="class_folders",
-        expects="2750/CLASS/*.jpg",
+        expects="2750/CLASS/*.jpg or EuroSAT_RGB/CLASS/*.jpg",
         prompt="a centered satellite photo of {class}.",
-        images=("2750", "EuroSAT/2750", "EuroSAT"),
-        words="camel case",
+        images=("2750", "EuroSAT/2750", "EuroSAT", "EuroSAT_RGB", ""),
+        names=EUROSAT,
+        listed_classes=True,
     ),
     "aircraft": Known(
         layout="split_lists",
@@ -152,7 +184,7 @@ CATALOG: dict[str, Known] = {
         expects="cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, devkit/cars_train_annos.mat and "
         "cars_test_annos_withlabels.mat",
         prompt="a photo of a {class}, a type of car.",
-        words="as they are",
+        words="year last",
         real_weight=1.0,
     ),
     "sun397": Known(
@@ -168,6 +200,7 @@ CATALOG: dict[str, Known] = {
         classes=("ClassName.txt", "Partitions/ClassName.txt", "SUN397/ClassName.txt"),
         class_line=r"/?(?P<key>.+)",
         words="path",
+        max_validation=16,
     ),
     "food101": Known(
         layout="split_lists",
@@ -181,6 +214,7 @@ CATALOG: dict[str, Known] = {
         line=r"(?P<file>(?P<key>[^/]+)/.+)",
         file="{file}.jpg",
         classes=("meta/classes.txt", "food-101/meta/classes.txt"),
+        max_validation=16,
     ),
     "flowers102": Known(
         layout="flowers_mat",
@@ -188,6 +222,7 @@ CATALOG: dict[str, Known] = {
         prompt="a photo of a {class}, a type of flower.",
         images=("jpg",),
         names={str(number): name for number, name in enumerate(FLOWERS.split(", "), start=1)},
+        shots=8,  # the release has ten training images a class
     ),
     "cub200": Known(
         layout="id_tables",

@@ -74,13 +74,24 @@ class Data(Section):
             )
         if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
             raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
-        total = self.generator_fraction + self.validation_fraction + self.test_fraction
+        self._check_fractions()
+        return self
+
+    def _check_fractions(self) -> None:
+        """A shared generator has no set of its own: its fraction is not used, and a cap would do nothing."""
+        shared = self.generator_split == "shared"
+        if shared and self.max_generator is not None:
+            raise ValueError(
+                f"max_generator must be empty for generator_split: shared, got {self.max_generator}; the generator "
+                "sees the training images; type --set data.generator_split=disjoint to give it a set of its own"
+            )
+        used = [name for name in ("generator", "validation", "test") if not (shared and name == "generator")]
+        total = sum(getattr(self, f"{name}_fraction") for name in used)
         if total >= 1:
             raise ValueError(
-                "generator_fraction + validation_fraction + test_fraction must be < 1 to leave images to train on, "
-                f"got {total:.3g}; type --set data.generator_fraction=0.33"
+                f"{' + '.join(f'{name}_fraction' for name in used)} must be < 1 to leave images to train on, "
+                f"got {total:.3g}; type --set data.{used[0]}_fraction={0.25 if shared else 0.33}"
             )
-        return self
 
     @property
     def root(self) -> Path:
@@ -91,6 +102,11 @@ class Data(Section):
     def size(self) -> tuple[int, int] | None:
         """Height and width that every image is brought to, where the file says."""
         return None if self.image_size is None else (self.image_size, self.image_size)
+
+    @property
+    def crop(self) -> bool:
+        """Whether images of other proportions, real and synthetic, lose what sticks out."""
+        return self.fit == "crop"
 
 
 class Diffusion(Section):
@@ -532,8 +548,19 @@ class Experiment(Section):
         known = CATALOG.get(kind) if isinstance(kind, str) else None
         defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
         if known is not None:
-            defaults["data"] = {"image_size": known.image_size, "fit": "crop", "shots": known.shots[-1]}
-            defaults["classifier"] = {"real_weight": known.real_weight, "prompt": known.prompt}
+            # The few-shot papers adapt the generator to the shots themselves; a part of its own would eat them up.
+            defaults["data"] = {
+                "image_size": known.image_size,
+                "fit": "crop",
+                "shots": known.shots,
+                "generator_split": "shared",
+                "max_validation": known.max_validation,
+            }
+            defaults["classifier"] = {
+                "weighting": "fixed",
+                "real_weight": known.real_weight,
+                "prompt": known.prompt,
+            }
             defaults["partition"] = {"clusters_per_class": known.clusters_per_class}
         filled = dict(given)
         for section, values in defaults.items():

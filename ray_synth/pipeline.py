@@ -111,6 +111,8 @@ class Stage:
 class Run:
     """One experiment in one run folder."""
 
+    compared = 0  # images of each class of a folder that were compared with validation and test
+
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
         with ExitStack() as opened:
@@ -159,18 +161,27 @@ class Run:
             self.captions = read_captions(e.generator.captions.path, self.splits.generator, e.data.path)
 
     def _check_synthetic(self) -> list[str]:
-        """Images that exist already may be those that the classifier is judged on: refused. Returns notes."""
+        """Images that exist already may be those that the classifier is judged on: refused. Returns notes.
+
+        A look at some, before anything starts; what it leaves out is compared when the images are read.
+        """
         generator = self.experiment.generator
-        if not isinstance(generator, ImageFolder):
+        if not isinstance(generator, ImageFolder) or self.folder.is_complete("generate", self.plan.chunk_digest):
             return []
+        self.compared = max(1, MAX_COMPARED // len(self.class_names))  # may be more than are asked: some are rejected
+        partly = (
+            f"the first {self.compared:,} synthetic images per class were compared with validation and test; the rest "
+            "will be when they are used"
+        )
+        notes = self._refuse_judged(generator, self.compared)
+        return notes + ([partly] if self.compared < self.images_per_class else [])
+
+    def _refuse_judged(self, generator: ImageFolder, each: int) -> list[str]:
         from ray_synth.generator.image_folder import folder_prints
 
-        each = max(1, MAX_COMPARED // len(self.class_names))  # more than are asked for: some may be rejected
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
-        synthetic = folder_prints(generator.path, self.class_names, each, shape)
-        judged = {name: Prints.of(self.sets[name]) for name in ("validation", "test")}
-        partly = [f"only the first {each:,} synthetic images per class were compared with validation and test"]
-        return refuse_judged(synthetic, judged) + (partly if each < self.images_per_class else [])
+        synthetic = folder_prints(generator.path, self.class_names, each, shape, crop=self.experiment.data.crop)
+        return refuse_judged(synthetic, {name: Prints.of(self.sets[name]) for name in ("validation", "test")})
 
     # What is known before anything starts.
 
@@ -234,6 +245,14 @@ class Run:
             max_attempts=e.generate.max_attempts,
             available=available_images(e.generator, self.class_names),
         )
+
+    @property
+    def synthetic_digest(self) -> str:
+        """Of the synthetic images as they are trained on: the chunks, and how they are brought to the real ones' size.
+
+        The digests of the real images need not say the latter, which may be square already.
+        """
+        return digest(self.plan.chunk_digest, "crop") if self.experiment.data.crop else self.plan.chunk_digest
 
     @functools.cached_property
     def classifier_files(self) -> list[str]:
@@ -493,8 +512,18 @@ class Run:
 
     @functools.cached_property
     def _synthetic(self) -> ImageSet:
+        generator = self.experiment.generator
+        used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.plan)), default=0)
+        if isinstance(generator, ImageFolder) and used > self.compared:
+            # The files, not the chunks: these may hold them recompressed.
+            for note in self._refuse_judged(generator, used):
+                self.reporter.say(f"  note: {note}")
         return chunks.read_synthetic(
-            self.folder, self.plan, class_names=self.class_names, shape=self.splits.train.images.shape[1:]
+            self.folder,
+            self.plan,
+            class_names=self.class_names,
+            shape=self.splits.train.images.shape[1:],
+            crop=self.experiment.data.crop,
         )
 
     def _estimate(self) -> Stage:
@@ -530,7 +559,7 @@ class Run:
             real_weight,
             seed,
             pilot.tolist(),
-            self.plan.chunk_digest,
+            self.synthetic_digest,
             self.digests["train"],
         )
         return Stage(stage_digest, ("estimate.json",), plan, 1, work)
@@ -576,7 +605,7 @@ class Run:
             e.seed,
             limit,
             predicted,
-            self.plan.chunk_digest,
+            self.synthetic_digest,
             self.digests["train"],
             self.digests["validation"],
         )
@@ -649,7 +678,7 @@ class Run:
             self.classifier_files,
             e.data.use_real,
             e.seed,
-            self.plan.chunk_digest,
+            self.synthetic_digest,
             self.digests["train"],
             self.digests["validation"],
         )

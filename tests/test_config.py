@@ -37,6 +37,14 @@ from .conftest import DIGITS
         ({"sweep.space.lambda_1": {"low": 0, "high": 1, "scale": "log"}}, ["must be > 0 on a log scale", "log1p"]),
         ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
         ({"data.test_fraction": 0.9}, ["must be < 1", "1.48"]),
+        (
+            {"data.generator_split": "shared", "data.test_fraction": 0.8},
+            ["validation_fraction + test_fraction must be < 1", "1.05", "--set data.validation_fraction="],
+        ),
+        (
+            {"data.generator_split": "shared", "data.max_generator": 5},
+            ["data.max_generator must be empty for generator_split: shared, got 5"],
+        ),
         ({"generate.num_inference_steps": 600, "generator.num_train_timesteps": 500}, ["<= ", "500", "got 600"]),
         ({"generator.block_out_channels": [30]}, ["multiples of 8", "got 30"]),
         ({"name": "../elsewhere"}, ["name", "../elsewhere"]),
@@ -50,6 +58,13 @@ def test_an_error_names_the_key_the_value_and_the_cure(override: dict[str, Any],
         load_experiment(DIGITS, override)
     for words in expected:
         assert words in str(error.value)
+
+
+def test_a_fraction_that_is_not_used_does_not_count() -> None:
+    wide = {"data.validation_fraction": 0.4, "data.test_fraction": 0.4}
+    assert load_experiment(DIGITS, {"data.generator_split": "shared", **wide}).data.test_fraction == 0.4
+    with pytest.raises(InputError, match=r"must be < 1 .* 1\.13"):
+        load_experiment(DIGITS, wide)
 
 
 @pytest.mark.parametrize(

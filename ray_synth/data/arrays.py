@@ -47,7 +47,7 @@ def list_npz(path: Path) -> Listing:
     class_names = _texts(arrays["class_names"]) if "class_names" in arrays else None
     indices, class_names = labels_of(_plain(labels), class_names, names, str(path))
     return Listing(
-        items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, len(images), path)
+        items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, names, path)
     )
 
 
@@ -62,23 +62,28 @@ def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
     return images
 
 
-def _npz_parts(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
+def _npz_parts(arrays: dict[str, np.ndarray], images: np.ndarray, path: Path) -> np.ndarray | None:
     if "split" not in arrays:
         return None
     split = arrays["split"]
-    if split.shape != (count,) or split.dtype.kind not in "iuUS":
-        raise InputError(f"npz file {path}: split must be [{count}], one per image, got {list(split.shape)}")
+    if split.shape != images.shape or split.dtype.kind not in "iuUS":
+        raise InputError(f"npz file {path}: split must be [{len(images)}], one per image, got {list(split.shape)}")
     if split.dtype.kind in "US":
-        return parts_of(_texts(split), str(path))
+        return parts_of(_texts(split), images, str(path))
     names = _texts(arrays["split_names"]) if "split_names" in arrays else ["train", "val", "test"]
     outside = [value for value in np.unique(split).tolist() if not 0 <= value < len(names)]
     if outside:
         raise InputError(f"npz file {path}: the split {outside[0]} is not among split_names, which are {names}")
-    return parts_of([names[value] for value in split], str(path))
+    return parts_of([names[value] for value in split], images, str(path))
 
 
 def _texts(values: np.ndarray) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values.reshape(-1).tolist()]
+    return [_text(value) for value in values.reshape(-1).tolist()]
+
+
+def _text(value: Any) -> str:
+    """A name as text; bytes that are no UTF-8 stay told apart."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _plain(labels: np.ndarray) -> list[int | str]:
@@ -172,7 +177,7 @@ def _cifar_names(folder: Path, release: Cifar, suffix: str) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"class names of {release.name} cannot be read: {file}: {error}") from None
     names = _field(_restricted_load(file), release.names, file)
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    return [_text(name) for name in names]
 
 
 def _binary_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
@@ -188,7 +193,12 @@ def _binary_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | st
 def _pickled_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
     batch = _restricted_load(file)
     data, labels = _field(batch, "data", file), _field(batch, release.labels, file)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), 3072):
+    if (
+        not isinstance(data, np.ndarray)
+        or data.dtype.hasobject
+        or data.dtype != np.uint8
+        or data.shape != (len(labels), 3072)
+    ):
         raise InputError(f"{file} does not hold uint8 [N,3072] pixels beside its {len(labels)} labels; copy it again")
     return data, [int(label) for label in labels]
 

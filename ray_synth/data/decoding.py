@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,24 +38,80 @@ def read_pixels(
     """
     if isinstance(items, np.ndarray) and size in (None, items.shape[1:3]) and channels in (None, items.shape[3]):
         return items, []
-    decoded: list[np.ndarray] = []
-    changed: Counter[str] = Counter()
-    sizes: Counter[Size] = Counter()
+    if size is not None:
+        check_memory(len(items), (*size, channels or 3))
+    seen = Seen()
+    decoded = _in_threads(items, names, seen, size, crop)
+    if size is None:  # the commonest is known when all are decoded
+        decoded = iter(list(decoded))
+        size, channels = min(seen.sizes, key=lambda found: (-seen.sizes[found], found)), channels or max(seen.modes)
+    shape = (*size, channels or 3)
+    out = np.empty((len(items), *shape), dtype=np.uint8)
+    for row, image in enumerate(decoded):
+        out[row] = unified(image, shape, crop=crop)
+    if channels is None and not seen.modes[3]:
+        out = np.ascontiguousarray(out[..., :1])
+    return out, seen.notes(out.shape[1:], crop=crop)
+
+
+@dataclass
+class Seen:
+    """What was found among images that are decoded: sizes, modes (1 grey, 3 colour), and what had to be changed."""
+
+    sizes: Counter[Size] = field(default_factory=Counter)
+    modes: Counter[int] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+
+    def notes(self, shape: tuple[int, ...], *, crop: bool) -> list[str]:
+        """What it took to bring all of them to `shape`, [H,W,C]."""
+        notes = [f"{count} image(s) {what}" for what, count in sorted(self.changed.items())]
+        height, width, target = shape
+        resized = self.sizes.total() - self.sizes[height, width]
+        if resized:
+            how = "cropped and resized" if crop else "resized"
+            notes.append(f"{resized} image(s) {how} to {width}x{height}; {len(self.sizes)} size(s) were found")
+        turned = self.modes.total() - self.modes[target]
+        if turned:
+            notes.append(f"{turned} image(s) turned from {'grey to RGB' if target == 3 else 'RGB to grey'}")
+        return notes
+
+
+def _in_threads(
+    items: Sequence[Item] | np.ndarray, names: Sequence[str], seen: Seen, size: Size | None, crop: bool
+) -> Iterator[np.ndarray]:
+    """Every image in order, resized where the size is known: large photos need then not all be held."""
 
     def one(index: int) -> tuple[np.ndarray, Size, Counter[str]]:
-        seen: Counter[str] = Counter()
-        image = decoded_item(items[index], names[index], seen)
-        # A known size is taken at once, so that large photos need not all be held.
-        return (image if size is None else resized(image, size, crop=crop)), (image.shape[0], image.shape[1]), seen
+        changed: Counter[str] = Counter()
+        image = decoded_item(items[index], names[index], changed)
+        return (image if size is None else resized(image, size, crop=crop)), (image.shape[0], image.shape[1]), changed
 
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(items), WINDOW):
-            for image, found, seen in pool.map(one, range(start, min(start + WINDOW, len(items)))):
-                decoded.append(image)
-                sizes[found] += 1
-                changed.update(seen)
-    notes = [f"{count} image(s) {what}" for what, count in sorted(changed.items())]
-    return _unify(decoded, sizes, size, channels, crop, notes), notes
+            for image, found, changed in pool.map(one, range(start, min(start + WINDOW, len(items)))):
+                seen.sizes[found] += 1
+                seen.modes[3 if image.ndim == 3 else 1] += 1
+                seen.changed.update(changed)
+                yield image
+
+
+def check_memory(count: int, shape: tuple[int, int, int]) -> None:
+    """Raise InputError where so many images, [H,W,C] each, are more than this machine's memory can hold."""
+    needed, there = count * math.prod(shape), machine_memory()
+    if needed > there:
+        raise InputError(
+            f"{count:,} images of {shape[1]}x{shape[0]} take {needed / 2**30:,.1f} GiB, this machine has "
+            f"{there / 2**30:,.1f} GiB of memory; type --set data.image_size={max(1, shape[0] // 2)}, or fewer images: "
+            "--set data.shots=16 --set data.max_validation=16 --set data.max_test=16"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of memory; where the system does not say (Windows), more than anybody needs."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 def decoded_item(item: Item, name: str, changed: Counter[str]) -> np.ndarray:
@@ -81,40 +140,22 @@ def _decoded(source: Path | bytes, name: str, changed: Counter[str]) -> np.ndarr
         return np.clip(np.round(np.asarray(image, dtype=np.float64) * (255 / 65535)), 0, 255).astype(np.uint8)
     if image.mode in ("L", "RGB"):
         return np.asarray(image)
-    grey = image.mode in ("1", "LA")
-    changed[f"of mode {image.mode} turned to {'grey' if grey else 'RGB'}"] += 1
-    return np.asarray(image.convert("L" if grey else "RGB"))
+    mode = "L" if image.mode in ("1", "LA") else "RGB"
+    what = f"of mode {image.mode} turned to {'grey' if mode == 'L' else 'RGB'}"
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        # What lies under transparent pixels is nobody's picture; viewers show white there.
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        what += ", transparent parts white"
+    changed[what] += 1
+    return np.asarray(image.convert(mode))
 
 
-def _unify(
-    decoded: list[np.ndarray],
-    sizes: Counter[Size],
-    size: Size | None,
-    channels: int | None,
-    crop: bool,
-    notes: list[str],
-) -> np.ndarray:
-    """One size and one mode for all: uint8 [N,H,W,C]. `sizes` counts what was found."""
-    height, width = size or min(sizes, key=lambda shape: (-sizes[shape], shape))
-    different = sum(count for shape, count in sizes.items() if shape != (height, width))
-    if different:
-        how = "cropped and resized" if crop else "resized"
-        notes.append(f"{different} image(s) {how} to {width}x{height}; {len(sizes)} size(s) were found")
-    modes = Counter(3 if image.ndim == 3 else 1 for image in decoded)
-    target = channels or max(modes)
-    if any(mode != target for mode in modes):
-        notes.append(
-            f"{len(decoded) - modes[target]} image(s) turned from {'grey to RGB' if target == 3 else 'RGB to grey'}"
-        )
-    out = np.empty((len(decoded), height, width, target), dtype=np.uint8)
-    for i, image in enumerate(decoded):
-        out[i] = unified(resized(image, (height, width), crop=crop), (height, width, target))
-    return out
+def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = False) -> np.ndarray:
+    """One image, [H,W] or [H,W,3], in another size and mode: uint8 [H,W,C] of `shape`; grey stays [H,W,1].
 
-
-def unified(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """One image, [H,W] or [H,W,3], in another size and mode: uint8 [H,W,C] of `shape`."""
-    image = resized(image, shape[:2])
+    `crop` as in `read_pixels`: synthetic images must lose what real ones lose, or the two are not of one kind.
+    """
+    image = resized(image, shape[:2], crop=crop)
     if image.ndim == 3 and shape[2] == 1:
         image = np.round(image @ GREY).astype(np.uint8)
     return image[..., None] if image.ndim == 2 else image

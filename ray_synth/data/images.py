@@ -39,7 +39,7 @@ class ImageSet:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def take(self, indices: np.ndarray) -> ImageSet:
+    def take(self, indices: np.ndarray | slice) -> ImageSet:
         return ImageSet(
             images=self.images[indices],
             labels=self.labels[indices],

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from ray_synth.catalog import CATALOG, Known
 from ray_synth.config import Data
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.listing import Listing, labels_of, names_of, parts_of, readable
+from ray_synth.data.listing import Listing, labels_of, names_by_label, names_of, parts_of, readable, skipped_notes
 from ray_synth.errors import InputError
 
 
@@ -44,20 +45,24 @@ class Release:
             f"data.path must hold {self.known.expects}"
         )
 
-    @property
+    @cached_property
     def images(self) -> Path:
         return self.find(*self.known.images)
 
 
 @dataclass(kw_only=True)
 class Found:
-    """What a layout found: [N] files, class keys and parts; the keys in the order of the labels; words for keys."""
+    """What a layout found: [N] files, class keys and parts; the keys in the order of the labels; words for keys.
+
+    others: names of what lies among the images and is none.
+    """
 
     files: list[Path] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     classes: list[str] | None = None
     names: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, file: Path, key: str, part: str = "") -> None:
@@ -73,33 +78,73 @@ def list_known(data: Data) -> Listing:
     own split; where there is neither, splits are drawn with the seed.
 
     Raises:
-        InputError: a file of the release that is missing or broken, a label outside the class list.
+        InputError: a file of the release that is missing or broken, a label outside the class list, an image that is
+            listed twice.
     """
-    root = data.root
-    if not root.is_dir():
-        raise InputError(f"data.path={root} is not a folder; {data.kind} needs {CATALOG[data.kind].expects}")
     class_list = Path(data.class_list) if data.class_list is not None else None
-    release = Release(kind=data.kind, root=root, known=CATALOG[data.kind], class_list=class_list)
-    splits = sorted(root.glob("split_zhou_*.json"))
-    found = _common_split(release, splits[0]) if splits else LAYOUTS[release.known.layout](release)
-    if not found.files:
-        raise InputError(f"{data.kind}: no image is listed in {root}; data.path must hold {release.known.expects}")
-    notes = [*found.notes] if any(found.parts) else [*found.notes, _no_split(release)]
+    release = Release(kind=data.kind, root=data.root, known=CATALOG[data.kind], class_list=class_list)
+    found = _found(release)
     order = sorted(range(len(found.files)), key=lambda row: str(found.files[row]))
     files = [found.files[row] for row in order]
     keys = [found.keys[row] for row in order]
+    parts = [found.parts[row] for row in order]
+    names = names_of(files)
+    _check_once(release, names, keys, parts)
     classes = found.classes if found.classes is not None else sorted(set(keys))
-    labels, _ = labels_of(list(keys), classes, [str(file) for file in files], data.kind)
-    words = [found.names.get(key) or _words(release.known, key) for key in classes]
+    labels, _ = labels_of(list(keys), classes, names, data.kind)
+    words = [_words(release.known, found.names.get(key, key), key) for key in classes]
     return Listing(
         items=files,
-        names=names_of(files),
+        names=names,
         labels=labels,
         class_names=readable(words, classes),
-        parts=parts_of([found.parts[row] for row in order], data.kind),
+        parts=parts_of(parts, names, data.kind),
         by_name=True,
-        notes=tuple(notes),
+        class_keys=tuple(classes),
+        notes=(*found.notes, *skipped_notes(found.others), *([] if any(parts) else [_no_split(release)])),
     )
+
+
+def _found(release: Release) -> Found:
+    """What the release lists, by the common split where it lies there."""
+    try:
+        if not release.root.is_dir():
+            raise InputError(f"data.path={release.root} is not a folder; {release.kind} needs {release.known.expects}")
+        splits = sorted(release.root.glob("split_zhou_*.json"))
+        if len(splits) > 1:
+            names = " and ".join(split.name for split in splits)
+            raise InputError(f"{release.kind}: {names} lie in {release.root}; leave one of them")
+        found = _common_split(release, splits[0]) if splits else LAYOUTS[release.known.layout](release)
+    except InputError:
+        raise
+    except Exception as error:  # what files that are folders, damaged, of other types or out of reach make Python raise
+        raise InputError(
+            f"{release.kind}: the files in {release.root} cannot be read: {type(error).__name__}: {error}; "
+            f"data.path must hold {release.known.expects}"
+        ) from None
+    if not found.files:
+        raise InputError(
+            f"{release.kind}: no image is listed in {release.root}; data.path must hold {release.known.expects}"
+        )
+    return found
+
+
+def _check_once(release: Release, names: Sequence[str], keys: Sequence[str], parts: Sequence[str]) -> None:
+    """Raise InputError where an image is listed twice. names: sorted."""
+    for row in range(1, len(names)):
+        if names[row] == names[row - 1]:
+            places = " and ".join(f"{keys[i]!r} {parts[i]}".strip() for i in (row - 1, row))
+            raise InputError(
+                f"{release.kind}: {names[row]} is listed twice, as {places}; take the lists of one release, or remove "
+                "one of the lines"
+            )
+
+
+def _listed(folder: Path, name: str, file: Path) -> Path:
+    """An image that a list file names, below the folder of the images; a list from elsewhere may point out of it."""
+    if os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
+        raise InputError(f"{file} names {name!r}, which may lie outside of {folder}; take the file of the release")
+    return folder / name
 
 
 def _no_split(release: Release) -> str:
@@ -109,49 +154,53 @@ def _no_split(release: Release) -> str:
     )
 
 
-def _words(known: Known, key: str) -> str:
-    """A class key of the release as words for a prompt."""
+def _words(known: Known, name: str, key: str) -> str:
+    """The name of a class, which may be its key, as words for a prompt."""
+    if known.words == "year last":  # Audi TT RS Coupe 2012: the common split has the year in front
+        return re.sub(r"(.+) (\d{4})", r"\2 \1", name)
+    if name != key or known.words == "as they are":
+        return name
     if key in known.names:
         return known.names[key]
-    if known.words == "camel case":
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).lower()
     if known.words == "numbered":  # 001.Black_footed_Albatross
         return key.partition(".")[2].replace("_", " ") or key
     if known.words == "path":  # a/apartment_building/outdoor: what follows qualifies what stands before
         places = key.split("/")
         return " ".join(reversed(places[1:] or places)).replace("_", " ")
-    return key if known.words == "as they are" else key.replace("_", " ")
+    return key.replace("_", " ")
 
 
 def _common_split(release: Release, file: Path) -> Found:
     """{"train" | "val" | "test": [[path, label, class name], ...]}; paths are below the folder of the images."""
     found = Found(notes=[f"the split is that of {file.name}"])
-    names: dict[int, str] = {}
     bases = [release.root / place for place in release.known.images if (release.root / place).is_dir()]
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         rows = [(part, str(path), int(label), str(name)) for part in content for path, label, name in content[part]]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{file} cannot be read: {error}; it must hold train, val and test, each a list of [path, label, class]"
         ) from None
-    for part, path, label, name in rows:
-        if names.setdefault(label, name) != name:
-            raise InputError(f"{file}: the label {label} is {names[label]!r} in some rows and {name!r} in {path}")
-        base = next((base for base in [*bases, release.root] if (base / path).exists()), (bases or [release.root])[0])
-        found.add(base / path, str(label), part)
-    found.classes = [str(label) for label in sorted(names)]
+    for part, path, label, _ in rows:
+        places = [_listed(base, path, file) for base in [*bases, release.root]]
+        found.add(next((place for place in places if place.exists()), places[0]), str(label), part)
+    names = names_by_label(((label, name, path) for _, path, label, name in rows), str(file))
+    found.classes = [str(label) for label in names]
     found.names = {str(label): name.replace("_", " ") for label, name in names.items()}
     return found
 
 
 def class_folders(release: Release) -> Found:
     """images/CLASS/*: no official split."""
-    found = Found()
+    known, found = release.known, Found()
     for folder in _folders(release.images):
-        if folder.name not in release.known.skip:
-            for file in _images(folder):
-                found.add(file, folder.name)
+        if folder.name in known.skip:
+            continue
+        if known.listed_classes and folder.name not in known.names:
+            found.notes.append(f"{folder} skipped: {folder.name!r} is no class of {release.kind}")
+            continue
+        for file in _images(folder, found.others):
+            found.add(file, folder.name)
     return found
 
 
@@ -160,31 +209,42 @@ def split_lists(release: Release) -> Found:
     known = release.known
     found = Found(classes=_class_file(release) if known.classes else None)
     for part, places in known.lists.items():
-        for _, match in _matches(release.find(*places), known.line):
-            found.add(release.images / known.file.format(file=match["file"]), match["key"], part)
+        file = release.find(*places)
+        for match in _matches(file, known.line):
+            found.add(_listed(release.images, known.file.format(file=match["file"]), file), match["key"], part)
     return found
 
 
 def id_tables(release: Release) -> Found:
     """CUB: tables of (image id, file), (image id, class id), (image id, is in train) and (class id, class)."""
     root = release.images
-
-    def table(name: str) -> dict[str, str]:
-        file = release.find(*(f"{base}/{name}".lstrip("/") for base in release.known.images))
-        return {match[1]: match[2] for _, match in _matches(file, r"(\d+) (.+)")}
-
-    files, labels, trains, classes = map(
-        table, ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-    )
-    ids = sorted(classes, key=int)
-    found = Found(classes=[classes[number] for number in ids])
+    names = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    tables = {name: _table(release, name) for name in names}
+    files, labels, trains, classes = tables.values()
+    for name in names[1:3]:
+        unpaired = sorted(files.keys() ^ tables[name].keys(), key=int)
+        if unpaired:
+            raise InputError(
+                f"{release.kind}: image {unpaired[0]} stands in one of images.txt and {name} and has no row in the "
+                "other; take the files of one release"
+            )
+    found = Found(classes=[classes[number] for number in sorted(classes, key=int)])
     for number, file in files.items():
-        if number not in labels or number not in trains:
-            raise InputError(f"{release.kind}: image {number} ({file}) has no row in both image_class_labels.txt and "
-                             "train_test_split.txt; take the files of one release")  # fmt: skip
         key = classes.get(labels[number], f"class {labels[number]}")
-        found.add(root / "images" / file, key, "train" if trains[number].strip() == "1" else "test")
+        place = _listed(root / "images", file, root / "images.txt")
+        found.add(place, key, "train" if trains[number].strip() == "1" else "test")
     return found
+
+
+def _table(release: Release, name: str) -> dict[str, str]:
+    """A file of lines `ID VALUE`."""
+    file = release.find(*(f"{base}/{name}".lstrip("/") for base in release.known.images))
+    table: dict[str, str] = {}
+    for match in _matches(file, r"(\d+) (.+)"):
+        if match[1] in table:
+            raise InputError(f"{file} has two rows of {match[1]}; take the file of the release")
+        table[match[1]] = match[2]
+    return table
 
 
 def cars_devkit(release: Release) -> Found:
@@ -202,11 +262,11 @@ def cars_devkit(release: Release) -> Found:
     }
     for part, files in places.items():
         file = release.find(*files, needed_for="the labels of the test images" if part == "test" else "")
-        folder = release.find(f"cars_{part}", f"cars_{part}/cars_{part}")
+        folder = release.find(f"cars_{part}/cars_{part}", f"cars_{part}")
         for row in _mat(file, "annotations"):
             number = int(row["class"])
             key = classes[number - 1] if 1 <= number <= len(classes) else f"class {number}"
-            found.add(folder / str(row["fname"]), key, part)
+            found.add(_listed(folder, str(row["fname"]), file), key, part)
     return found
 
 
@@ -233,15 +293,16 @@ def synsets(release: Release) -> Found:
     if not folders:
         raise InputError(f"{release.kind}: no train/SYNSET in {base}; data.path must hold {release.known.expects}")
     wanted = _wanted_synsets(release)
-    lacking = [synset for synset in wanted or [] if synset not in folders]
+    classes = sorted(folders) if wanted is None else wanted
+    lacking = [synset for synset in classes if synset not in folders]
     if lacking:
         raise InputError(f"{release.kind}: no folder {base}/train/{lacking[0]}, which the class list names")
-    found = Found(classes=wanted or sorted(folders), names=_synset_names(release))
-    for synset in found.classes or []:
-        for file in _images(folders[synset]):
+    found = Found(classes=classes, names=_synset_names(release, classes))
+    for synset in classes:
+        for file in _images(folders[synset], found.others):
             found.add(file, synset, "train")
     kept = None if wanted is None else set(wanted)
-    for file, synset in _validation(release, base / "val"):
+    for file, synset in _validation(release, base / "val", found.others):
         if kept is None or synset in kept:
             found.add(file, synset, "test")
     return found
@@ -255,36 +316,56 @@ def _wanted_synsets(release: Release) -> list[str] | None:
                             "--set data.class_list=FILE")  # fmt: skip
     if file is None:
         return None
-    return sorted({match[1] for _, match in _matches(file, r"(n\d{8})\b.*")})
+    wanted = sorted({match[1] for match in _matches(file, r"(n\d{8})\b.*")})
+    if not wanted:
+        raise InputError(f"{file} names no synset; it must hold one a line, such as n01440764, or be left out")
+    return wanted
 
 
-def _synset_names(release: Release) -> dict[str, str]:
-    """The first name of each synset in LOC_synset_mapping.txt: `n01440764 tench, Tinca tinca`."""
-    file = release.root / "LOC_synset_mapping.txt"
-    if not file.is_file() and release.known.names:
-        return dict(release.known.names)
-    file = release.find("LOC_synset_mapping.txt", needed_for="the names of the classes")
-    return {match[1]: match[2].strip() for _, match in _matches(file, r"(\S+)\s+([^,]+).*")}
+def _synset_names(release: Release, synsets: Sequence[str]) -> dict[str, str]:
+    """Words for synsets: `n01440764 tench` of classnames.txt, else our own, else the mapping's first name."""
+    own = release.root / "classnames.txt"
+    if own.is_file():
+        source, names = own, _names_in(own, r"(\S+)\s+(.+)")
+    else:
+        source, names = release.root / "LOC_synset_mapping.txt", dict(release.known.names)
+        if not all(synset in names for synset in synsets):
+            source = release.find(source.name, needed_for="the names of the classes")
+            names = {**_names_in(source, r"(\S+)\s+([^,]+).*"), **names}
+    lacking = [synset for synset in synsets if synset not in names]
+    if lacking:
+        raise InputError(f"{source} has no name for {lacking[0]}; add the line '{lacking[0]} NAME'")
+    return names
 
 
-def _validation(release: Release, folder: Path) -> Iterator[tuple[Path, str]]:
+def _names_in(file: Path, pattern: str) -> dict[str, str]:
+    return {match[1]: match[2].strip() for match in _matches(file, pattern)}
+
+
+def _validation(release: Release, folder: Path, others: list[str]) -> Iterator[tuple[Path, str]]:
     if not folder.is_dir():
         raise InputError(f"{release.kind}: no folder {folder}; data.path must hold {release.known.expects}")
     folders = _folders(folder)
     if folders:
         for each in folders:
-            yield from ((file, each.name) for file in _images(each))
+            yield from ((file, each.name) for file in _images(each, others))
         return
     solution = release.find("LOC_val_solution.csv", needed_for=f"the labels of the images in {folder}")
-    with open(solution, encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            synset = (row.get("PredictionString") or "").split(" ")[0]
-            yield folder / f"{row.get('ImageId')}.JPEG", synset
+    rows = csv.DictReader(_text(solution).splitlines())
+    lacking = {"ImageId", "PredictionString"} - set(rows.fieldnames or ())
+    if lacking:
+        raise InputError(
+            f"{solution} has no column {min(lacking)}; its first line must be ImageId,PredictionString, as in the "
+            "release"
+        )
+    for row in rows:
+        synset = (row["PredictionString"] or "").split(" ")[0]
+        yield _listed(folder, f"{row['ImageId']}.JPEG", solution), synset
 
 
 def _class_file(release: Release) -> list[str]:
     matches = _matches(release.find(*release.known.classes), release.known.class_line)
-    classes = [match["key"].strip() for _, match in matches]
+    classes = [match["key"].strip() for match in matches]
     repeated = [key for key, count in Counter(classes).items() if count > 1]
     if repeated:
         raise InputError(
@@ -293,19 +374,22 @@ def _class_file(release: Release) -> list[str]:
     return classes
 
 
-def _matches(file: Path, pattern: str) -> Iterator[tuple[int, re.Match[str]]]:
-    """The lines of a text file that are not empty and no comment, each as a match; one that does not fit is refused."""
+def _text(file: Path) -> str:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text: {error}") from None
-    for number, line in enumerate(lines, start=1):
+
+
+def _matches(file: Path, pattern: str) -> Iterator[re.Match[str]]:
+    """The lines of a text file that are not empty and no comment, each as a match; one that does not fit is refused."""
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         match = re.fullmatch(pattern, line.strip())
         if match is None:
             raise InputError(f"{file}, line {number} is not of the form that the release has: {line.strip()[:80]!r}")
-        yield number, match
+        yield match
 
 
 def _mat(file: Path, name: str) -> Any:
@@ -322,9 +406,10 @@ def _mat(file: Path, name: str) -> Any:
 
 
 def _json_object(file: Path) -> dict[str, Any]:
+    text = _text(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file} must hold an object, got {type(content).__name__}")
@@ -335,10 +420,12 @@ def _folders(root: Path) -> Sequence[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _images(folder: Path) -> Sequence[Path]:
+def _images(folder: Path, others: list[str]) -> Sequence[Path]:
+    """The images of a folder; the names of what else lies there are added to `others`."""
     endings = tuple(EXTENSIONS)  # plain strings: ImageNet has 1.3 million of them
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(endings) and not name.startswith("."))
-    return [folder / name for name in names]
+    visible = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    others += [name for name in visible if not name.lower().endswith(endings)]
+    return [folder / name for name in visible if name.lower().endswith(endings)]
 
 
 LAYOUTS = {

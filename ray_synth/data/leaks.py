@@ -38,12 +38,14 @@ class Prints:
 
     @classmethod
     def of(cls, images: ImageSet) -> Prints:
-        shape = str(images.images.shape[1:]).encode()
-        return cls(
-            names=[images.name(row) for row in range(len(images))],
-            digests=[hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest() for image in images.images],
-            hashes=image_hashes(images.images),
-        )
+        return cls.of_pixels(images.images, [images.name(row) for row in range(len(images))])
+
+    @classmethod
+    def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Prints:
+        """images: uint8 [N,H,W,C]."""
+        shape = str(images.shape[1:]).encode()
+        digests = [hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest() for image in images]
+        return cls(names=names, digests=digests, hashes=image_hashes(images))
 
     def take(self, rows: np.ndarray) -> Prints:
         return Prints(

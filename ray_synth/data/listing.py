@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from ray_synth.data.decoding import Item, Size, read_pixels
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
 
+Label = int | str
 PARTS = {
     "train": "train", "training": "train", "trainval": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -26,7 +28,8 @@ class Listing:
 
     items: files, encoded bytes, or uint8 arrays [H,W] or [H,W,C]; names: [N] what messages call an image;
     labels: int64 [N], indexing class_names; parts: [N] of `train`, `val` and `test`, where the source has an official
-    split; by_name: images are chosen by their names before they are decoded, because all of them would be too many.
+    split; by_name: images are chosen by their names before they are decoded, because all of them would be too many;
+    class_keys: the classes as the source itself calls them, where class_names are somebody's words for that.
     """
 
     items: Sequence[Item] | np.ndarray
@@ -35,6 +38,7 @@ class Listing:
     class_names: tuple[str, ...]
     parts: np.ndarray | None = None
     by_name: bool = False
+    class_keys: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -65,11 +69,22 @@ def names_of(names: Iterable[Any]) -> np.ndarray:
     return np.asarray([str(name) for name in names], dtype=object)
 
 
-def parts_of(values: Sequence[str], where: str) -> np.ndarray | None:
+def skipped_notes(names: Iterable[str]) -> list[str]:
+    """What lies among images and is none, counted by kind."""
+    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
+    return [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(kinds.items())]
+
+
+def parts_of(values: Sequence[str], names: Sequence[str] | np.ndarray, where: str) -> np.ndarray | None:
     """Names of splits, as sources write them, as `train`, `val` or `test`; None where there is no name at all."""
     if not any(values):
         return None
-    for value in dict.fromkeys(values):
+    for value, name in zip(values, names, strict=True):
+        if not value:
+            raise InputError(
+                f"{where}: {name} has no split and other images have one; name one of {', '.join(PARTS)} for each "
+                "image, or none at all"
+            )
         if value.lower() not in PARTS:
             raise InputError(
                 f"{where}: the split {value!r} is not known; allowed are {', '.join(PARTS)}. Rename it or leave it out"
@@ -77,8 +92,28 @@ def parts_of(values: Sequence[str], where: str) -> np.ndarray | None:
     return np.asarray([PARTS[value.lower()] for value in values])
 
 
+def names_by_label(rows: Iterable[tuple[Label, str, str]], where: str) -> dict[Label, str]:
+    """The class name of each label, sorted by label; a label with two names is refused.
+
+    rows: label, class name, and what messages call the row.
+    """
+    found: dict[Label, str] = {}
+    for label, class_name, name in rows:
+        first = found.setdefault(label, class_name)
+        if first != class_name:
+            raise InputError(
+                f"{where}: the label {label!r} is {first!r} in some rows and {class_name!r} in {name}; "
+                "correct one of them"
+            )
+    return {label: found[label] for label in sorted(found, key=_numbers_first)}
+
+
+def _numbers_first(label: Label) -> tuple[bool, Label]:
+    return isinstance(label, str), label
+
+
 def labels_of(
-    values: Sequence[int | str], class_names: Sequence[str] | None, names: Sequence[str], where: str
+    values: Sequence[Label], class_names: Sequence[str] | None, names: Sequence[str] | np.ndarray, where: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as indices of the class names; without these, the values themselves name the classes, sorted.
 
@@ -86,7 +121,7 @@ def labels_of(
         InputError: a label that the class list does not hold, with the value and the list.
     """
     if class_names is None:
-        known = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+        known = sorted(set(values), key=_numbers_first)
         class_names = [str(value) for value in known]
         index: dict[Any, int] = {value: label for label, value in enumerate(known)}
     else:
@@ -105,9 +140,11 @@ def labels_of(
 
 
 def readable(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
-    """Class names in words; one that stands twice (ImageNet has two cranes) is told apart by its key."""
-    count = Counter(names)
-    return tuple(name if count[name] == 1 else f"{name} ({key})" for name, key in zip(names, keys, strict=True))
+    """Class names in words; one that stands twice, in whatever case, is told apart by its key."""
+    count = Counter(name.casefold() for name in names)
+    return tuple(
+        name if count[name.casefold()] == 1 else f"{name} ({key})" for name, key in zip(names, keys, strict=True)
+    )
 
 
 def _listed(names: Sequence[str], limit: int = 10) -> str:

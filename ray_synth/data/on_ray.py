@@ -6,18 +6,21 @@ same files give the same listing. Ray must be up (`ray_synth.runtime.ray_session
 
 from __future__ import annotations
 
+import itertools
 import json
+import lzma
 import re
 import tarfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.listing import PARTS, Listing, labels_of, names_of, parts_of
+from ray_synth.data.listing import PARTS, Listing, labels_of, names_by_label, names_of, parts_of
 from ray_synth.errors import InputError
 from ray_synth.runtime import ray_session
 
@@ -70,7 +73,7 @@ def list_webdataset(root: Path) -> Listing:
 
         rows = _in_order(lambda: ray.data.read_webdataset([str(file) for file in files], decoder=None,
                                                           include_paths=True), files, lambda file: None)  # fmt: skip
-    samples = [_sample(row) for row in sorted(rows, key=lambda row: (row["path"], row["__key__"]))]
+    samples = [_sample(row, root) for row in sorted(rows, key=lambda row: (row["path"], row["__key__"]))]
     return _listing(samples, None, str(root))
 
 
@@ -87,16 +90,31 @@ def list_huggingface(root: Path) -> Listing:
         raise InputError(
             f"no Hugging Face data set in {root}; expected what save_to_disk wrote, or a repository's *.parquet"
         )
-    rows, class_names = list[Row](), None
+    rows, named = list[Row](), list[tuple[Path, list[str] | None]]()
     with ray_session():
         for folder in saved:
-            found, class_names = _saved_rows(folder)
+            found, names = _saved_rows(folder)
+            named.append((folder, names))
             part = folder.name if folder != root else ""
             rows += [
                 {**row, "split": row.get("split") or part, "name": f"{folder}#row {number}"}
                 for number, row in enumerate(found)
             ]
-    return _listing(rows, class_names, str(root))
+    return _listing(rows, _agreed(named), str(root))
+
+
+def _agreed(named: Iterable[tuple[Path, list[str] | None]]) -> list[str] | None:
+    """The class names of several files, None where none has any. Labels index them, so they must be the same."""
+    having = [(file, names) for file, names in named if names is not None]
+    for file, names in having[1:]:
+        first, expected = having[0]
+        if names != expected:
+            differing = [pair for pair in itertools.zip_longest(expected, names) if pair[0] != pair[1]]
+            raise InputError(
+                f"{first} and {file} have different class lists, such as {differing[0][0]!r} in place of "
+                f"{differing[0][1]!r}; write them with one list of classes"
+            )
+    return having[0][1] if having else None
 
 
 def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
@@ -159,7 +177,7 @@ def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None,
     """
     import pyarrow.parquet as pq
 
-    shared, class_names, count = list[str](), None, 0
+    shared, named, count = list[str](), list[tuple[Path, list[str] | None]](), 0
     for file in files:
         try:
             footer = pq.read_metadata(file)
@@ -172,15 +190,16 @@ def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None,
         found = [name for name in ("image", "label", "class_name", "split", "rejected") if name in schema.names]
         if shared and found != shared:
             raise InputError(f"{file} has the columns {found}, {files[0]} has {shared}; make them the same")
-        shared, class_names, count = found, class_names or _names_in(schema), count + footer.num_rows
-    return shared, class_names, count
+        named.append((file, _names_in(schema)))
+        shared, count = found, count + footer.num_rows
+    return shared, _agreed(named), count
 
 
 def _names_in(schema: Any) -> list[str] | None:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -207,13 +226,13 @@ def _numbered(rows: Iterable[Row], root: Path) -> list[Row]:
 
 
 def _part_in(path: str, root: Path) -> str:
-    """The split that a file's or folder's name begins with (train-00000-of-00001.parquet), or none."""
-    place = Path(path)
-    inside = place.relative_to(root.absolute()).parts if place.is_relative_to(root.absolute()) else (place.name,)
-    for word in reversed(inside):
-        first = re.split(r"[-_.0-9]", word.lower(), maxsplit=1)[0]
-        if first in PARTS:
-            return first
+    """The split that stands as a word in the name of a file (imagenet1k-train-0000.tar), or of its folders, or none."""
+    place, root = Path(path).absolute(), root.absolute()
+    inside = place.relative_to(root).parts if place.is_relative_to(root) else (place.name,)
+    for name in reversed(inside):
+        for word in re.split(r"[-_.0-9]+", name.lower()):
+            if word in PARTS:
+                return word
     return ""
 
 
@@ -226,7 +245,7 @@ def _check_shard(file: Path) -> None:
             ends = [member.offset_data + member.size for member in members]
             if file.suffix == ".tar" and ends and max(ends) > size:
                 raise tarfile.ReadError(f"member {members[int(np.argmax(ends))].name} is cut off")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{file} cannot be read as a tar file: {error}; copy it again or remove it") from None
     if not members:
         raise InputError(f"{file} holds no member; it must hold {MEMBERS}")
@@ -237,7 +256,7 @@ def _check_shard(file: Path) -> None:
             raise InputError(f"{file}: member {member.name} is refused; a shard may hold {MEMBERS}")
 
 
-def _sample(row: Row) -> Row:
+def _sample(row: Row, root: Path) -> Row:
     """One WebDataset sample as a row: image, label, class_name, split."""
     # Ray fills what a sample lacks with None or NaN.
     fields = {key.lower(): value for key, value in row.items() if isinstance(value, bytes)}
@@ -249,7 +268,7 @@ def _sample(row: Row) -> Row:
     if "json" in fields:
         try:
             described = json.loads(fields["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name}.json cannot be read: {error}; repair or remove it") from None
     if not isinstance(described, dict):
         raise InputError(f"{name}.json must hold an object, got {type(described).__name__}")
@@ -259,7 +278,7 @@ def _sample(row: Row) -> Row:
         "image": images[0],
         "label": described.get("class_name") if label is None else label,
         "class_name": described.get("class_name"),
-        "split": described.get("split") or _part_in(row["path"], Path(row["path"]).parent),
+        "split": described.get("split") or _part_in(row["path"], root),
         "name": name,
     }
 
@@ -267,32 +286,33 @@ def _sample(row: Row) -> Row:
 def _listing(rows: Sequence[Row], class_names: Sequence[str] | None, where: str) -> Listing:
     """Rows with image, label, name and perhaps class_name, split and rejected, as a listing."""
     kept = [row for row in rows if not row.get("rejected")]
-    notes = (f"{len(rows) - len(kept)} row(s) left out: rejected when they were generated",) if kept != rows else ()
     if not kept:
         raise InputError(f"{where} holds no image")
     names = names_of(row["name"] for row in kept)
     items = [_encoded(row["image"], row["name"]) for row in kept]
     labels = [_label(row["label"], row["name"]) for row in kept]
-    if class_names is None and all(row.get("class_name") for row in kept):
-        class_names = list(_named(zip(labels, kept, strict=True), where))
+    if class_names is None and _all_named(kept, where):
+        named = ((label, str(row["class_name"]), row["name"]) for label, row in zip(labels, kept, strict=True))
+        class_names = list(names_by_label(named, where).values())
         labels = [str(row["class_name"]) for row in kept]
     indices, known = labels_of(labels, class_names, names, where)
-    parts = parts_of([str(row.get("split") or "") for row in kept], where)
-    return Listing(items=items, names=names, labels=indices, class_names=known, parts=parts, notes=notes)
+    parts = parts_of([str(row.get("split") or "") for row in kept], names, where)
+    rejected = len(rows) - len(kept)
+    notes = [f"{rejected} row(s) left out: rejected when they were generated"] if rejected else []
+    if parts is None:
+        notes.append(f"no official split found in {where}: a seeded one is drawn")
+    return Listing(items=items, names=names, labels=indices, class_names=known, parts=parts, notes=tuple(notes))
 
 
-def _named(pairs: Iterable[tuple[int | str, Row]], where: str) -> Iterator[str]:
-    """Class names in the order of their labels; a label with two names is refused."""
-    found: dict[int | str, str] = {}
-    for label, row in pairs:
-        name = found.setdefault(label, str(row["class_name"]))
-        if name != str(row["class_name"]):
-            raise InputError(
-                f"{where}: the label {label!r} is {name!r} in some rows and {row['class_name']!r} in {row['name']}; "
-                "correct one of them"
-            )
-    for label in sorted(found, key=lambda label: (isinstance(label, str), label)):
-        yield found[label]
+def _all_named(rows: Sequence[Row], where: str) -> bool:
+    """Whether rows have a class_name; some with and some without would leave classes without one."""
+    lacking = [row for row in rows if not row.get("class_name")]
+    if lacking and len(lacking) < len(rows):
+        raise InputError(
+            f"{where}: {lacking[0]['name']} has no class_name and other images have one; name one for each image, or "
+            "none at all"
+        )
+    return not lacking
 
 
 def _encoded(image: Any, name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ray_synth.data.arrays import list_cifar10, list_cifar100, list_npz
 from ray_synth.data.decoding import EXTENSIONS, Size, resized
 from ray_synth.data.images import ImageSet
 from ray_synth.data.layouts import list_known
-from ray_synth.data.listing import Listing, names_of
+from ray_synth.data.listing import Listing, names_of, skipped_notes
 from ray_synth.data.on_ray import list_huggingface, list_parquet, list_webdataset
 from ray_synth.errors import InputError
 
@@ -28,7 +27,7 @@ def list_images(data: Data) -> Listing:
 
 def read_images(data: Data) -> ImageSet:
     """The images that a `data` section names, all of them, in one size and mode."""
-    return list_images(data).read(data.size, crop=data.fit == "crop")
+    return list_images(data).read(data.size, crop=data.crop)
 
 
 def read_digits(image_size: int | None = None) -> ImageSet:
@@ -150,9 +149,7 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def _skipped(listing: Sequence[Path]) -> list[str]:
-    """What lies among the images and is none, counted by kind."""
-    skipped = Counter(p.suffix.lower() or "no extension" for p in listing if p.suffix.lower() not in EXTENSIONS)
-    return [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(skipped.items())]
+    return skipped_notes(p.name for p in listing if p.suffix.lower() not in EXTENSIONS)
 
 
 READERS: dict[str, Callable[[Data], Listing]] = {

@@ -13,6 +13,7 @@ import numpy as np
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints, near_notes, rows_without_leaks
+from ray_synth.data.listing import Listing
 from ray_synth.data.readers import list_images
 from ray_synth.errors import InputError
 from ray_synth.seeding import derive_seed
@@ -37,21 +38,24 @@ class Splits:
 def read_splits(data: Data, seed: int) -> Splits:
     """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded."""
     listing = list_images(data)
-    crop = data.fit == "crop"
     if not listing.by_name:
-        return split(listing.read(data.size, crop=crop), data, seed)
+        return split(listing.read(data.size, crop=data.crop), data, seed)
     above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
     keys = np.asarray([name.removeprefix(above) for name in listing.names])
-    rows = _chosen(listing.labels, listing.class_names, listing.parts, keys, data, seed)
-    used = np.unique(np.concatenate(list(rows.values())))
-    images = listing.take(used).read(data.size, crop=crop)
-    sets = {name: images.take(np.searchsorted(used, rows[name])) for name in rows}
+    rows = _chosen(listing, keys, listing.class_keys or listing.class_names, data, seed)
+    images = listing.take(np.concatenate(list(rows.values()))).read(data.size, crop=data.crop)
+    ends = np.cumsum([len(chosen) for chosen in rows.values()])
+    # Slices are views: one copy of the pixels, not two.
+    sets = {name: images.take(slice(end - len(rows[name]), end)) for name, end in zip(rows, ends, strict=True)}
+    notes = list(images.notes)
+    for name in [name for name in ("generator", "train") if name in sets]:
+        sets[name], notes = _without_copies(sets[name], notes, data)
     prints = _prints(sets)
-    kept, notes = rows_without_leaks(prints, data.on_leak)
-    if notes:
+    kept, leaks = rows_without_leaks(prints, data.on_leak)
+    if leaks:
         sets = {name: sets[name].take(kept[name]) for name in sets}
         prints = {name: prints[name].take(kept[name]) for name in sets}
-    return _splits(sets, prints, _official(listing.parts), [*images.notes, *notes])
+    return _splits(sets, prints, _official(listing.parts), [*notes, *leaks])
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Splits:
@@ -68,7 +72,7 @@ def split(images: ImageSet, data: Data, seed: int) -> Splits:
     """
     images, notes = _without_copies(*_without_official_leaks(images, data), data)
     keys = np.asarray(images.keys())
-    rows = _chosen(images.labels, images.class_names, images.parts, keys, data, seed)
+    rows = _chosen(images, keys, images.class_names, data, seed)
     sets = {name: images.take(rows[name]) for name in rows}
     return _splits(sets, _prints(sets), _official(images.parts), notes)
 
@@ -94,27 +98,33 @@ def _splits(
 
 
 def _chosen(
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    parts: np.ndarray | None,
-    keys: np.ndarray,
-    data: Data,
-    seed: int,
+    source: Listing | ImageSet, keys: np.ndarray, class_keys: Sequence[str], data: Data, seed: int
 ) -> dict[str, np.ndarray]:
-    """Rows of each set, by name. keys: [N], what orders images before the seed shuffles them."""
-    if len(class_names) < 2:
-        raise InputError(f"only one class: {list(class_names)}; a classifier needs at least two")
+    """Rows of each set, by name.
+
+    keys: [N], what orders images before the seed shuffles them; class_keys: what is shuffled by, so that other words
+    for a class move no image.
+    """
+    names, parts = source.class_names, source.parts
+    if len(names) < 2:
+        raise InputError(f"only one class: {list(names)}; a classifier needs at least two")
     official = _official(parts)
-    in_train = np.ones(len(labels), dtype=bool) if parts is None else parts == "train"
+    in_train = np.ones(len(source), dtype=bool) if parts is None else parts == "train"
+    in_official = {part: parts == OFFICIAL[part] for part in official}
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
-    for label, name in enumerate(class_names):
-        of_class = labels == label
-        members = _shuffled(np.flatnonzero(of_class & in_train), keys, derive_seed("split", seed, name))
+    for label, (name, key) in enumerate(zip(names, class_keys, strict=True)):
+        of_class = source.labels == label
+        members = _shuffled(np.flatnonzero(of_class & in_train), keys, derive_seed("split", seed, key))
         for part, drawn in _drawn(members, name, data, official).items():
             rows[part].append(drawn)
         for part in official:
-            given = np.flatnonzero(of_class & (parts == OFFICIAL[part]))
-            given = _shuffled(given, keys, derive_seed("official", seed, name, part))
+            given = np.flatnonzero(of_class & in_official[part])
+            if not len(given):
+                raise InputError(
+                    f"class {name!r} has no image in the official {part} set; add some, or take it out of the class "
+                    "list"
+                )
+            given = _shuffled(given, keys, derive_seed("official", seed, key, part))
             rows[part].append(given[: getattr(data, f"max_{part}")])
     order = [name for name in ("generator", "train", "validation", "test") if name in rows]
     return {name: np.concatenate(rows[name]) for name in order}
@@ -148,9 +158,10 @@ def _drawn(members: np.ndarray, name: str, data: Data, official: Sequence[str]) 
         drawn[part] = members[: min(size, getattr(data, f"max_{part}") or size)]
         members = members[len(drawn[part]) :]
     if data.shots is not None and data.shots > len(members):
+        left = f", {len(members)} left after the {_and(wanted)} sets" if wanted else ""
         raise InputError(
-            f"data.shots must be <= {len(members)} for class {name!r} ({total} images, {len(members)} left after "
-            f"the {_and(wanted)} sets), got {data.shots}; type --set data.shots={len(members)}"
+            f"data.shots must be <= {len(members)} for class {name!r} ({total} images{left}), got {data.shots}; "
+            f"type --set data.shots={len(members)}"
         )
     if len(members) == 0:
         raise InputError(f"class {name!r} has no image left to train on; lower data.{wanted[-1]}_fraction")
@@ -158,7 +169,7 @@ def _drawn(members: np.ndarray, name: str, data: Data, official: Sequence[str]) 
 
 
 def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "no"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _without_official_leaks(images: ImageSet, data: Data) -> tuple[ImageSet, list[str]]:

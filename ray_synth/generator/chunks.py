@@ -284,11 +284,11 @@ def _readable(chunk: Chunk) -> Iterator[None]:
 
 
 def read_synthetic(
-    folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int]
+    folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int], crop: bool = False
 ) -> ImageSet:
     """The images of the plan, by class and index, in the size and mode of the real ones; `sources` are their keys.
 
-    shape: [H,W,C] of what comes back; images of another size are resized.
+    shape: [H,W,C] of what comes back; images of another size are resized, and cropped to its proportions with `crop`.
 
     Raises:
         WorkError: as `read_rows`.
@@ -300,7 +300,7 @@ def read_synthetic(
     for chunk, rows in read_rows(folder, plan, ["image"]):
         try:
             for row in rows:
-                images[done], labels[done] = unified(_decoded(row["image"]), shape), chunk.label
+                images[done], labels[done] = unified(_decoded(row["image"]), shape, crop=crop), chunk.label
                 keys[done] = row["key"]
                 done += 1
         except (OSError, SyntaxError) as error:

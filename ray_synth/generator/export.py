@@ -6,9 +6,9 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from urllib.parse import quote
 
 from ray_synth.generator.chunks import Plan, read_rows
+from ray_synth.generator.image_folder import folder_name
 from ray_synth.runs import RunFolder
 
 SHARD_BYTES = 128 * 2**20
@@ -46,13 +46,6 @@ def export_images(
         progress(done)
     folder.write_json(f"{place}.json", {**wanted, "complete": True})
     return place
-
-
-def folder_name(class_name: str) -> str:
-    """A class name as the name of one folder; letters of every script stay as they are."""
-    unsafe = set('/\\:*?"<>|%') | {chr(code) for code in range(32)}
-    name = "".join(quote(letter, safe="") if letter in unsafe else letter for letter in class_name)
-    return "%2E" + name[1:] if name.startswith(".") else name  # a hidden folder, or the one above
 
 
 def _files(

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from ray_synth.data.decoding import THREADS, decoded_file, unified
-from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints
-from ray_synth.data.listing import names_of
 from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Batch
@@ -25,8 +24,7 @@ class FolderSampler:
     """batch -> batch. Images keep their size; a file that cannot be read is rejected."""
 
     def __init__(self, path: str, class_names: Sequence[str]):
-        files = class_files(Path(path))
-        self.files = [files[name] for name in class_names]
+        self.files = folder_files(path, class_names)
 
     def __call__(self, batch: Batch) -> Batch:
         """Adds image, uint8 [H,W,C] each, and rejected: `unreadable`, or `no_file` past the last one."""
@@ -45,14 +43,15 @@ class FolderSampler:
         return {**batch, "image": images, "rejected": rejected}
 
 
-def folder_prints(path: str, class_names: Sequence[str], each: int, shape: tuple[int, int, int]) -> Prints:
+def folder_prints(
+    path: str, class_names: Sequence[str], each: int, shape: tuple[int, int, int], *, crop: bool
+) -> Prints:
     """What the first `each` images of every class are compared by, in the shape [H,W,C] that they are trained on."""
-    files = class_files(Path(path))
-    chosen = [file for name in class_names for file in files[name][:each]]
+    chosen = [file for files in folder_files(path, class_names) for file in files[:each]]
 
     def pixels(file: Path) -> np.ndarray | None:
         try:
-            return unified(decoded_file(file, Counter()), shape)
+            return np.broadcast_to(unified(decoded_file(file, Counter()), shape, crop=crop), shape)
         except InputError:
             return None  # the sampler rejects it, and says so
 
@@ -60,38 +59,49 @@ def folder_prints(path: str, class_names: Sequence[str], each: int, shape: tuple
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(chosen), PIECE):
             piece = chosen[start : start + PIECE]
-            images = {
-                file: image for file, image in zip(piece, pool.map(pixels, piece), strict=True) if image is not None
-            }
-            found.append(
-                Prints.of(
-                    ImageSet(
-                        images=np.stack([np.zeros(shape, dtype=np.uint8), *images.values()])[1:],
-                        labels=np.zeros(len(images), dtype=np.int64),
-                        class_names=tuple(class_names),
-                        sources=names_of(images),
-                    )
-                )
-            )
-    return Prints.joined(found)
+            read = [(image, str(file)) for image, file in zip(pool.map(pixels, piece), piece, strict=True)
+                    if image is not None]  # fmt: skip
+            if read:
+                found.append(Prints.of_pixels(np.stack([image for image, _ in read]), [name for _, name in read]))
+    return Prints.joined(found) if found else Prints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
 def check_folder(path: str, class_names: Sequence[str], images_per_class: int) -> None:
     """Raise InputError unless every class has a folder with enough images."""
+    files = folder_files(path, class_names)
+    fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True))
+    if fewest < images_per_class:
+        raise InputError(
+            f"generate.images_per_class must be <= {fewest}, the images of class {name!r} in {path}; "
+            f"got {images_per_class}; type --set generate.images_per_class={fewest}"
+        )
+
+
+def folder_files(path: str, class_names: Sequence[str]) -> list[list[Path]]:
+    """The images of every class, by name. Its folder is called as the class, or as an export would call it.
+
+    Raises:
+        InputError: a class without a folder; or as `read_folder`.
+    """
     files = class_files(Path(path))
-    lacking = [name for name in class_names if name not in files]
+    folders = [name if name in files else folder_name(name) for name in class_names]
+    lacking = [name for name, folder in zip(class_names, folders, strict=True) if folder not in files]
     if lacking:
+        spelled = folder_name(lacking[0])
         raise InputError(
             f"generator.path={path} has no folder for class {lacking[0]!r}"
+            + (f", which would be called {spelled}" if spelled != lacking[0] else "")
             + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
             + f"; it has {', '.join(sorted(files)[:10])}"
         )
-    fewest = min(class_names, key=lambda name: len(files[name]))
-    if len(files[fewest]) < images_per_class:
-        raise InputError(
-            f"generate.images_per_class must be <= {len(files[fewest])}, the images of class {fewest!r} in {path}; "
-            f"got {images_per_class}; type --set generate.images_per_class={len(files[fewest])}"
-        )
+    return [files[folder] for folder in folders]
+
+
+def folder_name(class_name: str) -> str:
+    """A class name as the name of one folder; letters of every script stay as they are."""
+    unsafe = set('/\\:*?"<>|%') | {chr(code) for code in range(32)}
+    name = "".join(quote(letter, safe="") if letter in unsafe else letter for letter in class_name)
+    return "%2E" + name[1:] if name.startswith(".") else name  # a hidden folder, or the one above
 
 
 def folder_digest(path: str) -> str:

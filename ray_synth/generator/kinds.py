@@ -9,11 +9,10 @@ from typing import Any
 
 from ray_synth.clip import check_open_clip
 from ray_synth.config import Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
-from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Sampler
 from ray_synth.generator.conditions import Parents, filled
-from ray_synth.generator.image_folder import FolderSampler, check_folder, folder_digest
+from ray_synth.generator.image_folder import FolderSampler, check_folder, folder_digest, folder_files
 from ray_synth.generator.pretrained import (
     adapts_text,
     check_lora,
@@ -244,8 +243,7 @@ def available_images(settings: GeneratorSettings, class_names: Sequence[str]) ->
     """How many images of each class there are, where they exist already."""
     if not isinstance(settings, ImageFolder):
         return None
-    files = class_files(Path(settings.path))
-    return tuple(len(files[name]) for name in class_names)
+    return tuple(len(files) for files in folder_files(settings.path, class_names))
 
 
 def load_sampler(

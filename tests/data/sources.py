@@ -330,7 +330,18 @@ def write_cars(root: Path, images: list[Sample]) -> Data:
     return Data(kind="cars", path=str(root))
 
 
+def write_nested_cars(root: Path, images: list[Sample]) -> Data:
+    """As Kaggle's mirror has it: cars_train/cars_train/*.jpg."""
+    data = write_cars(root, images)
+    for part in ("train", "test"):
+        (root / f"cars_{part}").rename(root / "moved")
+        (root / f"cars_{part}").mkdir()
+        (root / "moved").rename(root / f"cars_{part}" / f"cars_{part}")
+    return data
+
+
 CARS = ("Audi TT RS Coupe 2012", "BMW M3 Coupe 2012", "AM General Hummer SUV 2000")
+CARS_IN_WORDS = ("2012 Audi TT RS Coupe", "2012 BMW M3 Coupe", "2000 AM General Hummer SUV")
 
 
 def write_sun397(root: Path, images: list[Sample]) -> Data:
@@ -409,11 +420,12 @@ SOURCES: dict[str, Source] = {
     "imagenette": Source(write_imagenette, tuple(IMAGENETTE[synset] for synset in SYNSETS), NO_VAL),
     "caltech101": Source(write_caltech101),
     "split_zhou": Source(write_common_split, parts=ALL_PARTS),
-    "eurosat": Source(write_eurosat, ("annual crop", "forest", "sea lake")),
+    "eurosat": Source(write_eurosat, ("Annual Crop Land", "Forest", "Sea or Lake")),
     "dtd": Source(write_dtd, parts=ALL_PARTS),
     "aircraft": Source(write_aircraft, AIRCRAFT, ALL_PARTS),
     "pets": Source(write_pets, ("Abyssinian", "english cocker spaniel", "shiba inu"), NO_VAL),
-    "cars": Source(write_cars, CARS, NO_VAL),
+    "cars": Source(write_cars, CARS_IN_WORDS, NO_VAL),
+    "nested cars": Source(write_nested_cars, CARS_IN_WORDS, NO_VAL),
     "sun397": Source(write_sun397, ("abbey", "outdoor apartment building", "badlands"), NO_VAL),
     "food101": Source(write_food101, ("apple pie", "baby back ribs", "waffles"), NO_VAL),
     "flowers102": Source(write_flowers102, FLOWERS, ALL_PARTS),

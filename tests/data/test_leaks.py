@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_synth import pipeline
 from ray_synth.config import Data, load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, read_splits, split
 from ray_synth.errors import InputError
+from ray_synth.generator import chunks
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -211,6 +214,61 @@ def test_a_synthetic_folder_that_holds_test_images_is_refused(splits: Splits, di
         "remove these synthetic images from generator.path",
     ):
         assert words in str(error.value)
+
+
+def wide_folder(root: Path, digits: ImageSet, *, classes: int = 2, each: int = 20) -> Path:
+    """400x300 colour images of digits, as photos are."""
+    for label in range(classes):
+        (root / str(label)).mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.labels == label][:each]):
+            small = Image.fromarray(image[..., 0]).convert("RGB")
+            small.resize((400, 300), Image.Resampling.BICUBIC).save(root / str(label) / f"{number:02d}.png")
+    return root
+
+
+def test_a_copied_photo_is_found_where_real_ones_are_cropped(digits: ImageSet, tmp_path: Path) -> None:
+    real = wide_folder(tmp_path / "real", digits)
+    made = wide_folder(tmp_path / "made", digits.take(np.arange(900, len(digits))))
+    settings = {
+        "data": {"kind": "folder", "path": str(real), "image_size": 16, "fit": "crop", "shots": 3},
+        "generator": {"kind": "folder", "path": str(made)},
+        "generate.images_per_class": 20,
+        "generate.batch_size": None,
+    }
+
+    def check() -> Run:
+        return Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
+
+    held_out = check().splits.test.sources
+    assert held_out is not None
+    shutil.copy(held_out[0], made / "1" / "00.png")
+    with pytest.raises(InputError, match=r"synthetic .*1/00\.png = test"):
+        check()
+
+
+def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_are_read(
+    splits: Splits, digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_COMPARED", 100)
+    folder = write_folder(tmp_path / "made", splits.generator, classes=tuple(range(10)), each=20)
+    for label in range(10):
+        (folder / f"digit {label}").rename(folder / str(label))
+    last = sorted((folder / "3").iterdir())[-1]
+    Image.fromarray(splits.test.images[0][..., 0]).save(last)
+    settings = {
+        "generator": {"kind": "folder", "path": str(folder)},
+        "generate.images_per_class": 20,
+        "generate.batch_size": None,
+    }
+    job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
+    assert job.notes[-1].startswith("the first 10 synthetic images per class were compared")
+    for label in range(10):
+        keys = [job.plan.key(label, index) for index in range(20)]
+        rows = dict.fromkeys(chunks.SCHEMA.names, "") | {"key": keys, "image": b"", "label": label}
+        rows |= {"seed": 0, "cluster": 0}
+        chunks.write_chunk(job.folder, chunks.Chunk(job.plan.chunk_digest[:12], label, 0, 20), rows)
+    with pytest.raises(InputError, match=f"synthetic .*{last.name} = test"):
+        _ = job._synthetic
 
 
 def test_judged_images_are_compared_with_synthetic_ones_only(digits: ImageSet) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from PIL import Image
 
 from ray_synth.catalog import CATALOG
 from ray_synth.config import FORMATS, Data, load_experiment
+from ray_synth.data import decoding
 from ray_synth.data.images import ImageSet
+from ray_synth.data.listing import Listing
 from ray_synth.data.readers import NEEDS_RAY, READERS, list_images, read_images
-from ray_synth.data.splits import read_splits
+from ray_synth.data.splits import _chosen, read_splits
 from ray_synth.errors import InputError
 from ray_synth.runtime import ray_session
 
@@ -104,6 +108,27 @@ def test_a_place_that_holds_nothing_says_what_is_expected(kind: str, tmp_path: P
             read_images(Data(kind=kind, path=str(place)))
 
 
+def test_a_class_folder_that_is_a_file_and_a_struct_without_fields_are_refused(
+    images: list[Sample], tmp_path: Path
+) -> None:
+    from scipy.io import savemat
+
+    data = sources.write_imagenette(tmp_path / "i", images)
+    (tmp_path / "i" / "val").rename(tmp_path / "i" / "other")
+    (tmp_path / "i" / "val").write_text("not a folder")
+    with pytest.raises(InputError, match=r"no folder .*val"):
+        list_images(data)
+    data = sources.write_caltech101(tmp_path / "c", images)
+    (tmp_path / "c" / "101_ObjectCategories").rename(tmp_path / "c" / "other")
+    (tmp_path / "c" / "101_ObjectCategories").write_text("not a folder")
+    with pytest.raises(InputError, match="NotADirectoryError"):
+        list_images(data)
+    data = sources.write_cars(tmp_path / "m", images)
+    savemat(tmp_path / "m" / "devkit" / "cars_train_annos.mat", {"annotations": np.arange(3)})
+    with pytest.raises(InputError, match=r"cars: the files in .* cannot be read: IndexError"):
+        list_images(data)
+
+
 # Refusals of single formats.
 
 
@@ -115,6 +140,8 @@ def test_a_place_that_holds_nothing_says_what_is_expected(kind: str, tmp_path: P
             r"label 7 of .*#row 3 is not in the class list of 3: apple, banana, cherry",
         ),
         ({"labels": np.array([0.5, 1, 2, 0])}, "labels must be"),
+        ({"split": np.array(["train", "", "val", "test"])}, r"#row 1 has no split and other images have one"),
+        ({"labels": np.array([b"\xff", b"a", b"b", b"c"])}, r"the label '\\\\xff' of"),
         ({"labels": np.array([0, 1])}, r"labels must be \[4\]"),
         ({"images": np.zeros((4, 8, 8), dtype=np.float32)}, r"images must be uint8 .*float32 .*astype\('uint8'\)"),
         ({"split": np.array([0, 1, 2, 9]), "split_names": np.array(["train", "val", "test"])}, "the split 9"),
@@ -210,7 +237,12 @@ def test_parquet_rows_that_do_not_fit_are_refused(images: list[Sample], tmp_path
     rejected = {**second, "image": None, "rejected": "blank"}
     kept = read([first, second, rejected])
     assert len(kept) == 2
-    assert kept.notes == ("1 row(s) left out: rejected when they were generated",)
+    assert kept.notes[0] == "1 row(s) left out: rejected when they were generated"
+    assert kept.notes[1].startswith("no official split found in")
+    with pytest.raises(InputError, match=r"a\.parquet#row 1 has no class_name and other images have one"):
+        read([first, {**second, "class_name": None}])
+    with pytest.raises(InputError, match=r"a\.parquet#row 1 has no split and other images have one"):
+        read([{**first, "split": "train"}, {**second, "split": None}])
     with pytest.raises(InputError, match="label 0 is 'apple' in some rows and 'pear' in"):
         read([first, {**second, "label": 0, "class_name": "pear"}])
     with pytest.raises(InputError, match=r"a\.parquet has no column 'label'"):
@@ -274,18 +306,69 @@ def test_hugging_face_asks_no_network(images: list[Sample], tmp_path: Path, monk
 
 def test_one_value_and_a_path_are_enough_for_a_known_data_set(images: list[Sample], tmp_path: Path) -> None:
     sources.write_cars(tmp_path, images)
-    experiment = load_experiment(DIGITS, {"data": {"kind": "cars", "path": str(tmp_path)}})
+    (tmp_path / "cars.yaml").write_text(f"name: cars\ndata: {{kind: cars, path: {tmp_path}}}\n")
+    experiment = load_experiment(tmp_path / "cars.yaml")
     assert (experiment.data.image_size, experiment.data.fit) == (224, "crop")
-    assert experiment.classifier.real_weight == 1
+    assert (experiment.data.generator_split, experiment.data.shots) == ("shared", 16)
+    assert (experiment.classifier.weighting, experiment.classifier.real_weight) == ("fixed", 1)
     assert experiment.classifier.prompt == "a photo of a {class}, a type of car."
     assert experiment.partition.clusters_per_class == 2
     ours = load_experiment(
         DIGITS, {"data": {"kind": "imagenet", "path": "x", "image_size": 64}, "classifier.real_weight": 3}
     )
     assert (ours.data.image_size, ours.classifier.real_weight, ours.partition.clusters_per_class) == (64, 3, 0.5)
-    assert load_experiment(DIGITS).classifier.real_weight == 4
+    assert (load_experiment(DIGITS).classifier.real_weight, load_experiment(DIGITS).classifier.weighting) == (
+        4,
+        "uniform",
+    )
     for known in CATALOG.values():
         assert "{class}" in known.prompt
+
+
+# Training, validation and test images of the smallest class of each release; 0: no official set.
+SMALLEST = {
+    "imagenet": (732, 0, 50), "imagenet100": (732, 0, 50), "imagenette": (858, 0, 357), "caltech101": (31, 0, 0),
+    "dtd": (40, 40, 40), "eurosat": (2000, 0, 0), "aircraft": (33, 33, 33), "pets": (93, 0, 88), "cars": (24, 0, 24),
+    "sun397": (50, 0, 50), "food101": (750, 0, 250), "flowers102": (10, 10, 20), "cub200": (29, 0, 11),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CATALOG)
+def test_the_settings_of_a_known_data_set_fit_its_smallest_class(kind: str) -> None:
+    data = load_experiment(DIGITS, {"data": {"kind": kind, "path": "x"}}).data
+    counts = dict(zip(("train", "val", "test"), SMALLEST[kind], strict=True))
+    parts = np.asarray([part for _ in range(2) for part in counts for _ in range(counts[part])])
+    labels = np.repeat([0, 1], sum(counts.values()))
+    official = parts if counts["test"] else None
+    listing = Listing(items=[], names=parts, labels=labels, class_names=("a", "b"), parts=official)
+    keys = np.asarray([str(row) for row in range(len(labels))])
+    assert len(_chosen(listing, keys, ("a", "b"), data, 0)["train"]) == 2 * CATALOG[kind].shots
+
+
+def test_a_class_without_an_official_test_image_is_refused(images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_npz(tmp_path, [s for s in images if s.part != "test" or s.label != 1])
+    with pytest.raises(InputError, match="class 'banana' has no image in the official test set"):
+        read_splits(data.model_copy(update={"shots": 1}), 0)
+
+
+def test_other_words_for_a_class_move_no_image(images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_flowers102(tmp_path, images).model_copy(update={"shots": 1, "generator_split": "shared"})
+    before = read_splits(data, 0)
+    (tmp_path / "cat_to_name.json").write_text('{"1": "rose", "2": "tulip", "3": "lily"}')
+    after = read_splits(data, 0)
+    assert after.train.class_names == ("rose", "tulip", "lily")
+    for name in before.named():
+        assert np.array_equal(before.named()[name].sources, after.named()[name].sources)
+
+
+def test_one_image_under_two_labels_among_the_shots_is_refused(images: list[Sample], tmp_path: Path) -> None:
+    train = [s for s in images if s.part == "train"]
+    other = next(s for s in train if s.label != train[0].label)
+    doubled = [replace(s, encoded=train[0].encoded) if s is other else s for s in images]
+    data = sources.write_flowers102(tmp_path, doubled).model_copy(update={"generator_split": "shared", "shots": None})
+    with pytest.raises(InputError, match="have identical pixels; remove the wrong one"):
+        read_splits(data, 0)
+    assert len(read_splits(data.model_copy(update={"on_leak": "drop"}), 0).train) == len(train) - 2
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
@@ -381,7 +464,44 @@ def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp
             b"{}x",
             r"split_zhou_Caltech101.json cannot be read",
         ),
-        (sources.write_cub200, "CUB_200_2011/train_test_split.txt", b"1 1\n", "has no row in both"),
+        (
+            sources.write_cub200,
+            "CUB_200_2011/train_test_split.txt",
+            b"1 1\n",
+            "image 2 stands in one .* no row in the other",
+        ),
+        (sources.write_cub200, "CUB_200_2011/train_test_split.txt", b"1 1\n1 0\n", "has two rows of 1"),
+        (sources.write_imagenet100, "imagenet100.txt", b"\n", r"imagenet100.txt names no synset"),
+        (sources.write_imagenet, "LOC_val_solution.csv", b"ILSVRC2012_val_1,n01440764 1 2", "no column ImageId"),
+        (sources.write_imagenet, "LOC_val_solution.csv", b"ImageId,\xff", "cannot be read as UTF-8"),
+        (sources.write_imagenet, "LOC_val_solution.csv", b'ImageId,PredictionString\n"' + b"a" * 200_000, "Error: "),
+        (
+            sources.write_imagenet,
+            "LOC_synset_mapping.txt",
+            b"n01440764 tench\n",
+            "mapping.txt has no name for n02102040",
+        ),
+        (
+            sources.write_dtd,
+            "labels/test1.txt",
+            b"apple/../../../secret.jpg\n",
+            r"test1.txt names 'apple/\.\./.* outside",
+        ),
+        (
+            sources.write_dtd,
+            "labels/test1.txt",
+            b"apple/a.jpg\napple/a.jpg\n",
+            "a.jpg is listed twice, as 'apple' test",
+        ),
+        (
+            sources.write_common_split,
+            "split_zhou_Caltech101.json",
+            b'{"test": [["/etc/a.jpg", 0, "a"]]}',
+            "names '/etc",
+        ),
+        (sources.write_common_split, "split_zhou_Caltech101.json", b"[" * 100_000, "Caltech101.json cannot be read"),
+        (sources.write_common_split, "split_zhou_other.json", b"{}", "split_zhou_Caltech101.json and split_zhou_other"),
+        (sources.write_flowers102, "cat_to_name.json", b"[" * 100_000, "cat_to_name.json cannot be read"),
     ]
     for number, (write, name, content, message) in enumerate(cases):
         root = tmp_path / str(number)
@@ -397,12 +517,95 @@ def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp
 def test_a_data_set_without_official_split_says_so(images: list[Sample], tmp_path: Path) -> None:
     notes = list_images(sources.write_eurosat(tmp_path, images)).notes
     assert notes[0].startswith("eurosat has no official split: a seeded one is drawn")
+    (tmp_path / "2750").rename(tmp_path / "EuroSAT_RGB")
+    (tmp_path / "EuroSAT_RGB" / "__MACOSX").mkdir()
+    (tmp_path / "EuroSAT_RGB" / "Forest" / "Thumbs.db").touch()
+    listing = list_images(Data(kind="eurosat", path=str(tmp_path)))
+    assert listing.notes[0].endswith("'__MACOSX' is no class of eurosat")
+    assert listing.notes[1] == "1 file(s) skipped, not an image: .db"
+    assert list_images(Data(kind="eurosat", path=str(tmp_path / "EuroSAT_RGB"))).class_names == listing.class_names
     crane = sources._write_imagenet
     crane(tmp_path / "i", images, kaggle=False)
     names = "\n".join(f"{synset} crane" for synset in sources.SYNSETS)
     (tmp_path / "i" / "LOC_synset_mapping.txt").write_text(names)
     read = list_images(Data(kind="imagenet", path=str(tmp_path / "i")))
     assert read.class_names == tuple(f"crane ({synset})" for synset in sources.SYNSETS)
+
+
+def test_synsets_take_the_words_that_tell_them_apart(images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_imagenet(tmp_path, images)
+    cranes = ("n02012849", "n02113186", "n02963159")
+    base = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train"
+    solution = (tmp_path / "LOC_val_solution.csv").read_text()
+    for synset, wanted in zip(sources.SYNSETS, cranes, strict=True):
+        (base / synset).rename(base / wanted)
+        solution = solution.replace(synset, wanted)
+    (tmp_path / "LOC_val_solution.csv").write_text(solution)
+    (tmp_path / "LOC_synset_mapping.txt").write_text(
+        "n02012849 crane\nn02113186 Cardigan, Cardigan Welsh corgi\nn02963159 cardigan\n"
+    )
+    assert list_images(data).class_names == ("crane bird", "Cardigan Welsh Corgi", "cardigan")
+    (tmp_path / "classnames.txt").write_text("n02012849 crane\nn02113186 Corgi\nn02963159 corgi\n")
+    assert list_images(data).class_names == ("crane", "Corgi (n02113186)", "corgi (n02963159)")
+
+
+def test_cars_have_one_name_in_both_splits(images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_cars(tmp_path, images)
+    rows = [[f"cars_train/{s.number:05d}.jpg", s.label, sources.CARS_IN_WORDS[s.label]] for s in images]
+    (tmp_path / "split_zhou_StanfordCars.json").write_text(json.dumps({"train": rows}))
+    assert list_images(data).class_names == sources.CARS_IN_WORDS
+
+
+def test_files_that_disagree_on_their_classes_are_refused(images: list[Sample], tmp_path: Path) -> None:
+    import datasets
+    import pyarrow.parquet as pq
+
+    data = sources.write_hub_parquet(tmp_path / "hub", images)
+    file = tmp_path / "hub" / "data" / "test-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    features = {"label": {"names": ["banana", "apple", "cherry"]}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(InputError, match=r"test-0.*parquet and .*train-0.*different class lists, such as 'banana'"):
+        list_images(data)
+    for part, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        kinds = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=names)})
+        columns = {"image": [images[0].encoded, images[1].encoded], "label": [0, 1]}
+        datasets.Dataset.from_dict(columns, features=kinds).save_to_disk(str(tmp_path / "saved" / part))
+    with pytest.raises(InputError, match=r"saved/test and .*saved/train have different class lists"):
+        list_images(Data(kind="huggingface", path=str(tmp_path / "saved")))
+
+
+@pytest.mark.parametrize("form", ["{part}/00000.tar", "fruits1k-{part}-0000.tar", "data/fruits.{part}.tar"])
+def test_a_shard_says_its_split_in_any_word_of_its_place(form: str, images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_webdataset(tmp_path, images)
+    for part in sources.ALL_PARTS:
+        place = tmp_path / form.format(part=part)
+        place.parent.mkdir(exist_ok=True)
+        (tmp_path / f"{part}-000000.tar").rename(place)
+    parts = list_images(data).parts
+    assert parts is not None
+    assert Counter(parts.tolist()) == Counter(s.part for s in images)
+
+
+def test_more_images_than_memory_are_refused_before_they_are_decoded(
+    images: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = sources.write_folder(tmp_path, images).model_copy(update={"image_size": 64})
+    monkeypatch.setattr(decoding, "machine_memory", lambda: len(images) * 64 * 64 * 3 - 1)
+    with pytest.raises(InputError, match=r"24 images of 64x64 take 0\.0 GiB, .*--set data.image_size=32"):
+        read_images(data)
+    monkeypatch.setattr(decoding, "machine_memory", lambda: len(images) * 64 * 64 * 3)
+    assert read_images(data).images.shape == (len(images), 64, 64, 3)
+
+
+def test_grey_images_of_a_given_size_stay_grey(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), 7).save(tmp_path / name / "x.png")
+    read = read_images(Data(kind="folder", path=str(tmp_path), image_size=4))
+    assert read.images.shape == (2, 4, 4, 1)
+    assert read.notes == ("2 image(s) resized to 4x4; 1 size(s) were found",)
 
 
 def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
@@ -417,6 +620,15 @@ def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
     assert (cropped.images == 255).all()
     assert cropped.notes == ("2 image(s) cropped and resized to 8x8; 1 size(s) were found",)
     assert stretched.images[0, :, 0].max() < 10
+
+
+def test_transparent_parts_are_white(tmp_path: Path) -> None:
+    for name, mode, colour in (("a", "RGBA", (255, 0, 0, 0)), ("b", "LA", (0, 255))):
+        (tmp_path / name).mkdir()
+        Image.new(mode, (4, 4), colour).save(tmp_path / name / "x.png")
+    read = read_images(Data(kind="folder", path=str(tmp_path)))
+    assert [image.mean() for image in read.images] == [255, 0]
+    assert "1 image(s) of mode RGBA turned to RGB, transparent parts white" in read.notes
 
 
 def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ray_synth.errors import WorkError
 from ray_synth.generator.chunks import (
+    SCHEMA,
     Chunk,
     Plan,
     Work,
@@ -189,6 +190,21 @@ def test_images_take_the_size_and_mode_of_the_real_ones(tmp_path: Path) -> None:
     small = read_synthetic(folder, PLAN, class_names=NAMES, shape=(2, 2, 1))
     assert small.images.shape == (30, 2, 2, 1)
     assert small.images[:10, 0, 0, 0].tolist() == pixels(0, list(range(10)))
+
+
+def test_images_are_cropped_where_the_real_ones_are(tmp_path: Path) -> None:
+    wide = np.zeros((8, 16, 3), dtype=np.uint8)
+    wide[:, 4:12] = 255
+    folder = RunFolder(tmp_path)
+    for chunk in missing([], 10, 10):
+        rows = dict.fromkeys(SCHEMA.names, "") | {"label": chunk.label, "seed": 0, "cluster": None}
+        keys = [PLAN.key(chunk.label, index) for index in range(10)]
+        write_chunk(folder, chunk, rows | {"key": keys, "image": encoded(wide, "png", 95)})
+    stretched, cropped = (
+        read_synthetic(folder, PLAN, class_names=NAMES, shape=(8, 8, 3), crop=crop).images for crop in (False, True)
+    )
+    assert (cropped == 255).all()
+    assert stretched[0, :, 0].max() < 10
 
 
 def test_rejected_images_stay_in_their_chunk_and_are_not_read(tmp_path: Path) -> None:
