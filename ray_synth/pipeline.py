@@ -125,6 +125,8 @@ class Run:
             self.resources = opened.pop_all()
 
     def _check_classifier(self) -> None:
+        import torch
+
         from ray_synth.classifier.final import check_workers
         from ray_synth.classifier.models import check_model
         from ray_synth.clip import OpenClip
@@ -134,7 +136,7 @@ class Run:
         check_model(e.classifier, shape)
         if e.partition.encoder:
             OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
-        if not os.environ.get("RAY_ADDRESS"):
+        if not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
             check_workers(e.classifier.num_workers, os.cpu_count() or 1)
         samples = len(self.splits.train) + self.num_synthetic
         if e.partition.clusters(len(self.class_names)) > samples:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ray_synth import cli
-from ray_synth.config import Data, Experiment, digest, load_experiment, parse_assignments
+from ray_synth.config import (
+    Classifier,
+    Data,
+    Experiment,
+    PartitionSettings,
+    digest,
+    load_experiment,
+    parse_assignments,
+    with_absolute_paths,
+)
 from ray_synth.data import readers
 from ray_synth.errors import InputError
 from ray_synth.runs import RunFolder
@@ -33,6 +42,12 @@ from .conftest import DIGITS
         ({"classifier.lambda_1": -1}, ["classifier.lambda_1", "-1"]),
         ({"classifier.lambda_1": float("nan")}, ["classifier.lambda_1", "nan"]),
         ({"classifier.model": "resnet"}, ["classifier.model", "'small_cnn'", "'resnet'"]),
+        ({"classifier.model": "open_clip:ViT-B-16"}, ["open_clip needs a local file", "--set classifier.weights=FILE"]),
+        ({"classifier.lora.r": 4}, ["lora must be empty for model: small_cnn"]),
+        ({"classifier.augment.resized_crop": [0.9, 0.5]}, ["0 < low <= high <= 1", "0.9"]),
+        ({"classifier.schedule.milestones": [30, 60]}, ["shares of the training", "got 30", "[0.25, 0.5, 0.75]"]),
+        ({"classifier.algorithm": "lightweight", "classifier.gather": False}, ["gather must be true"]),
+        ({"partition.features": "dino"}, ["partition.features", "dino"]),
         ({"sweep.space.lambda_1": {"low": 2, "high": 1}}, ["sweep.space.lambda_1", "low=2", "high=1"]),
         ({"sweep.space.lambda_1": {"low": 0, "high": 1, "scale": "log"}}, ["must be > 0 on a log scale", "log1p"]),
         ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
@@ -214,3 +229,19 @@ def test_500_mutants_exit_with_0_or_2_and_no_traceback(
     assert "Traceback" not in result.output
     if result.exit_code == 2:
         assert "ray-synth: " in result.output
+
+
+def test_paths_are_made_absolute_for_workers_and_architectures_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small_cnn").touch()
+    (tmp_path / "clip.safetensors").touch()
+    classifier = Classifier(weights="clip.safetensors")
+    experiment = Experiment(
+        name="x", classifier=classifier, partition=PartitionSettings(features="open_clip:ViT-B/32:clip.safetensors")
+    )
+    absolute = with_absolute_paths(experiment)
+    assert absolute.classifier.model == "small_cnn"
+    assert absolute.classifier.weights == str(tmp_path / "clip.safetensors")
+    assert absolute.partition.encoder == ("ViT-B-32", str(tmp_path / "clip.safetensors"))
