@@ -20,6 +20,9 @@ import numpy as np
 from ray_synth.partition import kmeans_partition, pixel_features
 
 
+KINDS = ("clusters", "spectrum")
+
+
 def vectors(kind: str, n: int = 50_000, d: int = 512, clusters: int = 200) -> np.ndarray:
     rng = np.random.default_rng(0)
     if kind == "clusters":
@@ -28,11 +31,11 @@ def vectors(kind: str, n: int = 50_000, d: int = 512, clusters: int = 200) -> np
     return (rng.normal(size=(n, d)) * np.arange(1, d + 1) ** -0.7).astype(np.float32)
 
 
-def objective() -> bool:
+def objective(kinds: list[str]) -> bool:
     from sklearn.cluster import KMeans
 
     met = True
-    for kind in ("clusters", "spectrum"):
+    for kind in kinds:
         x = vectors(kind)
         ours = []
         start = time.perf_counter()
@@ -75,8 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["objective", "memory"])
     parser.add_argument("--images", type=int, default=52_000)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
-    sys.exit(0 if (objective() if arguments.what == "objective" else memory(arguments.images)) else 1)
+    sys.exit(0 if (objective(arguments.kinds) if arguments.what == "objective" else memory(arguments.images)) else 1)
 
 
 if __name__ == "__main__":
