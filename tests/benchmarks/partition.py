@@ -19,7 +19,6 @@ import numpy as np
 
 from ray_synth.partition import kmeans_partition, pixel_features
 
-
 KINDS = ("clusters", "spectrum")
 
 
