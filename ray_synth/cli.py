@@ -112,6 +112,7 @@ def _perform(
     dry_run: bool = False,
     allow_pickle: bool = False,
     export: str | None = None,
+    extend: int | None = None,
 ) -> None:
     from ray_synth.progress import Reporter
 
@@ -131,6 +132,7 @@ def _perform(
             until=until,
             dry_run=dry_run,
             export=export,
+            extend=extend,
             reporter=reporter,
         )
         if dry_run:
@@ -143,6 +145,8 @@ def _perform(
             tables.print_estimate(result)
         elif until == "generate":
             tables.print_generation(result)
+        elif until == "sweep":
+            tables.print_sweep(result)
         if until == "report" and reporter.folder is not None:
             typer.echo(f"report: {reporter.folder.url}/report.html")
 
@@ -354,8 +358,26 @@ def _refuse_folder_options(given: dict[str, Any]) -> None:
             raise InputError(f"--{name.replace('_', '-')} belongs to --real and --synthetic; {hint.format(shown)}")
 
 
+@app.command(short_help="Search the ratio and the classifier's settings with Ray Tune and Optuna")
+def sweep(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+    extend: Annotated[
+        int | None, typer.Option("--extend", metavar="N", min=1, help="add N trials to a finished sweep")
+    ] = None,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Example: ray-synth sweep sweeps/digits.yaml --out runs/digits --extend 20
+
+    Search the ratio and the classifier's settings with Ray Tune and Optuna, after the stages that this needs. Run it
+    again to continue after a kill: finished trials are kept, and those that were cut off are run again.
+    """
+    _perform(experiment, set_, out, seed, until="sweep", allow_pickle=allow_pickle, extend=extend)
+
+
 for _verb, _purpose in (
-    ("sweep", "Search ratio, lambda_1, lambda_2 and clusters with Ray Tune and Optuna"),
     ("train", "Train the final classifiers: real only, at the predicted ratio, at the swept best"),
     ("evaluate", "Read the test set, once, and write metrics.json and summary.json"),
     ("report", "Write report.html"),

@@ -26,6 +26,9 @@ class Section(BaseModel):
 FORMATS = ("digits", "folder", "npz", "cifar10", "cifar100", "parquet", "webdataset", "huggingface")
 
 
+Settings = TypeVar("Settings", bound=Section)
+
+
 class Data(Section):
     """Where real images come from, and how they are split (four disjoint sets; the rest is the few-shot pool).
 
@@ -281,7 +284,9 @@ class Filter(Section):
 class Generate(Section):
     """How many images to sample, and how. Steps and guidance that are not given follow the kind of generator."""
 
-    images_per_class: int = Field(160, ge=1)
+    images_per_class: int | None = Field(
+        None, ge=1, description="default: what the estimate looks at, and then as many as a trial needs"
+    )
     scheduler: str = Field("UniPCMultistepScheduler", pattern=r"^[A-Za-z0-9_]+$", description="a diffusers scheduler")
     num_inference_steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(1.5, ge=0, le=100)
@@ -469,15 +474,35 @@ class Estimate(Section):
     confidence: float = Field(0.9, gt=0.5, lt=1)
 
 
-class Range(Section):
-    """A searched interval. `log1p` spreads trials evenly over log(1 + value), which includes zero."""
+SCALES = ("linear", "log", "log1p")
 
-    low: float
-    high: float
+
+class Dimension(Section):
+    """What the sweep may give one setting: a range, a list of choices, or a multiple of another one.
+
+    `log1p` spreads trials evenly over log(1 + value), which includes zero.
+    """
+
+    low: float | None = None
+    high: float | None = None
     scale: Literal["linear", "log", "log1p"] = "linear"
+    choices: tuple[Any, ...] | None = Field(None, strict=False, description="values to choose from")
+    tied_to: str | None = Field(None, description="another key of the space; the value is factor times that one's")
+    factor: float = Field(1.0, gt=0, description="of tied_to")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Range:
+    def _one_form(self) -> Dimension:
+        ranged = self.low is not None or self.high is not None
+        if ranged + (self.choices is not None) + (self.tied_to is not None) != 1:
+            raise ValueError("give either low and high, or choices, or tied_to (with factor)")
+        if self.choices is not None and not self.choices:
+            raise ValueError("choices must hold a value, got none; leave the key out to keep it fixed")
+        if self.choices is not None and any(self.choices.index(c) < i for i, c in enumerate(self.choices)):
+            raise ValueError(f"choices must differ, got {list(self.choices)}")
+        if not ranged:
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError(f"{'low' if self.low is None else 'high'} is missing: a range needs low and high")
         if self.low > self.high:
             raise ValueError(f"low must be <= high, got low={self.low:g}, high={self.high:g}; swap them")
         if self.scale == "log" and self.low <= 0:
@@ -487,33 +512,101 @@ class Range(Section):
         return self
 
 
-class Space(Section):
-    """What the sweep searches. The ratio always runs from 0 to what the generated images allow."""
+# What is searched beside the ratio where the file does not say otherwise.
+SPACE: dict[str, dict[str, Any]] = {
+    "lambda_1": {"low": 0.01, "high": 1.0, "scale": "log"},
+    "lambda_2": {"low": 0.01, "high": 1.0, "scale": "log"},
+    "clusters_per_class": {"low": 0.5, "high": 4.0},
+}
+SEARCHED = ("synthetic_ratio", "num_clusters", "clusters_per_class")  # and the keys of the classifier section
+NOT_SEARCHED = ("evaluations", "num_workers", "gather", "keep")  # of the classifier section
+METRICS = ("accuracy", "balanced_accuracy")  # what a trial reports, on the validation set
 
-    lambda_1: Range = Range(low=0.01, high=1.0, scale="log")
-    lambda_2: Range = Range(low=0.01, high=1.0, scale="log")
-    clusters_per_class: Range = Range(low=0.5, high=4.0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _partial_ranges(cls, given: Any) -> Any:
-        """A range of which some keys are given keeps the default's others: `lambda_1: {high: 10}`."""
-        if not isinstance(given, dict):
-            return given
-        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
-        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
+def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A searched setting of a subsection by its dotted name: `augment: {flip: {low: 0, high: 1}}`."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        nested = isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values())
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
 
 
 class Sweep(Section):
-    """The search of ratio, lambda_1, lambda_2 and clusters with Ray Tune and Optuna."""
+    """The search of the ratio and any setting of the classifier with Ray Tune and Optuna."""
 
     num_trials: int = Field(24, ge=1, le=100_000)
     max_ratio: float = Field(16.0, gt=0, le=1000)
-    space: Space = Space()
-    sampler: Literal["tpe", "random"] = "tpe"
-    grace: int = Field(2, ge=1, description="validation passes before ASHA may stop a trial")
+    space: dict[str, Dimension | None] = Field(
+        {}, validate_default=True, description="setting -> what it may be; null leaves a default one fixed"
+    )
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    prior: Literal["none", "points", "distribution"] = Field(
+        "distribution",
+        description="what the prediction becomes: nothing, the first trials, or also where ratios are drawn from",
+    )
+    repeats: int = Field(1, ge=1, le=100, description="seeds a setting is trained with; their mean counts")
+    metric: str = Field("accuracy", description="what is maximised: " + " or ".join(METRICS))
+    tolerance: float = Field(0.005, ge=0, lt=1, description="accuracy that the cheapest good trial may give away")
+    pruner: Literal["asha", "none"] = "asha"
+    grace: int = Field(2, ge=1, description="validation passes before a trial may be stopped early")
     reduction_factor: float = Field(3.0, gt=1)
-    concurrency: int | None = Field(None, ge=1, description="trials at once; default one per CPU")
+    concurrency: int | None = Field(None, ge=1, description="trials at once; default as many as fit")
+    gpus_per_trial: float = Field(1.0, gt=0, le=1, description="a fraction lets trials share a GPU")
+    workers_per_trial: int = Field(1, ge=1, description="Ray Train workers of a trial; each has a GPU of its own")
+
+    @field_validator("metric")
+    @classmethod
+    def _reported(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise ValueError(f"trials report {' and '.join(METRICS)}, got {metric!r}; type --set sweep.metric=accuracy")
+        return metric
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _with_defaults(cls, given: Any) -> Any:
+        """A default one of which some keys are given keeps the others: `lambda_1: {high: 10}`. Null takes one out."""
+        if not isinstance(given, dict):
+            return given
+        given = _flat(given)
+        space: dict[str, Any] = {}
+        for name in dict.fromkeys((*SPACE, *given)):
+            value = given.get(name, SPACE.get(name))
+            if isinstance(value, dict) and not {"choices", "tied_to"} & set(value):
+                value = {**SPACE.get(name, {}), **value}
+            space[name] = None if name == "clusters_per_class" and given.get("num_clusters") else value
+        return space
+
+    @property
+    def searched(self) -> dict[str, Dimension]:
+        return {name: dimension for name, dimension in self.space.items() if dimension is not None}
+
+    @property
+    def top_ratio(self) -> float:
+        """The largest ratio that the space asks for."""
+        ratio = self.searched.get("synthetic_ratio")
+        if ratio is None:
+            return self.max_ratio
+        return float(max(ratio.choices)) if ratio.choices is not None else float(ratio.high or 0.0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sweep:
+        for name, dimension in self.searched.items():
+            other = dimension.tied_to
+            free = [key for key, d in self.searched.items() if d.tied_to is None]
+            if other is not None and other not in free:
+                raise ValueError(f"space.{name}: tied_to must name one of {', '.join(free)}, got {other!r}")
+            if self.sampler == "grid" and dimension.choices is None and dimension.tied_to is None:
+                raise ValueError(
+                    f"space.{name}: sampler: grid needs choices, got a range; "
+                    f"type --set sweep.space.{name}.choices=[...], or =null to keep it fixed"
+                )
+        if self.sampler == "grid" and "synthetic_ratio" not in self.searched:
+            raise ValueError(
+                "space.synthetic_ratio is missing: sampler: grid needs its choices; "
+                "type --set sweep.space.synthetic_ratio.choices=[0,0.25,0.5,1,2,4,8,16]"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -569,6 +662,35 @@ class Experiment(Section):
         return filled
 
     @model_validator(mode="after")
+    def _space_fits(self) -> Experiment:
+        """Every end of the searched space must be a setting that can be trained with."""
+        classifier = self.classifier
+        space = self.sweep.searched
+        for name, dimension in space.items():
+            if name in SEARCHED:
+                _check_searched(name, dimension)
+                continue
+            known = [key for key in keys_of(classifier) if key not in NOT_SEARCHED]
+            if name not in known:
+                close = difflib.get_close_matches(name, [*SEARCHED, *known], n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join([*SEARCHED, *known])}"
+                raise ValueError(f"unknown key sweep.space.{name}; {hint}")
+            if name == "real_weight" and classifier.weighting == "uniform":
+                raise ValueError(
+                    "sweep.space.real_weight has no effect with classifier.weighting: uniform; "
+                    "type --set classifier.weighting=fixed"
+                )
+            tied = space[dimension.tied_to] if dimension.tied_to else None
+            for value in _ends(tied or dimension):
+                value = value * dimension.factor if tied else value
+                try:
+                    changed(classifier, {name: value})
+                except ValidationError as error:
+                    reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ").split("; type")[0]
+                    raise ValueError(f"sweep.space.{name}: {value!r} does not do: {reason}") from None
+        return self
+
+    @model_validator(mode="after")
     def _steps_exist(self) -> Experiment:
         if self.generator.kind == "folder":
             for name in sorted({*SAMPLING, "batch_size"} & self.generate.model_fields_set):
@@ -588,7 +710,6 @@ class Experiment(Section):
         return self
 
 
-Settings = TypeVar("Settings", bound=Section)
 PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
 
 
@@ -596,6 +717,44 @@ def digest(*parts: Any) -> str:
     """SHA-256 of JSON-ready parts (models included), independent of key order."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def keys_of(settings: Section, prefix: str = "") -> list[str]:
+    """Dotted names of the settings of a section that hold a value of their own."""
+    names = []
+    for name, value in settings:
+        names += keys_of(value, f"{prefix}{name}.") if isinstance(value, Section) else [prefix + name]
+    return names
+
+
+def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The same settings with other values by dotted name; a fraction for a whole number is rounded.
+
+    Raises ValidationError where they do not do.
+    """
+    raw = settings.model_dump()
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        here = raw
+        for name in parents:
+            here = here[name]
+        whole = isinstance(here[last], int) and not isinstance(here[last], bool)
+        here[last] = round(value) if whole and isinstance(value, float) else value
+    return type(settings).model_validate(raw)
+
+
+def _ends(dimension: Dimension) -> tuple[Any, ...]:
+    return dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
+
+
+def _check_searched(name: str, dimension: Dimension) -> None:
+    """The ratio and the clusters are numbers, of which the classifier section knows nothing."""
+    if dimension.tied_to is not None:
+        raise ValueError(f"sweep.space.{name} cannot be tied; give low and high, or choices")
+    for value in _ends(dimension):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or value < 0 or (value <= 0 and name != "synthetic_ratio") or value > 100_000:
+            raise ValueError(f"sweep.space.{name}: numbers above 0 (of the ratio: from 0) are allowed, got {value!r}")
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
@@ -748,7 +907,7 @@ def _problem(raw: Any, error: Any) -> str:
     if kind == "value_error" and not key:
         return message
     if kind == "value_error":
-        return f"{key}.{message}" if message.split(" ")[0].rstrip(":") in _field_names(names) else f"{key}: {message}"
+        return f"{key}.{message}" if re.split(r"[ :.]", message)[0] in _field_names(names) else f"{key}: {message}"
     return f"{key}: {message}, got {received}{_example(names, key)}"
 
 
@@ -762,6 +921,8 @@ def _model_at(names: list[str]) -> type[BaseModel]:
         if names[0] == "generator" and i < 2:  # pydantic puts the kind between the section and its key
             model = GENERATORS.get(name, Diffusion)
             continue
+        if names[:2] == ["sweep", "space"] and i > 0:
+            return Dimension  # whatever the searched setting is called
         field = model.model_fields.get(name)
         candidates = [field.annotation, *get_args(field.annotation)] if field is not None else []
         below = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]

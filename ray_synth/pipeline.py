@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -63,6 +62,7 @@ def run(
     until: str = "report",
     dry_run: bool = False,
     export: str | None = None,
+    extend: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Do what `ray-synth run` does, up to and including the stage `until`.
@@ -73,6 +73,7 @@ def run(
         overrides: dotted key -> value, e.g. {"data.shots": 5}.
         dry_run: check everything, count what would be done, and write nothing.
         export: also write the kept images to OUT/export, as `folder` or `webdataset`.
+        extend: add so many trials to a finished sweep.
 
     Returns:
         summary.json, or the result of the last stage where it stops earlier.
@@ -89,7 +90,7 @@ def run(
     job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter or Reporter())
     if dry_run:
         return job.check()
-    result = job.perform(until)
+    result = job.perform(until, extend=extend)
     if export is not None:
         job.export(export)
     return result
@@ -111,6 +112,7 @@ class Stage:
 class Run:
     """One experiment in one run folder."""
 
+    _read: ImageSet | None = None
     compared = 0  # images of each class of a folder that were compared with validation and test
 
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
@@ -130,15 +132,21 @@ class Run:
         from ray_synth.classifier.final import check_workers
         from ray_synth.classifier.models import check_model
         from ray_synth.clip import OpenClip
+        from ray_synth.sweep.places import Places
+        from ray_synth.sweep.space import Space
 
         e = self.experiment
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
         check_model(e.classifier, shape)
         if e.partition.encoder:
             OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
-        if not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
-            check_workers(e.classifier.num_workers, os.cpu_count() or 1)
-        samples = len(self.splits.train) + self.num_synthetic
+        if not os.environ.get("RAY_ADDRESS"):
+            cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+            Places.of(e.sweep, cpus=cpus, gpus=gpus)
+            if not gpus:
+                check_workers(e.classifier.num_workers, cpus)
+        Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
+        samples = len(self.splits.train) + self.most_images * len(self.class_names)
         if e.partition.clusters(len(self.class_names)) > samples:
             raise InputError(
                 f"partition.num_clusters must be at most {samples:,}, the real and synthetic images, "
@@ -199,9 +207,33 @@ class Run:
     def real_counts(self) -> np.ndarray:
         return np.bincount(self.splits.train.labels, minlength=len(self.class_names))
 
+    @functools.cached_property
+    def most_images(self) -> int:
+        """Synthetic images per class at most: those asked for, or what the largest ratio needs and there can be."""
+        e = self.experiment
+        if e.generate.images_per_class is not None:
+            return e.generate.images_per_class
+        limit = max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)
+        return min([int(np.ceil(limit * self.real_counts.max())), *(self._base_plan.available or ())])
+
     @property
     def images_per_class(self) -> int:
-        return self.experiment.generate.images_per_class
+        """Those asked for; else the pilot of the estimate, and what trials needed since."""
+        return self.experiment.generate.images_per_class or max(self.pilot.max(), self._grown)
+
+    @functools.cached_property
+    def _grown(self) -> int:
+        """Images per class that were made for trials."""
+        record = self.folder.stage("generate")
+        if record is None or not record.complete or record.digest != self._base_plan.chunk_digest:
+            return 0
+        return int(self.folder.read_json("generation.json").get("images_per_class", 0))
+
+    @property
+    def pilot(self) -> np.ndarray:
+        """Synthetic images of each class that the estimate looks at."""
+        wanted = synthetic_counts(self.real_counts, self.experiment.estimate.pilot_ratio)
+        return np.clip(wanted, 1, self.most_images)
 
     @property
     def num_synthetic(self) -> int:
@@ -216,9 +248,14 @@ class Run:
         trained = digest("finetune", e.generator, e.seed, self.digests["generator"])
         return origin_of(e.generator, class_names=self.class_names, trained=trained)
 
-    @functools.cached_property
+    @property
     def plan(self) -> Plan:
-        """The synthetic images that are asked for. Their digest covers what an image is a function of, and no more."""
+        """The synthetic images that are asked for."""
+        return dataclasses.replace(self._base_plan, images_per_class=self.images_per_class)
+
+    @functools.cached_property
+    def _base_plan(self) -> Plan:
+        """The plan but for the number. Its digests cover what an image is a function of, and no more."""
         from ray_synth.generator.kinds import available_images, file_settings, pixel_settings
 
         e = self.experiment
@@ -242,7 +279,7 @@ class Run:
             generator_digest=generator_digest,
             chunk_digest=chunk_digest,
             num_classes=len(self.class_names),
-            images_per_class=self.images_per_class,
+            images_per_class=0,
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
             available=available_images(e.generator, self.class_names),
@@ -266,7 +303,7 @@ class Run:
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
-        return min(limit, self.images_per_class / int(self.real_counts.max()))
+        return min(limit, self.most_images / int(self.real_counts.max()))
 
     def check(self) -> dict[str, Any]:
         """Say what would be done, and write nothing."""
@@ -288,11 +325,14 @@ class Run:
             f"  generator   {e.generator.steps:,} training steps"
             if trains
             else f"  generator   {self.origin.model_id}",
-            f"  images      {self.num_synthetic:,} synthetic, ratios 0 to {self.max_ratio(e.sweep.max_ratio):g}",
-            f"  sweep       {e.sweep.num_trials} trials of at most {budget}",
+            f"  images      {self.num_synthetic:,} synthetic"
+            + (", more when a trial needs them" if e.generate.images_per_class is None else "")
+            + f", ratios 0 to {self.max_ratio(e.sweep.top_ratio):g}",
+            f"  sweep       {e.sweep.num_trials} trials of at most {budget}"
+            + (f", {e.sweep.repeats} seeds each" if e.sweep.repeats > 1 else ""),
             f"  final       {trainings} trainings of {budget}, then the test set is read once",
         ]
-        wanted = min(e.sweep.max_ratio, e.estimate.max_ratio)
+        wanted = min(e.sweep.top_ratio, e.estimate.max_ratio)
         if self.max_ratio(wanted) < wanted:
             need = int(np.ceil(wanted * self.real_counts.max()))
             lines.append(
@@ -303,8 +343,10 @@ class Run:
 
     # The work.
 
-    def perform(self, until: str) -> dict[str, Any]:
+    def perform(self, until: str, *, extend: int | None = None) -> dict[str, Any]:
         done = 0
+        if extend is not None:
+            self._extend(extend)
         with self.resources:
             moved = self.folder.open_for(self.experiment)
             self.reporter.log_to(self.folder)
@@ -336,6 +378,8 @@ class Run:
             return summary
         if until == "estimate":
             return self._estimated()
+        if until == "sweep":
+            return self._swept()
         if until == "generate":
             generation: dict[str, Any] = self.folder.read_json("generation.json")
             return generation
@@ -428,33 +472,10 @@ class Run:
         there = min(max(0, total - work_left.num_images), sum(len(chunk) - chunk.rejected for chunk in finished))
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.generator.generate import Job, generate_chunks
-
-            made = there
-            advance(made)
-
-            def count(images: int) -> None:
-                nonlocal made
-                made += images
-                advance(made)
-
-            e = self.experiment
-            job = Job(
-                url=self.folder.absolute_url,
-                plan=self.plan,
-                generator=with_absolute_paths(e.generator),
-                generate=with_absolute_paths(e.generate),
-                class_names=self.class_names,
-                origin=self.origin,
-            )
+            advance(there)
             if missing:  # else it was killed between the last chunk and the record
                 self._ray()
-            generate_chunks(
-                self.folder, job, self._parents() if missing else None, progress=count, say=self.reporter.say
-            )
-            for _ in chunks.read_rows(self.folder, self.plan, ["key"]):
-                pass  # reading checks that the keys are those of the plan
-            self._write_generation()
+            self._make_images(self.plan, lambda made: advance(there + made), self._parents() if missing else None)
 
         plan = f"generating {work_left.num_images:,} images in {len(missing):,} chunks" + (
             f"; {there:,} are there" if there else ""
@@ -468,6 +489,44 @@ class Run:
             ready=not missing and not work_left.short,
             named_by_content=True,
         )
+
+    def _make_images(self, plan: Plan, progress: Callable[[int], None], parents: Parents | None) -> None:
+        """What is missing of a plan, and generation.json. progress: called with the number of images made here."""
+        from ray_synth.generator.generate import Job, generate_chunks
+
+        made = 0
+
+        def count(images: int) -> None:
+            nonlocal made
+            made += images
+            progress(made)
+
+        e = self.experiment
+        job = Job(
+            url=self.folder.absolute_url,
+            plan=plan,
+            generator=with_absolute_paths(e.generator),
+            generate=with_absolute_paths(e.generate),
+            class_names=self.class_names,
+            origin=self.origin,
+        )
+        generate_chunks(self.folder, job, parents, progress=count, say=self.reporter.say)
+        for _ in chunks.read_rows(self.folder, plan, ["key"]):
+            pass  # reading checks that the keys are those of the plan
+        self._write_generation(plan)
+
+    def images_for(self, ratio: float) -> ImageSet:
+        """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
+        needed = int(synthetic_counts(self.real_counts, ratio).max())
+        if needed > self.images_per_class:
+            more = (needed - self.images_per_class) * len(self.class_names)
+            self.reporter.say(f"generate: {more:,} more images, for a trial at ratio {ratio:g}")
+            self._ray()
+            self._make_images(
+                dataclasses.replace(self._base_plan, images_per_class=needed), lambda made: None, self._parents()
+            )
+            self._grown = needed
+        return self._synthetic
 
     def _parents(self) -> Parents | None:
         """The real images that the generator or a filter looks at, with their captions and embeddings."""
@@ -491,12 +550,10 @@ class Run:
                     self.reporter.say(f"generate: {note}")
         return parents
 
-    def _write_generation(self) -> None:
+    def _write_generation(self, plan: Plan) -> None:
         """generation.json: how many images were made and kept, and what was set aside, by reason and key."""
-        counts, rejected = chunks.rejected_counts(
-            self.folder, self.plan, listed=MAX_REJECTED_LISTED, first="killed_worker"
-        )
-        made = sum(map(len, chunks.finished_chunks(self.folder, self.plan)))
+        counts, rejected = chunks.rejected_counts(self.folder, plan, listed=MAX_REJECTED_LISTED, first="killed_worker")
+        made = sum(map(len, chunks.finished_chunks(self.folder, plan)))
         shown = [{"key": key, "reason": reason} for key, reason in rejected]
         self.folder.write_json(
             "generation.json",
@@ -504,7 +561,8 @@ class Run:
                 "model_id": self.origin.model_id,
                 "model_revision": self.origin.model_revision,
                 "model_license": self.origin.model_license,
-                "asked": self.num_synthetic,
+                "images_per_class": plan.images_per_class,
+                "asked": plan.images_per_class * plan.num_classes,
                 "made": made,
                 "kept": made - sum(counts.values()),
                 "rejected": counts,
@@ -512,8 +570,14 @@ class Run:
             },
         )
 
-    @functools.cached_property
+    @property
     def _synthetic(self) -> ImageSet:
+        """All synthetic images that are asked for so far; read once for each number of them."""
+        if self._read is None or len(self._read) < self.num_synthetic:
+            self._read = self._read_synthetic()
+        return self._read
+
+    def _read_synthetic(self) -> ImageSet:
         generator = self.experiment.generator
         used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.plan)), default=0)
         if isinstance(generator, ImageFolder) and used > self.compared:
@@ -532,7 +596,7 @@ class Run:
         settings, classifier = self.experiment.estimate, self.experiment.classifier
         real_weight = classifier.real_weight if classifier.weighting == "fixed" else None
         limit = self.max_ratio(settings.max_ratio)
-        pilot = np.clip(synthetic_counts(self.real_counts, settings.pilot_ratio), 1, self.images_per_class)
+        pilot = self.pilot
         seed = derive_seed("estimate", self.experiment.seed) % 2**32
 
         def work(advance: Callable[[int], None]) -> None:
@@ -571,58 +635,122 @@ class Run:
         return estimate
 
     def _predicted_ratio(self) -> float:
-        return min(float(self._estimated()["ratio"]), self.max_ratio(self.experiment.sweep.max_ratio))
+        return min(float(self._estimated()["ratio"]), self.max_ratio(self.experiment.estimate.max_ratio))
 
     def _sweep(self) -> Stage:
-        from ray_synth import sweep
+        from ray_synth.sweep import tuner
+        from ray_synth.sweep.ledger import Ledger
 
         e = self.experiment
-        limit, predicted = self.max_ratio(e.sweep.max_ratio), self._predicted_ratio()
-        ended = len(sweep.read_ledger(self.folder)[1])
+        limit = self.max_ratio(e.sweep.top_ratio)
+        ended = len(Ledger(self.folder).ended)
+        total = self.num_trials
+        prediction = self._estimated()
+        told = {
+            "none": (),
+            "points": ("ratio", "interval"),
+            "distribution": ("ratio", "interval", "curve", "confidence"),
+        }
+        estimate = {name: prediction[name] for name in told[e.sweep.prior]}
 
         def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.report.trials import live_table, trial_line
+
             self._ray()
-            advance(len(sweep.read_ledger(self.folder)[1]))
-            first = [
-                sweep.default_setting(e, len(self.class_names), ratio) for ratio in dict.fromkeys((0.0, predicted))
-            ]
-            sweep.run_sweep(
+            logged = set(Ledger(self.folder).ended)
+
+            def show(ledger: Ledger, running: Mapping[str, Any]) -> None:
+                advance(len(ledger.ended))
+                for trial_id in ledger.ended.keys() - logged:
+                    self.reporter.log(trial_line(ledger.ended[trial_id], e.sweep.metric))
+                    logged.add(trial_id)
+                self.reporter.below(live_table(ledger.trials, running, e.sweep.metric))
+
+            tuner.run_sweep(
                 self.folder,
                 with_absolute_paths(e),
                 self.splits.train,
-                self._synthetic,
                 self.splits.validation,
-                first=first,
+                self.images_for,
+                estimate=estimate or None,
                 max_ratio=limit,
-                progress=advance,
+                shown=show,
             )
 
         stage_digest = digest(
             "sweep",
-            e.sweep.model_dump(mode="json", exclude={"num_trials", "concurrency"}),
+            e.sweep.model_dump(mode="json", exclude={"num_trials", "concurrency", "tolerance", "gpus_per_trial"}),
             e.classifier.model_dump(mode="json", exclude={"num_workers"}),
             e.partition,
             self.classifier_files,
             e.data.use_real,
             e.seed,
             limit,
-            predicted,
+            estimate,
             self.synthetic_digest,
             self.digests["train"],
             self.digests["validation"],
         )
-        plan = f"{e.sweep.num_trials} trials of ratio, lambda_1, lambda_2 and clusters"
-        return Stage(stage_digest, sweep.OUTPUTS, plan, e.sweep.num_trials, work, ready=ended >= e.sweep.num_trials)
+        searched = ", ".join(dict.fromkeys(("synthetic_ratio", *e.sweep.searched)))
+        plan = f"{total} trials of {searched}" + (f"; {ended} are there" if ended else "")
+        return Stage(stage_digest, ("sweep",), plan, total, work, ready=ended >= total)
+
+    def _swept(self) -> dict[str, Any]:
+        """What the sweep found: the best trial, the cheapest good one, and the best of the others."""
+        from ray_synth.sweep.ledger import best_trial, cheapest_trial, read_trials
+
+        trials, settings = read_trials(self.folder), self.experiment.sweep
+        best = best_trial(trials, settings.metric)
+        return {
+            "folder": self.folder.url,
+            "metric": settings.metric,
+            "tolerance": settings.tolerance,
+            "trials": trials,
+            "best": best,
+            "cheapest": cheapest_trial(trials, settings.tolerance, settings.metric),
+        }
+
+    def _extend(self, trials: int) -> None:
+        """Ask for more trials of a finished sweep. One that is still to be finished goes on first, so that the same
+        command continues an extension that was killed."""
+        from ray_synth.sweep.ledger import Ledger
+
+        record = self.folder.stage("sweep")
+        if record is None or record.digest != self._sweep().digest:
+            raise InputError(
+                f"--extend adds trials to a finished sweep, and {self.folder.url} holds none with these settings; "
+                "leave --extend out first"
+            )
+        if record.complete:
+            Ledger(self.folder).extend(self.num_trials + trials)
+        else:
+            ended = len(Ledger(self.folder).ended)
+            self.reporter.say(
+                f"--extend: the sweep has {ended} of {self.num_trials} trials; these are finished, and none is added"
+            )
+
+    @property
+    def num_trials(self) -> int:
+        """Trials in the end: those asked for, those a sweep was extended to, or all that there are to choose from."""
+        from ray_synth.sweep.ledger import Ledger
+        from ray_synth.sweep.search import Search
+        from ray_synth.sweep.space import Space
+
+        e = self.experiment
+        space = Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
+        estimate = self._estimated() if self.folder.exists("estimate.json") else None
+        return Search.total_of(Ledger(self.folder), e, space, estimate)
 
     def _settings(self) -> dict[str, Any]:
         """The three settings that are compared at the end, by name."""
-        from ray_synth import sweep
+        from ray_synth.sweep.ledger import best_trial, read_trials
+        from ray_synth.sweep.space import default_setting
 
         e, classes = self.experiment, len(self.class_names)
         return {
-            "real_only": sweep.default_setting(e, classes, 0.0),
-            "at_predicted": sweep.default_setting(e, classes, self._predicted_ratio()),
-            "best": sweep.best_trial(sweep.read_ledger(self.folder)[1]).setting,
+            "real_only": default_setting(e, classes, 0.0),
+            "at_predicted": default_setting(e, classes, self._predicted_ratio()),
+            "best": best_trial(read_trials(self.folder), e.sweep.metric).setting,
         }
 
     def _trainings(self) -> Iterator[Any]:
@@ -642,30 +770,31 @@ class Run:
         trainings = list(self._trainings())
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth import sweep
             from ray_synth.classifier import final
+            from ray_synth.sweep.trial import known_features, train_setting
 
             self._ray()
-            self.folder.write_json(
-                "model/settings.json", {k: dataclasses.asdict(s) for k, s in self._settings().items()}
-            )
+            settings = self._settings()
+            synthetic = self.images_for(max(setting.synthetic_ratio for setting in settings.values()))
+            self.folder.write_json("model/settings.json", {k: s.to_dict() for k, s in settings.items()})
             train = functools.partial(
-                sweep.train_setting,
+                train_setting,
                 experiment=with_absolute_paths(e),
                 real=self.splits.train,
-                synthetic=self._synthetic,
+                synthetic=synthetic,
                 validation=self.splits.validation,
-                features=sweep.known_features(e, self.splits.train, self._synthetic),
+                features=known_features(e, self.splits.train, synthetic),
             )
             final.train_final(self.folder, trainings, train, num_workers=e.classifier.num_workers, progress=advance)
             best = [t for t in trainings if t.name.startswith("best-")]
-            loaded = [final.load_run(self.folder, t, e.classifier, self.splits.train) for t in best]
+            classifier = settings["best"].applied_to(e.classifier)
+            loaded = [final.load_run(self.folder, t, classifier, self.splits.train) for t in best]
             model, accuracy = max(loaded, key=lambda pair: pair[1])
             description = {
-                "classifier": e.classifier.model_dump(mode="json"),
+                "classifier": classifier.model_dump(mode="json"),
                 "shape": list(self.splits.train.images.shape[1:]),
                 "class_names": list(self.class_names),
-                "setting": dataclasses.asdict(best[0].arguments["setting"]),
+                "setting": settings["best"].to_dict(),
                 "validation_accuracy": accuracy,
             }
             final.save_classifier(self.folder, model, description)
@@ -674,7 +803,7 @@ class Run:
 
         stage_digest = digest(
             "train",
-            [[t.name, dataclasses.asdict(t.arguments["setting"]), t.arguments["seed"]] for t in trainings],
+            [[t.name, t.arguments["setting"].to_dict(), t.arguments["seed"]] for t in trainings],
             e.classifier,
             e.partition,
             self.classifier_files,
@@ -707,8 +836,9 @@ class Run:
             from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
 
             models = (
-                (training.name.rsplit("-", 1)[0], load_run(self.folder, training, e.classifier, self.splits.train)[0])
+                (training.name.rsplit("-", 1)[0], load_run(self.folder, training, classifier, self.splits.train)[0])
                 for training in self._trainings()
+                for classifier in [training.arguments["setting"].applied_to(e.classifier)]
             )  # one at a time
             metrics = dict(final_accuracy(models, self.splits.test))
             advance(1)
@@ -736,12 +866,14 @@ class Run:
 
     def _write_summary(self) -> None:
         """summary.json from what the other files say; untouched when it says the same already."""
-        from ray_synth import sweep
+        from ray_synth.sweep.ledger import cheapest_trial, read_trials
 
         estimate, metrics = self._estimated(), self.folder.read_json("metrics.json")
         settings = self.folder.read_json("model/settings.json")  # as trained
         records = {name: self.folder.stage(name) for name in STAGES}
         names = tuple(settings)
+        trials, search = read_trials(self.folder), self.experiment.sweep
+        cheapest = cheapest_trial(trials, search.tolerance, search.metric)
         summary = {
             "name": self.experiment.name,
             "predicted_ratio": self._predicted_ratio(),
@@ -755,7 +887,8 @@ class Run:
             "label_fidelity": metrics["label_fidelity"],
             "num_real": int(self.real_counts.sum()),
             "num_generated": self.num_synthetic,
-            "num_trials": len(sweep.read_ledger(self.folder)[1]),
+            "num_trials": len(trials),
+            "cheapest": {"trial_id": cheapest.trial_id, "tolerance": search.tolerance, **cheapest.setting.to_dict()},
             "seconds": {name: record.seconds for name, record in records.items() if record and record.complete},
         }
         if self.folder.exists("summary.json"):
@@ -767,7 +900,7 @@ class Run:
         self.folder.write_json("summary.json", summary)
 
     def _report(self) -> Stage:
-        from ray_synth import sweep
+        from ray_synth.sweep.ledger import LEDGER, read_trials
 
         self._write_summary()
         summary = self.folder.read_json("summary.json")
@@ -781,7 +914,7 @@ class Run:
                 generation=self.folder.read_json("generation.json"),
                 estimate=self._estimated(),
                 metrics=self.folder.read_json("metrics.json"),
-                trials=sweep.read_ledger(self.folder)[1],
+                trials=read_trials(self.folder),
                 real=self.splits.generator,
                 synthetic=self._synthetic,
                 settings=self.experiment.model_dump(mode="json"),
@@ -790,15 +923,12 @@ class Run:
             )
             advance(1)
 
-        trials = [
-            dataclasses.asdict(trial) | {"accuracy": repr(trial.accuracy)}
-            for trial in sweep.read_ledger(self.folder)[1]
-        ]
         stage_digest = digest(
             "report",
             summary | {"seconds": {}},
             self.folder.read_json("metrics.json"),
             self.folder.read_json("generation.json"),
-            hashlib.sha256(json.dumps([self._estimated(), trials], sort_keys=True).encode()).hexdigest(),
+            self._estimated(),
+            hashlib.sha256(self.folder.read(LEDGER)).hexdigest(),
         )
         return Stage(stage_digest, RESULTS["report"], "writing report.html", 1, work)

@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from ray_synth.runs import RunFolder
@@ -20,6 +21,8 @@ class Reporter:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.folder: RunFolder | None = None
+        self.live: Live | None = None
+        self.bar: Progress | None = None
 
     def log_to(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -51,8 +54,20 @@ class Reporter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console) as bar:
+        bar = Progress(*columns, console=self.console)
+        with Live(bar, console=self.console, refresh_per_second=4) as live:
+            self.live, self.bar = live, bar
             task = bar.add_task(name, total=total)
-            yield lambda done: bar.update(task, completed=min(done, total))
+            try:
+                yield lambda done: bar.update(task, completed=min(done, total))
+            finally:
+                self.live = None
             bar.update(task, completed=total)
+        if not self.console.is_interactive:
+            self.console.line()
         self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")
+
+    def below(self, shown: RenderableType) -> None:
+        """Show something under the bar of the stage that runs, on a terminal."""
+        if self.live is not None and self.bar is not None and self.console.is_terminal:
+            self.live.update(Group(self.bar, shown))

@@ -10,6 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_synth.report.methods import classes_differ, method_rows
+from ray_synth.report.trials import trials_table
+
+
+def print_sweep(found: Mapping[str, Any]) -> None:
+    """The best trials of a sweep, and the cheapest one that is nearly as good."""
+    trials, metric = found["trials"], found["metric"]
+    complete = sorted((t for t in trials if t.status == "complete"), key=lambda t: -getattr(t, metric))
+    cheapest = found["cheapest"]
+    rows = complete[:8] + ([cheapest] if cheapest not in complete[:8] else [])
+    console = Console(soft_wrap=True)
+    console.print(trials_table(rows, marked={found["best"].trial_id}, metric=metric))
+    counts = {status: sum(t.status == status for t in trials) for status in ("complete", "pruned", "failed")}
+    console.print(
+        f"{len(trials)} trials ({', '.join(f'{n} {status}' for status, n in counts.items() if n)}); "
+        f"best {found['best'].trial_id}; cheapest within {found['tolerance']:g} of it: "
+        f"{cheapest.trial_id}, {cheapest.num_synthetic:,} images, {cheapest.seconds:.1f} s\n"
+        f"all: {found['folder']}/sweep/trials.csv",
+        highlight=False,
+    )
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

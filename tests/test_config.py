@@ -130,7 +130,7 @@ def test_assignments_are_read_as_yaml() -> None:
 
 def test_a_partial_range_keeps_the_rest_of_its_default() -> None:
     space = load_experiment(DIGITS, {"sweep.space.lambda_1.high": 10}).sweep.space
-    assert (space.lambda_1.low, space.lambda_1.high, space.lambda_1.scale) == (0.01, 10, "log")
+    assert (space["lambda_1"].low, space["lambda_1"].high, space["lambda_1"].scale) == (0.01, 10, "log")
 
 
 def test_the_settings_of_a_run_can_be_run_again(tmp_path: Path) -> None:

@@ -97,15 +97,22 @@ def check_workers(num_workers: int, slots: int) -> None:
         )
 
 
-def _worker(config: Mapping[str, Any]) -> None:
-    import ray
+def train_team() -> Team:
+    """The workers of the Ray Train run that this process belongs to."""
     import ray.train
     from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
-    team = Team(
+    return Team(
         rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
     )
+
+
+def _worker(config: Mapping[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    team = train_team()
     folder = RunFolder(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):

@@ -30,6 +30,13 @@ def top_accuracy(logits: torch.Tensor, labels: np.ndarray, k: int = 1) -> float:
     return float((best == torch.from_numpy(labels)[:, None]).any(dim=1).double().mean())
 
 
+def balanced_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
+    """Mean over the classes of the share of a class that is classified right: [N,K], [N]."""
+    right = (logits.argmax(1).numpy() == labels).astype(np.float64)
+    counts = np.bincount(labels)
+    return float((np.bincount(labels, weights=right)[counts > 0] / counts[counts > 0]).mean())
+
+
 def accuracy_of(model: nn.Module, images: ImageSet) -> float:
     """Top-1."""
     return float((logits_of(model, images.images).argmax(1).numpy() == images.labels).mean())

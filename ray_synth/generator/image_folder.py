@@ -66,11 +66,11 @@ def folder_prints(
     return Prints.joined(found) if found else Prints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
-def check_folder(path: str, class_names: Sequence[str], images_per_class: int) -> None:
+def check_folder(path: str, class_names: Sequence[str], images_per_class: int | None) -> None:
     """Raise InputError unless every class has a folder with enough images."""
     files = folder_files(path, class_names)
     fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True))
-    if fewest < images_per_class:
+    if fewest < (images_per_class or 1):
         raise InputError(
             f"generate.images_per_class must be <= {fewest}, the images of class {name!r} in {path}; "
             f"got {images_per_class}; type --set generate.images_per_class={fewest}"

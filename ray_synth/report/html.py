@@ -14,7 +14,7 @@ from ray_synth.report.methods import method_rows
 from ray_synth.report.plots import as_png, as_svg, ratio_curve, side_by_side
 from ray_synth.report.training import History, training_curves
 from ray_synth.runs import RunFolder
-from ray_synth.sweep import Trial
+from ray_synth.sweep.ledger import Trial
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -25,7 +25,7 @@ from ray_synth.report.methods import NAMES, classes_differ, in_order
 from ray_synth.runs import RunFolder
 
 if TYPE_CHECKING:
-    from ray_synth.sweep import Trial
+    from ray_synth.sweep.ledger import Trial
 
 INK, BLUE, ORANGE, GREY, RED = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f"
 PICTURES = (".png", ".svg", ".pdf")

@@ -68,10 +68,10 @@ def draw(out: Path, picture: Path) -> None:
     """The ratio curve of a finished run, as the README shows it."""
     from ray_synth.report.plots import ratio_curve
     from ray_synth.runs import RunFolder
-    from ray_synth.sweep import read_ledger
+    from ray_synth.sweep.ledger import read_trials
 
     estimate, summary = (json.loads((out / name).read_text()) for name in ("estimate.json", "summary.json"))
-    trials = read_ledger(RunFolder(out))[1]
+    trials = read_trials(RunFolder(out))
     figure = ratio_curve(estimate, trials, summary["best_ratio"], summary["predicted_ratio"])
     figure.savefig(picture, dpi=110)
 

@@ -1,0 +1,168 @@
+"""Lines of `sweep/ledger.jsonl` in, the trials of a sweep out: the one thing that a resume reads.
+
+A line when a trial starts (its setting, its digest, what it was proposed with), a line when it ends. A line that a kill
+cut short counts for nothing: its trial is run again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ray_synth.errors import WorkError
+from ray_synth.runs import RunFolder
+from ray_synth.sweep.space import Setting
+
+LEDGER, TRIALS = "sweep/ledger.jsonl", "sweep/trials.csv"
+
+Status = Literal["running", "complete", "pruned", "failed"]  # none in the ledger is running
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A trial as it was proposed. `cuts`: validation pass -> the accuracy below which it is stopped early."""
+
+    trial_id: str
+    setting: Setting
+    origin: str  # first | prior | tpe | random | grid
+    params: Mapping[str, Any]
+    cuts: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row of trials.csv. Accuracies are on the validation set, means over the seeds of `repeats`: the last ones
+    for a pruned trial, NaN for a failed one. `history` has the accuracy after each validation pass."""
+
+    trial_id: str
+    status: Status
+    seconds: float
+    accuracy: float
+    setting: Setting
+    accuracy_std: float = math.nan
+    balanced_accuracy: float = math.nan
+    gpu_seconds: float = 0.0
+    num_synthetic: int = 0
+    evaluations: int = 0
+    origin: str = ""
+    error: str = ""
+    again: bool = False  # failed for a reason that may pass: a resume tries it once more
+    history: tuple[float, ...] = ()
+
+
+class Ledger:
+    """What a sweep has started and ended so far, in the order of the starts."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.starts: dict[str, Start] = {}
+        self.ended: dict[str, Trial] = {}
+        self.target = 0  # of a sweep that was extended
+        lines = folder.read(LEDGER).decode(errors="replace").splitlines() if folder.exists(LEDGER) else []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            self._take(row)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        event = row.pop("event")
+        if event == "target":
+            self.target = max(self.target, row["num_trials"])
+        elif event == "started":
+            row.pop("digest")
+            row["setting"] = Setting.from_dict(row["setting"])
+            row["cuts"] = {int(step): cut for step, cut in row["cuts"].items()}
+            self.starts[row["trial_id"]] = Start(**row)
+        elif event == "ended":
+            numbers = ("accuracy", "accuracy_std", "balanced_accuracy")
+            row |= {name: math.nan if row[name] is None else row[name] for name in numbers}
+            history = tuple(math.nan if value is None else value for value in row["history"])
+            row |= {"setting": Setting.from_dict(row["setting"]), "history": history}
+            self.ended[row["trial_id"]] = Trial(**row)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """What ended, by trial_id."""
+        return [self.ended[trial_id] for trial_id in sorted(self.ended)]
+
+    def repair(self) -> None:
+        """Before the first line is added: a kill may have cut the last one short, and what follows must not join it."""
+        if self.folder.exists(LEDGER) and not self.folder.read(LEDGER).endswith(b"\n"):
+            self.folder.append(LEDGER, "\n")
+
+    def start(self, start: Start) -> None:
+        setting = {"digest": start.setting.digest, "setting": start.setting.to_dict()}
+        rest = {"trial_id": start.trial_id, "origin": start.origin, "params": start.params, "cuts": start.cuts}
+        self._append({"event": "started", **setting, **rest})
+        self.starts[start.trial_id] = start
+
+    def end(self, trial: Trial) -> None:
+        row = {name: _plain(value) for name, value in vars(trial).items()}
+        row |= {"setting": trial.setting.to_dict(), "history": [_plain(value) for value in trial.history]}
+        self._append({"event": "ended", **row})
+        self.ended[trial.trial_id] = trial
+
+    def explain(self, trial_id: str, error: str) -> None:
+        """Why a trial failed, where this was known only after it had ended."""
+        if trial_id in self.ended and not self.ended[trial_id].error:
+            self.end(replace(self.ended[trial_id], error=error))
+
+    def extend(self, num_trials: int) -> None:
+        self.repair()
+        self._append({"event": "target", "num_trials": num_trials})
+        self.target = num_trials
+
+    def write_table(self) -> None:
+        """trials.csv, by trial_id: identity, outcome, settings, then what the trial cost."""
+        rows = [_row(trial) for trial in self.trials]
+        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["trial_id"]
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.folder.write(TRIALS, buffer.getvalue().encode())
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        self.folder.append(LEDGER, json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_trials(folder: RunFolder) -> list[Trial]:
+    """The trials that ended, by trial_id."""
+    return Ledger(folder).trials
+
+
+def best_trial(trials: Sequence[Trial], metric: str = "accuracy") -> Trial:
+    """Highest metric among the complete trials; of equals, the one with the fewest synthetic images."""
+    complete = [trial for trial in trials if trial.status == "complete"]
+    if not complete:
+        first = next((trial.error for trial in trials if trial.error), "every trial was stopped early")
+        raise WorkError(f"no trial of the sweep is complete ({first}); look at sweep/trials.csv")
+    return max(complete, key=lambda t: (getattr(t, metric), -t.setting.synthetic_ratio, _reversed(t.trial_id)))
+
+
+def cheapest_trial(trials: Sequence[Trial], tolerance: float, metric: str = "accuracy") -> Trial:
+    """Within `tolerance` of the best complete trial: the fewest synthetic images, then the fewest seconds."""
+    best = getattr(best_trial(trials, metric), metric)
+    near = [t for t in trials if t.status == "complete" and getattr(t, metric) >= best - tolerance]
+    return min(near, key=lambda t: (t.num_synthetic, t.seconds, t.trial_id))
+
+
+def _reversed(trial_id: str) -> int:
+    return -int(trial_id[1:])
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    outcome = {name: getattr(trial, name) for name in ("trial_id", "status", "seconds", "accuracy")}
+    rest = ("accuracy_std", "balanced_accuracy", "gpu_seconds", "num_synthetic", "evaluations", "origin", "error")
+    return {**outcome, **trial.setting.to_dict(), **{name: getattr(trial, name) for name in rest}}

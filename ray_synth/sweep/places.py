@@ -1,0 +1,38 @@
+"""A machine's CPUs and GPUs in, how many trials run at once out; a sweep that could not be placed is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_synth.config import Sweep
+from ray_synth.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where trials run: how many at once, and what each holds."""
+
+    slots: int
+    gpus: float  # of one trial
+    workers: int  # of Ray Train in one trial
+
+    @classmethod
+    def of(cls, settings: Sweep, *, cpus: float, gpus: float) -> Places:
+        """Raises InputError for a sweep that could not be placed."""
+        if settings.workers_per_trial > 1:
+            units, each = gpus or cpus, settings.workers_per_trial
+        else:
+            units, each = (gpus, settings.gpus_per_trial) if gpus else (cpus, 1)
+        kind = "GPUs" if gpus else "CPUs"
+        slots = int(units / each + 1e-9)
+        if slots < 1:
+            raise InputError(
+                f"sweep.workers_per_trial must be <= {int(units)}, the {kind} here, got {settings.workers_per_trial}; "
+                f"type --set sweep.workers_per_trial={max(1, int(units))}"
+            )
+        if settings.concurrency is not None and settings.concurrency > slots:
+            raise InputError(
+                f"sweep.concurrency must be <= {slots}: there are {units:g} {kind} here and a trial takes {each:g}, "
+                f"got {settings.concurrency}; type --set sweep.concurrency={slots}, or leave it out"
+            )
+        return cls(slots=settings.concurrency or slots, gpus=each if gpus else 0.0, workers=settings.workers_per_trial)

@@ -1,0 +1,204 @@
+"""A ledger in, proposals out: what to try next, as a function of the trials that went before and of nothing else.
+
+Trial k is proposed from the results of the trials up to k - `window`, in their order, whoever finished first. A sweep
+that was killed and resumed therefore tries what an undisturbed one would have; the same seed gives the same sweep.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from ray_synth.config import Experiment
+from ray_synth.seeding import derive_seed
+from ray_synth.sweep.ledger import Ledger, Start, Trial
+from ray_synth.sweep.prior import RatioPrior, first_ratios
+from ray_synth.sweep.space import RATIO, Setting, Space, default_setting
+
+RANDOM_FIRST = 8  # trials before TPE has enough to go by
+
+
+class Search:
+    """What to try next. `propose` writes a trial into the ledger as started and gives it; `None`: wait for a result."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        experiment: Experiment,
+        space: Space,
+        *,
+        estimate: Mapping[str, Any] | None,
+        window: int,
+    ):
+        """window: trials between a proposal and the last result it may know, at least as many as run at once."""
+        self.ledger, self.experiment, self.space, self.window = ledger, experiment, space, window
+        self.settings = settings = experiment.sweep
+        self.steps = settings.repeats * experiment.classifier.evaluations
+        self.order = sorted(ledger.starts)
+        self.again = [i for i in self.order if i not in ledger.ended or ledger.ended[i].again]
+        for trial_id in self.again:
+            ledger.ended.pop(trial_id, None)
+        first = first_settings(experiment, space, estimate)
+        tried = {ledger.starts[i].setting.digest for i in self.order}
+        self.first = [setting for setting in first if setting.digest not in tried]
+        self.grid = _shuffled(space.grid(), derive_seed("grid", experiment.seed))
+        self.prior: RatioPrior | None = None
+        if settings.prior == "distribution" and estimate is not None and settings.sampler != "grid":
+            self.prior = RatioPrior(estimate, space.ratio_range)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        self.running: dict[int, optuna.Trial] = {}
+        self.known = 0  # trials whose results the study has
+
+    @property
+    def total(self) -> int:
+        """Trials in the end: those asked for, or all that the space holds."""
+        asked = max(self.settings.num_trials, self.ledger.target)
+        if self.grid is None:
+            return asked
+        return min(asked, len(self.order) + len(self.first) + len(self._untried({s.digest for s in self.first})))
+
+    @classmethod
+    def total_of(cls, ledger: Ledger, experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> int:
+        """How many trials there will be, where none is to be proposed now."""
+        return cls(ledger, experiment, space, estimate=estimate, window=1).total
+
+    @property
+    def left(self) -> int:
+        """Trials still to be run, those that were cut off among them."""
+        return len(self.again) + max(0, self.total - len(self.order))
+
+    def propose(self) -> Start | None:
+        if self.again:
+            return self.ledger.starts[self.again.pop(0)]
+        k = len(self.order)
+        if self.first:
+            setting, origin = self.first.pop(0), "first"
+            params, cuts = self.space.params(setting), {}
+        else:
+            visible = max(0, k - self.window + 1)
+            if not all(i in self.ledger.ended for i in self.order[:visible]):
+                return None
+            self._learn(visible)
+            params, origin = self._params(k)
+            setting = self.space.setting(params)
+            cuts = self._cuts(self.order[:visible])
+        start = Start(trial_id=f"t{k:05d}", setting=setting, origin=origin, params=params, cuts=cuts)
+        self.ledger.start(start)
+        self.order.append(start.trial_id)
+        return start
+
+    def _params(self, k: int) -> tuple[dict[str, Any], str]:
+        """Optuna's parameters of trial k, and who proposed them."""
+        if self.settings.sampler == "grid":
+            return self.space.params(self._untried()[0]), "grid"
+        seed = derive_seed("sweep", self.experiment.seed, k) % 2**32
+        sampler: Any = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=True)
+            if self.settings.sampler == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        origin: str = self.settings.sampler
+        if self.prior is not None:
+            starts = list(self.ledger.starts.values())
+            ratio = self.prior.propose(
+                *self._seen(),
+                tried=[start.setting.synthetic_ratio for start in starts],
+                turn=sum(start.origin != "first" for start in starts),
+                seed=seed,
+            )
+            with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+                sampler = optuna.samplers.PartialFixedSampler({RATIO: self.space.ratio_params(ratio)}, sampler)
+            origin = "prior"
+        self.study.sampler = sampler
+        trial = self.study.ask(self.space.distributions)
+        if self.grid is not None and self.space.setting(trial.params).digest in self._tried():
+            self.study.tell(trial, state=TrialState.FAIL)  # all is choices, and this one is known: another one
+            return self.space.params(self._untried()[0]), self.settings.sampler
+        self.running[k] = trial
+        return dict(trial.params), origin
+
+    def _learn(self, visible: int) -> None:
+        """Bring the study to the state in which trial `visible + window - 1` is proposed: results up to `visible`."""
+        for k, trial_id in enumerate(self.order):
+            if k < self.known:
+                continue
+            if k < visible:
+                trial = self.ledger.ended[trial_id]
+                if k in self.running:
+                    self._tell(self.running.pop(k), trial)
+                else:
+                    self.study.add_trial(self._frozen(self.ledger.starts[trial_id], trial))
+                self.known = k + 1
+            elif k not in self.running:
+                self.study.enqueue_trial(dict(self.ledger.starts[trial_id].params))
+                self.running[k] = self.study.ask(self.space.distributions)
+
+    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
+        if trial.status == "pruned":
+            asked.report(trial.accuracy, trial.evaluations)
+        value = getattr(trial, self.settings.metric) if trial.status == "complete" else None
+        self.study.tell(asked, value, state=_STATES[trial.status])
+
+    def _frozen(self, start: Start, trial: Trial) -> optuna.trial.FrozenTrial:
+        common: dict[str, Any] = {"params": dict(start.params), "distributions": self.space.distributions}
+        if trial.status == "complete":
+            return optuna.create_trial(value=getattr(trial, self.settings.metric), **common)
+        values = {trial.evaluations: trial.accuracy} if trial.status == "pruned" else {}
+        return optuna.create_trial(state=_STATES[trial.status], intermediate_values=values, **common)
+
+    def _seen(self) -> tuple[list[float], list[float]]:
+        """Ratios and values of the complete trials that the study knows."""
+        trials = [self.ledger.ended[i] for i in self.order[: self.known]]
+        complete = [t for t in trials if t.status == "complete"]
+        return [t.setting.synthetic_ratio for t in complete], [getattr(t, self.settings.metric) for t in complete]
+
+    def _cuts(self, visible: Sequence[str]) -> dict[int, float]:
+        """Asynchronous successive halving (Li et al., 2020): at the rungs grace x factor^i a trial goes on if it is
+        among the best 1 / factor of those that came there. Ray's own scheduler takes whoever came first."""
+        if self.settings.pruner == "none":
+            return {}
+        cuts, rung = {}, float(self.settings.grace)
+        while round(rung) < self.steps:
+            step = round(rung)
+            histories = [self.ledger.ended[i].history for i in visible if len(self.ledger.ended[i].history) >= step]
+            if histories:
+                share = 100 * (1 - 1 / self.settings.reduction_factor)
+                cuts[step] = float(np.percentile([history[step - 1] for history in histories], share))
+            rung *= self.settings.reduction_factor
+        return cuts
+
+    def _tried(self) -> set[str]:
+        return {start.setting.digest for start in self.ledger.starts.values()}
+
+    def _untried(self, besides: set[str] = frozenset()) -> list[Setting]:  # type: ignore[assignment]
+        tried = self._tried() | besides
+        return [setting for setting in self.grid or () if setting.digest not in tried]
+
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def first_settings(experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> list[Setting]:
+    """What is tried before any sampler has its say, with the classifier's own settings: the prediction, no synthetic
+    image at all, and both ends of the interval."""
+    ratios = [0.0]
+    if estimate is not None and experiment.sweep.prior != "none":
+        low, high = space.ratio_range
+        ratios = first_ratios(estimate, low, high)
+    classes = space.num_classes
+    settings = [default_setting(experiment, classes, ratio) for ratio in ratios]
+    return list({setting.digest: setting for setting in settings}.values())
+
+
+def _shuffled(settings: list[Setting] | None, seed: int) -> list[Setting] | None:
+    if settings is None:
+        return None
+    order = np.random.default_rng(seed).permutation(len(settings))
+    unique = {settings[i].digest: settings[i] for i in order}
+    return list(unique.values())

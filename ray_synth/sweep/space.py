@@ -1,0 +1,178 @@
+"""The searched space of an experiment in; Optuna's parameters into settings, and settings into parameters, out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from ray_synth.config import Classifier, Dimension, Experiment, changed, digest
+from ray_synth.errors import InputError
+
+RATIO = "synthetic_ratio"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one trial trains with. `classifier`: lambda_1, lambda_2, and by dotted name whatever else is searched."""
+
+    synthetic_ratio: float
+    num_clusters: int
+    classifier: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lambda_1(self) -> float:
+        return float(self.classifier["lambda_1"])
+
+    @property
+    def lambda_2(self) -> float:
+        return float(self.classifier["lambda_2"])
+
+    @property
+    def digest(self) -> str:
+        return digest("setting", self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat: synthetic_ratio, lambda_1, lambda_2, num_clusters, then what else is searched."""
+        values = dict(self.classifier)
+        lambdas = {name: values.pop(name) for name in ("lambda_1", "lambda_2") if name in values}
+        return {RATIO: self.synthetic_ratio, **lambdas, "num_clusters": self.num_clusters, **values}
+
+    @classmethod
+    def from_dict(cls, flat: Mapping[str, Any]) -> Setting:
+        values = dict(flat)
+        return cls(synthetic_ratio=values.pop(RATIO), num_clusters=values.pop("num_clusters"), classifier=values)
+
+    def applied_to(self, classifier: Classifier) -> Classifier:
+        """The classifier section with this setting's values."""
+        return changed(classifier, self.classifier)
+
+
+def default_setting(experiment: Experiment, num_classes: int, synthetic_ratio: float) -> Setting:
+    """The classifier's own settings at a ratio: what one would train with when nothing is searched."""
+    raw = experiment.classifier.model_dump()
+    searched = [name for name in experiment.sweep.searched if name not in (RATIO, "num_clusters", "clusters_per_class")]
+    return Setting(
+        synthetic_ratio=synthetic_ratio,
+        num_clusters=experiment.partition.clusters(num_classes),
+        classifier={name: _at(raw, name) for name in dict.fromkeys(("lambda_1", "lambda_2", *searched))},
+    )
+
+
+class Space:
+    """Ranges and choices as Optuna's distributions. On a scale (log, log1p) a parameter is the scaled value."""
+
+    def __init__(self, experiment: Experiment, *, num_classes: int, max_ratio: float):
+        """max_ratio: what the synthetic images reach. Raises InputError where the space asks for more."""
+        self.num_classes = num_classes
+        self.default = default_setting(experiment, num_classes, 0.0)
+        searched = experiment.sweep.searched
+        ratio = searched.get(RATIO) or Dimension(low=0.0, high=max_ratio, scale="log1p")
+        self.dimensions = {RATIO: _within(ratio, max_ratio)} | {
+            name: dimension for name, dimension in searched.items() if name != RATIO and dimension.tied_to is None
+        }
+        self.tied = {name: d for name, d in searched.items() if d.tied_to is not None}
+        self.distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(range(len(d.choices)))
+            if d.choices is not None
+            else FloatDistribution(to_scale(d.low or 0.0, d.scale), to_scale(d.high or 0.0, d.scale))
+            for name, d in self.dimensions.items()
+        }
+
+    def params(self, setting: Setting) -> dict[str, Any]:
+        """A setting as Optuna's parameters; a first setting may lie outside: the nearest is taken."""
+        return {name: self._param(name, self._value(name, setting)) for name in self.dimensions}
+
+    def setting(self, params: Mapping[str, Any]) -> Setting:
+        values = {name: self._from_param(name, params[name]) for name in self.dimensions}
+        values |= {name: float(values[d.tied_to]) * d.factor for name, d in self.tied.items() if d.tied_to}
+        ratio = values.pop(RATIO)
+        clusters = values.pop("num_clusters", self.default.num_clusters)
+        if "clusters_per_class" in values:
+            clusters = values.pop("clusters_per_class") * self.num_classes
+        return Setting(
+            synthetic_ratio=float(ratio) if self.dimensions[RATIO].choices is not None else round(ratio, 4),
+            num_clusters=max(1, round(clusters)),
+            classifier={
+                **self.default.classifier,
+                **{name: _like(self.default.classifier[name], value) for name, value in values.items()},
+            },
+        )
+
+    def ratio_params(self, ratio: float) -> Any:
+        """The parameter of a ratio, or of the nearest one that may be chosen."""
+        return self._param(RATIO, ratio)
+
+    @property
+    def ratio_range(self) -> tuple[float, float]:
+        d = self.dimensions[RATIO]
+        return (min(d.choices), max(d.choices)) if d.choices is not None else (d.low or 0.0, d.high or 0.0)
+
+    def grid(self) -> list[Setting] | None:
+        """Every setting, where all of the space is choices; None where something is a range."""
+        if any(d.choices is None for d in self.dimensions.values()):
+            return None
+        indices = [range(len(d.choices or ())) for d in self.dimensions.values()]
+        return [self.setting(dict(zip(self.dimensions, point, strict=True))) for point in itertools.product(*indices)]
+
+    def _value(self, name: str, setting: Setting) -> Any:
+        if name == RATIO:
+            return setting.synthetic_ratio
+        if name == "clusters_per_class":
+            return setting.num_clusters / self.num_classes
+        return setting.num_clusters if name == "num_clusters" else setting.classifier[name]
+
+    def _param(self, name: str, value: Any) -> Any:
+        d = self.dimensions[name]
+        if d.choices is None:
+            return to_scale(min(max(float(value), d.low or 0.0), d.high or 0.0), d.scale)
+        if value in d.choices:
+            return d.choices.index(value)
+        numbers = [c for c in d.choices if isinstance(c, int | float)]
+        if not isinstance(value, int | float) or len(numbers) < len(d.choices):
+            return 0
+        return min(range(len(d.choices)), key=lambda i: abs(numbers[i] - value))
+
+    def _from_param(self, name: str, param: Any) -> Any:
+        d = self.dimensions[name]
+        if d.choices is not None:
+            return d.choices[param]
+        return min(max(from_scale(param, d.scale), d.low or 0.0), d.high or 0.0)
+
+
+def to_scale(value: float, scale: str) -> float:
+    return {"linear": lambda v: v, "log": math.log, "log1p": math.log1p}[scale](value)
+
+
+def from_scale(value: float, scale: str) -> float:
+    return {"linear": lambda v: v, "log": math.exp, "log1p": math.expm1}[scale](value)
+
+
+def _within(ratio: Dimension, max_ratio: float) -> Dimension:
+    """The ratios that the images reach. A list of choices is not cut short in silence."""
+    top = max(ratio.choices) if ratio.choices is not None else ratio.low or 0.0
+    if top > max_ratio * (1 + 1e-9):
+        raise InputError(
+            f"sweep.space.synthetic_ratio asks for {top:g}, and the synthetic images reach {max_ratio:g}; raise "
+            "generate.images_per_class, or leave it out to make as many as trials need"
+        )
+    return ratio if ratio.choices is not None else ratio.model_copy(update={"high": min(ratio.high or 0.0, max_ratio)})
+
+
+def _at(raw: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        raw = raw[part]
+    return raw
+
+
+def _like(default: Any, value: Any) -> Any:
+    """A value of the setting's own type, with the four digits that a table shows."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(default, int) and not isinstance(default, bool):
+        return round(value)
+    return float(f"{value:.4g}")

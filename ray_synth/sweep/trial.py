@@ -1,0 +1,210 @@
+"""A setting and the images in, its accuracy out: a trial's trainings, in its own process or on Ray Train's workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ray_synth.classifier.mixture import TrainingData, mix, partition_features
+from ray_synth.classifier.predict import balanced_accuracy, logits_of
+from ray_synth.classifier.train import Fitted, Team, fit
+from ray_synth.config import Experiment
+from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.errors import WorkError
+from ray_synth.runs import RunFolder
+from ray_synth.seeding import derive_seed
+from ray_synth.sweep.space import Setting
+
+KEEP_EVERY = 60.0  # seconds of training between two checkpoints of a trial: a short one needs none
+SAY_EVERY = 5.0  # seconds between two lines about a running trial
+
+
+def known_features(experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> np.ndarray | None:
+    """An encoder's features of all images, taken once for all trials. Pixels cost nothing: each trial takes its own."""
+    encoder = experiment.partition.encoder
+    return partition_features([real, synthetic], experiment.partition.features) if encoder else None
+
+
+def mix_setting(
+    setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet, features: np.ndarray | None = None
+) -> TrainingData:
+    """The training data of a setting, with its regions. Without a synthetic image real ones are used in any case."""
+    synthetic_images = synthetic_counts(np.bincount(real.labels), setting.synthetic_ratio).any()
+    return mix(
+        real,
+        synthetic,
+        synthetic_ratio=setting.synthetic_ratio,
+        num_clusters=setting.num_clusters,
+        partition=experiment.partition,
+        seed=derive_seed("partition", experiment.seed),
+        use_real=experiment.data.use_real or not synthetic_images,
+        online=setting.applied_to(experiment.classifier).algorithm == "lightweight",
+        features=features,
+    )
+
+
+def train_setting(
+    setting: Setting,
+    experiment: Experiment,
+    real: ImageSet,
+    synthetic: ImageSet,
+    validation: ImageSet,
+    *,
+    seed: int,
+    features: np.ndarray | None = None,
+    **how: Any,
+) -> Fitted:
+    """`fit` at a setting: the mix, its regions, and the classifier section with the setting's values."""
+    data = mix_setting(setting, experiment, real, synthetic, features)
+    return fit(data, validation, setting.applied_to(experiment.classifier), seed=seed, **how)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """What all trials of a sweep share; it lies once in Ray's object store."""
+
+    url: str  # of the run folder
+    experiment: Experiment
+    real: ImageSet
+    synthetic: ImageSet
+    validation: ImageSet
+    features: np.ndarray | None = None
+
+
+class _StoppedEarly(Exception):
+    pass
+
+
+def run_trial(
+    config: Mapping[str, Any], work: Work, *, report: Callable[[dict[str, Any]], None], team: Team | None = None
+) -> None:
+    """Train a setting with each of the sweep's seeds, and report the means last.
+
+    The value after validation pass t is the mean over the seeds trained so far, so all trials are compared at the same
+    point; a trial whose value lies below its cut there is stopped. A training longer than a minute goes on from its
+    checkpoint when the worker dies or the sweep is resumed. What goes wrong in a training is a result, not a crash.
+
+    Args:
+        config: trial_id, setting (flat) and cuts (validation pass -> value).
+        report: called with a trial's row; the last one has `status`.
+    """
+    progress = _Progress(RunFolder(work.url), config["trial_id"], on=team is None or team.rank == 0)
+    experiment, said = work.experiment, time.perf_counter()
+    cuts = {int(step): cut for step, cut in config["cuts"].items()}
+
+    def row(**outcome: Any) -> dict[str, Any]:
+        history = progress.history
+        return {
+            "accuracy": history[-1] if history else math.nan,
+            "accuracy_std": float(np.std(progress.accuracies)) if len(progress.accuracies) > 1 else math.nan,
+            "balanced_accuracy": float(np.mean(progress.balanced)) if progress.balanced else math.nan,
+            "history": list(history),
+            "seconds": progress.seconds,
+            **outcome,
+        }
+
+    def evaluated(accuracy: float) -> None:
+        nonlocal said
+        accuracy = _agreed(accuracy, team)
+        progress.history.append(float(np.mean([*progress.accuracies, accuracy])))
+        cut = cuts.get(len(progress.history))
+        if cut is not None and progress.history[-1] < cut:
+            raise _StoppedEarly
+        # Workers report together or not at all, and their clocks differ.
+        if team is not None or time.perf_counter() - said > SAY_EVERY:
+            said = time.perf_counter()
+            report(row())
+
+    try:
+        for repeat in range(len(progress.accuracies), experiment.sweep.repeats):
+            progress.begin(repeat)
+            fitted = train_setting(
+                Setting.from_dict(config["setting"]),
+                experiment,
+                work.real,
+                work.synthetic,
+                work.validation,
+                features=work.features,
+                seed=derive_seed("trial", experiment.seed, *([repeat] if repeat else [])),
+                report=evaluated,
+                checkpoints=progress,
+                team=team,
+            )
+            progress.accuracies.append(fitted.accuracy)
+            logits = logits_of(fitted.model, work.validation.images)
+            progress.balanced.append(balanced_accuracy(logits, work.validation.labels))
+        report(row(status="complete"))
+    except _StoppedEarly:
+        report(row(status="pruned"))
+    except WorkError as error:  # a loss that is not finite: the same again next time
+        report(row(status="failed", error=str(error), again=False))
+    except Exception as error:
+        report(row(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0], again=True))
+    progress.remove()
+
+
+def _agreed(accuracy: float, team: Team | None) -> float:
+    """The first worker's accuracy, on all: they must stop together."""
+    if team is None or team.size == 1:
+        return accuracy
+    import torch
+    import torch.distributed as dist
+
+    shared = torch.tensor([accuracy], dtype=torch.float64, device=team.device)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
+@dataclass
+class _Progress:
+    """A trial's state in the run folder, for trainings of more than a minute: what is done, then fit's checkpoint.
+
+    One file, so that a kill cannot leave the two of different times.
+    """
+
+    folder: RunFolder
+    trial_id: str
+    on: bool  # False: another worker writes
+    accuracies: list[float] = field(default_factory=list)
+    balanced: list[float] = field(default_factory=list)
+    history: list[float] = field(default_factory=list)
+    before: float = 0.0  # seconds of training before this start
+    repeat: int = 0
+
+    def __post_init__(self) -> None:
+        self.started = self.saved = time.perf_counter()
+        self.name = f"sweep/running/{self.trial_id}"
+        self.checkpoint = b""
+        if self.folder.exists(self.name):
+            state, self.checkpoint = self.folder.read(self.name).split(b"\n", 1)
+            vars(self).update(json.loads(state))
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def begin(self, repeat: int) -> None:
+        if repeat != self.repeat:
+            self.repeat, self.checkpoint = repeat, b""
+            if self.on:
+                self.save(b"")
+
+    def load(self) -> bytes | None:
+        return self.checkpoint or None
+
+    def save(self, data: bytes) -> None:
+        if time.perf_counter() - self.saved < KEEP_EVERY:
+            return
+        self.saved = time.perf_counter()
+        state = {name: getattr(self, name) for name in ("accuracies", "balanced", "history", "repeat")}
+        self.folder.write(self.name, json.dumps({**state, "before": self.seconds}).encode() + b"\n" + data)
+
+    def remove(self) -> None:
+        if self.on:
+            self.folder.remove(self.name)

@@ -1,0 +1,229 @@
+"""Images and a prediction in, a table of trials out: Ray Tune runs what the search proposes, the ledger keeps it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.search import Searcher
+
+from ray_synth.config import Experiment
+from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.errors import WorkError
+from ray_synth.runs import RunFolder
+from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
+from ray_synth.sweep.places import Places
+from ray_synth.sweep.search import Search
+from ray_synth.sweep.space import Space
+from ray_synth.sweep.trial import Work, known_features, run_trial
+
+DEATHS = 2  # of its worker, after which a trial has failed
+WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
+
+
+def run_sweep(
+    folder: RunFolder,
+    experiment: Experiment,
+    real: ImageSet,
+    validation: ImageSet,
+    images: Callable[[float], ImageSet],
+    *,
+    estimate: Mapping[str, Any] | None,
+    max_ratio: float,
+    shown: Callable[[Ledger, Mapping[str, Trial]], None] = lambda ledger, running: None,
+) -> list[Trial]:
+    """Run what is left of the sweep. Ray must be up.
+
+    Args:
+        images: a ratio -> synthetic images enough for it; called again when a trial needs more than there are.
+        estimate: the prediction (estimate.json), where the sweep starts from one.
+        max_ratio: upper end of the searched ratios.
+        shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
+    """
+    import ray
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    places = Places.of(experiment.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0))
+    ledger = Ledger(folder)
+    ledger.repair()
+    space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
+    search = Search(ledger, experiment, space, estimate=estimate, window=WINDOW * places.slots)
+    shown(ledger, {})
+    real_counts = np.bincount(real.labels, minlength=real.num_classes)
+    while search.left:
+        synthetic = images(max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0))
+        work = Work(
+            url=folder.absolute_url,
+            experiment=experiment,
+            real=real,
+            synthetic=synthetic,
+            validation=validation,
+            features=known_features(experiment, real, synthetic),
+        )
+        available = np.bincount(synthetic.labels, minlength=real.num_classes)
+        before = search.left
+        _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
+        if search.left == before and not search.again:
+            break
+    ledger.write_table()
+    trials = ledger.trials
+    if len(trials) < search.total:
+        raise WorkError(f"the sweep stopped after {len(trials)} of {search.total} trials")
+    best_trial(trials)  # a sweep without a complete trial has failed
+    return trials
+
+
+def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
+    trainable = tune.with_parameters(_nested if places.workers > 1 else _single, work=work, places=places)
+    resources = {"gpu": places.gpus} if places.gpus else {"cpu": 1.0}
+    if places.workers > 1:
+        resources = {"cpu": 0.01}  # its workers ask for theirs themselves
+    with tempfile.TemporaryDirectory(prefix="ray_synth-sweep-") as scratch:
+        results = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                metric="accuracy",
+                mode="max",
+                num_samples=searcher.search.left,
+                search_alg=searcher,
+                max_concurrent_trials=places.slots,
+                reuse_actors=places.workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                name="sweep",
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=DEATHS),
+            ),
+        ).fit()
+    for result in results:
+        if result.error is not None and result.config:
+            lines = [line for line in str(result.error).strip().splitlines() if line.strip()] or ["unknown"]
+            searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
+
+
+def _single(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
+    """A trial in Tune's own process."""
+    import torch
+
+    torch.set_num_threads(1)
+    run_trial(config, work, report=tune.report)
+
+
+def _nested(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
+    """A trial on Ray Train's workers. Each runs the same trial; what the first one reports is Tune's."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    with tempfile.TemporaryDirectory(prefix="ray_synth-trial-") as scratch:
+        TorchTrainer(
+            _nested_worker,
+            train_loop_config={"config": dict(config), "work": ray.put(work)},
+            scaling_config=ScalingConfig(
+                num_workers=places.workers,
+                use_gpu=places.gpus > 0,
+                resources_per_worker=None if places.gpus else {"CPU": 1},
+            ),
+            run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[TuneReportCallback()]),
+        ).fit()
+
+
+def _nested_worker(passed: Mapping[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    from ray_synth.classifier.final import train_team
+
+    run_trial(passed["config"], ray.get(passed["work"]), report=ray.train.report, team=train_team())
+
+
+class LedgerSearcher(Searcher):
+    """The search behind Ray Tune's searcher interface.
+
+    Ray's own OptunaSearch tells a trial that was stopped early as complete, leaves one with NaN running, and crashes
+    when it is resumed from storage; here each has its status, and the ledger is the one way to resume.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        real_counts: np.ndarray,
+        available: np.ndarray,
+        places: Places,
+        shown: Callable[[Ledger, Mapping[str, Trial]], None],
+    ):
+        super().__init__(metric="accuracy", mode="max")
+        self.search, self.real_counts, self.available = search, real_counts, available
+        self.places, self.shown = places, shown
+        self.running: dict[str, Start] = {}
+        self.latest: dict[str, Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        start = self.search.propose()
+        if start is None:
+            return None
+        wanted = synthetic_counts(self.real_counts, start.setting.synthetic_ratio)
+        if (wanted > self.available).any():
+            self.search.again.append(start.trial_id)  # next, when its images are there
+            return Searcher.FINISHED
+        self.running[trial_id] = start
+        self.latest[start.trial_id] = Trial(
+            trial_id=start.trial_id, status="running", seconds=0.0, accuracy=math.nan, setting=start.setting
+        )
+        self.shown(self.search.ledger, self.latest)
+        return {"trial_id": start.trial_id, "setting": start.setting.to_dict(), "cuts": dict(start.cuts)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        start = self.running[trial_id]
+        self.latest[start.trial_id] = self._trial(start, result)
+        self.shown(self.search.ledger, self.latest)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        start = self.running.pop(trial_id)
+        self.latest.pop(start.trial_id, None)
+        trial = self._trial(start, result or {}, dead=error or "status" not in (result or {}))
+        self.search.ledger.end(trial)
+        self.shown(self.search.ledger, self.latest)
+
+    def _trial(self, start: Start, result: Mapping[str, Any], *, dead: bool = False) -> Trial:
+        """A row from what a trial reported last. dead: it ended without its last word."""
+        status = "failed" if dead else result.get("status", "running")
+        accuracy, error = float(result.get("accuracy", math.nan)), str(result.get("error", ""))
+        if status == "complete" and not math.isfinite(accuracy):
+            status, error = "failed", "its accuracy is not a number"
+        failed = status == "failed"
+        seconds = float(result.get("seconds", 0.0))
+        return Trial(
+            trial_id=start.trial_id,
+            status=status,
+            seconds=round(seconds, 3),
+            accuracy=math.nan if failed else accuracy,
+            accuracy_std=math.nan if failed else float(result.get("accuracy_std", math.nan)),
+            balanced_accuracy=math.nan if failed else float(result.get("balanced_accuracy", math.nan)),
+            gpu_seconds=round(seconds * self.places.gpus, 3),
+            num_synthetic=int(synthetic_counts(self.real_counts, start.setting.synthetic_ratio).sum()),
+            evaluations=len(result.get("history", ())),
+            origin=start.origin,
+            setting=start.setting,
+            error=error,
+            again=dead or bool(result.get("again", False)),
+            history=tuple(float(value) for value in result.get("history", ())),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for its own restore, which is not used here."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, for the same reason: the ledger is the one way to resume."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise WorkError("a sweep is resumed from its ledger: run the same command again")

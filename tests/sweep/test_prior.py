@@ -1,0 +1,80 @@
+"""The prediction as a prior: narrow where it is sure, overcome where it is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_synth.sweep.prior import RatioPrior, first_ratios
+
+RATIOS = np.expm1(np.linspace(0, np.log(17), 33))
+U = np.log2(1 + RATIOS)
+
+
+def prediction(best: float, *, depth: float = 0.1, band: float = 0.01) -> dict[str, Any]:
+    """A U-curve with its lowest error at `best`."""
+    error = 0.1 + depth * (U - np.log2(1 + best)) ** 2 / 4
+    curve = {"ratio": RATIOS, "error": error, "low": error - band, "high": error + band}
+    return {"ratio": best, "interval": [best / 2, best * 2], "confidence": 0.9, "curve": curve}
+
+
+def truth(ratio: float, best: float) -> float:
+    return 0.9 - 0.1 * (np.log2(1 + ratio) - np.log2(1 + best)) ** 2 / 4
+
+
+def drawn(prior: RatioPrior, ratios: list[float], values: list[float], count: int = 200) -> np.ndarray:
+    return np.array([prior.propose(ratios, values, tried=RATIOS.tolist(), turn=1, seed=s) for s in range(count)])
+
+
+def test_first_ratios_are_the_pick_none_and_the_ends() -> None:
+    assert first_ratios(prediction(4.0), 0.0, 16.0) == [4.0, 0.0, 2.0, 8.0]
+    assert first_ratios(prediction(4.0), 0.0, 6.0) == [4.0, 0.0, 2.0, 6.0]
+    assert first_ratios({"ratio": 16.0, "interval": [15.5, 16.0]}, 0.0, 16.0) == [16.0, 0.0]  # the end is the pick
+    assert first_ratios({"ratio": 0.0, "interval": [0.0, 0.05]}, 0.0, 16.0) == [0.0]
+
+
+def test_a_narrow_band_is_trusted_and_a_wide_one_is_not() -> None:
+    sure = drawn(RatioPrior(prediction(4.0, band=0.005), (0.0, 16.0)), [], [])
+    unsure = drawn(RatioPrior(prediction(4.0, band=0.1), (0.0, 16.0)), [], [])
+    near, far = (np.median(np.abs(np.log2(1 + ratios) - np.log2(5))) for ratios in (sure, unsure))
+    assert near < 0.2
+    assert far > 2 * near
+    assert sure.min() >= 0
+    assert sure.max() <= 16
+
+
+@pytest.mark.parametrize(("said", "best"), [(0.0, 12.0), (16.0, 1.0), (4.0, 0.0)])
+def test_a_confident_and_wrong_prediction_is_overcome(said: float, best: float) -> None:
+    rng = np.random.default_rng(0)
+    prior = RatioPrior(prediction(said, band=0.005), (0.0, 16.0))
+    ratios, values = [], []
+    for turn in range(20):
+        ratio = prior.propose(ratios, values, tried=ratios, turn=turn, seed=turn)
+        ratios.append(ratio)
+        values.append(truth(ratio, best) + rng.normal(0, 0.005))
+    late = np.log2(1 + np.array(ratios[10:]))
+    assert np.median(np.abs(late - np.log2(1 + best))) < 0.5
+
+
+def test_trials_that_learnt_nothing_do_not_count_against_their_ratio() -> None:
+    prior = RatioPrior(prediction(4.0), (0.0, 16.0))
+    ratios = [0.0, 1.0, 2.0, 4.0, 4.0, 8.0, 16.0]
+    values = [truth(ratio, 4.0) for ratio in ratios]
+    values[3] = 0.1  # at the best ratio, with a learning rate that was too high
+    picks = np.log2(1 + drawn(prior, ratios, values))
+    assert abs(np.median(picks) - np.log2(5)) < 0.6
+
+
+def test_it_looks_around_until_nothing_is_far() -> None:
+    prior = RatioPrior(prediction(0.5), (0.0, 16.0))
+    assert prior.propose([], [], tried=[0.0, 0.5], turn=0, seed=0) == pytest.approx(16.0)
+    near = [prior.propose([], [], tried=RATIOS.tolist(), turn=3 * s, seed=s) for s in range(50)]
+    assert np.median(near) < 2  # all has been seen: the prediction's own region
+
+
+def test_a_proposal_follows_from_its_seed() -> None:
+    prior = RatioPrior(prediction(4.0), (0.0, 16.0))
+    one, two = (prior.propose([0.0, 4.0], [0.8, 0.9], tried=[0.0, 4.0], turn=1, seed=s) for s in (3, 3))
+    assert one == two
