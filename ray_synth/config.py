@@ -779,7 +779,8 @@ def load_experiment(
     """Read, override and check an experiment file.
 
     Args:
-        path: YAML file, read safely (no tags, no duplicate keys).
+        path: YAML file, read safely (no tags, no duplicate keys). Its `base`, a path seen from the file, is read first;
+            the file's sections are laid over the base's, key by key.
         overrides: dotted key -> value, as `--set data.shots=5` gives them.
         seed: replaces the file's `seed`.
 
@@ -787,10 +788,42 @@ def load_experiment(
         InputError: for anything wrong in the file or the overrides, one line per problem.
     """
     path = Path(path)
+    raw, files = _with_bases(path)
+    label = path.name if len(files) == 1 else f"{path.name} (base {', '.join(file.name for file in files[1:])})"
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+    if seed is not None:
+        raw["seed"] = seed
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(raw, item) for item in error.errors())
+        raise InputError("\n".join(f"{label}: {problem}" for problem in problems)) from None
+
+
+def _with_bases(path: Path) -> tuple[dict[str, Any], list[Path]]:
+    """What stands in the file over what stands in its base, and so on down; and the files, the first one first."""
+    raw = _read_file(path, f"experiment file not found: {path}")
+    files = [path]
+    while (base := raw.pop("base", None)) is not None:
+        if not isinstance(base, str):
+            raise InputError(f"{files[-1]}: base must be the path of an experiment file, got {_short(base)}")
+        below = files[-1].parent / base
+        if below.resolve() in [file.resolve() for file in files]:
+            chain = " -> ".join(str(file) for file in [*files, below])
+            raise InputError(f"{files[-1]}: base: {base} leads back to a file that stands on it ({chain})")
+        under = _read_file(below, f"{files[-1]}: base not found: {below}")
+        raw = _merged(under, raw)
+        files.append(below)
+    return raw, files
+
+
+def _read_file(path: Path, missing: str) -> dict[str, Any]:
+    """What a YAML file says. missing: the message when there is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"experiment file not found: {path}{_near_files(path)}") from None
+        raise InputError(f"{missing}{_near_files(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
     try:
@@ -802,15 +835,27 @@ def load_experiment(
         raise InputError(f"{path} must hold sections such as 'name:' and 'data:', got {type(raw).__name__}")
     raw = dict(raw)
     raw.pop("digest", None)  # of an experiment.yaml out of a run folder, which can be run again
-    for key, value in (overrides or {}).items():
-        _override(raw, key, value)
-    if seed is not None:
-        raw["seed"] = seed
-    try:
-        return Experiment.model_validate(raw)
-    except ValidationError as error:
-        problems = dict.fromkeys(_problem(raw, item) for item in error.errors())
-        raise InputError("\n".join(f"{path.name}: {problem}" for problem in problems)) from None
+    return raw
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Sections of both, key by key; of everything else the upper one."""
+    merged = dict(under)
+    for name, value in over.items():
+        before, here = merged.get(name), (*place, str(name))
+        merged[name] = value
+        if isinstance(before, dict) and isinstance(value, dict) and not _replaces(before, value, here):
+            merged[name] = _merged(before, value, here)
+    return merged
+
+
+def _replaces(under: Mapping[str, Any], over: Mapping[str, Any], place: tuple[str, ...]) -> bool:
+    """A generator of another kind has other keys, and so has a searched setting of another form."""
+    if place == ("generator",):
+        return "kind" in over and over["kind"] != _kind_of(under)
+    forms = ({"low", "high", "scale"}, {"choices"}, {"tied_to", "factor"})
+    kept = [form for form in forms if form & set(under)]
+    return place[:2] == ("sweep", "space") and bool(kept) and not any(form & set(over) for form in kept)
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -139,6 +139,94 @@ def test_the_settings_of_a_run_can_be_run_again(tmp_path: Path) -> None:
     assert load_experiment(tmp_path / "experiment.yaml") == experiment
 
 
+def written(folder: Path, **texts: str) -> Path:
+    """Files by name; the path of the first one."""
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(texts))}.yaml"
+
+
+BASE = """
+seed: 3
+data: {shots: 4, test_fraction: 0.2}
+generator: {steps: 50, block_out_channels: [8, 16, 32]}
+classifier: {augment: {flip: 0.5, blur: 0.1}}
+sweep:
+  space:
+    lambda_1: {low: 0.5, high: 2}
+    learning_rate: {low: 1e-4, high: 1e-2, scale: log}
+    augment: {flip: {low: 0, high: 0.5}}
+"""
+
+
+def test_a_file_lies_over_its_base(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        top="base: middle.yaml\nname: top\ndata: {shots: 2}\nclassifier: {augment: {blur: 0.3}}\n",
+        middle="base: below/base.yaml\ngenerator: {block_out_channels: [8]}\nsweep: {space: {lambda_1: {high: 9}}}\n",
+    )
+    written(tmp_path / "below", base=BASE)
+    experiment = load_experiment(file)
+    assert (experiment.name, experiment.seed, experiment.data.shots, experiment.data.test_fraction) == (
+        "top",
+        3,
+        2,
+        0.2,
+    )
+    assert experiment.generator.model_dump(include={"steps", "block_out_channels"}) == {
+        "steps": 50,
+        "block_out_channels": (8,),
+    }
+    assert (experiment.classifier.augment.flip, experiment.classifier.augment.blur) == (0.5, 0.3)
+    assert (experiment.sweep.space["lambda_1"].low, experiment.sweep.space["lambda_1"].high) == (0.5, 9)
+    assert experiment.sweep.space["augment.flip"].high == 0.5
+    assert load_experiment(file, {"data.shots": 1}).data.shots == 1
+    RunFolder(tmp_path / "run").open_for(experiment)
+    resolved = yaml.safe_load((tmp_path / "run" / "experiment.yaml").read_text())
+    assert "base" not in resolved
+    assert load_experiment(tmp_path / "run" / "experiment.yaml") == experiment
+
+
+def test_what_is_of_another_kind_replaces_the_base_s(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        top="base: base.yaml\nname: top\ngenerator: {kind: folder, path: images}\n"
+        "sweep: {space: {learning_rate: {choices: [1e-3]}, lambda_1: null, augment: {flip: {choices: [0, 1]}}}}\n",
+        base=BASE,
+    )
+    experiment = load_experiment(file)
+    assert experiment.generator.model_dump() == {"kind": "folder", "path": "images"}
+    space = experiment.sweep.space
+    assert space["learning_rate"].choices == (1e-3,)
+    assert space["augment.flip"].choices == (0, 1)
+    assert space["lambda_1"] is None
+    file.write_text("base: base.yaml\nname: top\ngenerator: {kind: diffusion, steps: 9}\n")
+    assert load_experiment(file).generator.block_out_channels == (8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (
+            {"a": "base: b.yaml\n", "b": "base: a.yaml\n"},
+            [r"b\.yaml: base: a\.yaml leads back", r"a\.yaml -> .*b\.yaml"],
+        ),
+        ({"a": "base: ./a.yaml\n"}, [r"a\.yaml: base: \./a\.yaml leads back"]),
+        ({"a": "base: ful.yaml\n", "full": "seed: 1\n"}, [r"a\.yaml: base not found", r"did you mean .*full\.yaml"]),
+        ({"a": "base: [b.yaml]\n"}, [r"a\.yaml: base must be the path", r"\['b\.yaml'\]"]),
+        ({"a": "base: b.yaml\n", "b": "seed: 1\nseed: 2\n"}, [r"b\.yaml is not a plain YAML file", "stands twice"]),
+        ({"a": "base: b.yaml\n", "b": "name: x\nseed: no\n"}, [r"a\.yaml \(base b\.yaml\): seed"]),
+        ({"a": "base: b.yaml\n", "b": "seed: 1\n"}, ["name is missing"]),
+    ],
+)
+def test_a_base_that_will_not_do_is_named(tmp_path: Path, texts: dict[str, str], expected: list[str]) -> None:
+    file = written(tmp_path, **texts)
+    for pattern in expected:
+        with pytest.raises(InputError, match=pattern):
+            load_experiment(file)
+
+
 def test_the_seed_option_wins_and_defaults_are_enough() -> None:
     assert load_experiment(DIGITS, seed=7).seed == 7
     assert Experiment(name="x").data == Data()
