@@ -44,6 +44,16 @@ AllowPickle = Annotated[
 ]
 
 
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke",
+        help="run the file in small on a CPU, in about a minute: tiny models and digits in place of its own, in "
+        "runs/NAME-smoke; the figures mean nothing",
+    ),
+]
+
+
 @contextmanager
 def _exit_codes(reporter: Reporter) -> Iterator[None]:
     """Errors as one line each, without a traceback; the traceback of a failure is in log.txt."""
@@ -94,9 +104,10 @@ def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:
         set_: Set = None,
         out: Out = None,
         seed: Seed = None,
+        smoke: Smoke = False,
         allow_pickle: AllowPickle = False,
     ) -> None:
-        _perform(experiment, set_, out, seed, until=verb, allow_pickle=allow_pickle)
+        _perform(experiment, set_, out, seed, until=verb, smoke=smoke, allow_pickle=allow_pickle)
 
     command.__doc__ = f"Example: {example}\n\n    {purpose}, after the stages that it needs."
     return command
@@ -110,6 +121,7 @@ def _perform(
     *,
     until: str,
     dry_run: bool = False,
+    smoke: bool = False,
     allow_pickle: bool = False,
     export: str | None = None,
     extend: int | None = None,
@@ -131,6 +143,7 @@ def _perform(
             seed=seed,
             until=until,
             dry_run=dry_run,
+            smoke=smoke,
             export=export,
             extend=extend,
             reporter=reporter,
@@ -160,13 +173,18 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything, count what would be done, write nothing")
     ] = False,
+    smoke: Smoke = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Example: ray-synth run sweeps/digits.yaml --out runs/digits
 
+    \b
+    Does a file run at all? About a minute on a CPU, without its data and models:
+    ray-synth run sweeps/few_shot/aircraft.yaml --smoke
+
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
     """
-    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run, allow_pickle=allow_pickle)
+    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run, smoke=smoke, allow_pickle=allow_pickle)
 
 
 app.command("finetune", short_help="Train the generator")(
@@ -184,6 +202,7 @@ def generate(
         str | None,
         typer.Option("--export", metavar="folder|webdataset", help="also write the kept images to OUT/export"),
     ] = None,
+    smoke: Smoke = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Example: ray-synth generate sweeps/digits.yaml --out runs/digits --export folder
@@ -191,7 +210,7 @@ def generate(
     Generate the synthetic images, after the stages that this needs. Run it again to continue after a kill, or with
     another generate.images_per_class to make the images that are missing.
     """
-    _perform(experiment, set_, out, seed, until="generate", allow_pickle=allow_pickle, export=export)
+    _perform(experiment, set_, out, seed, until="generate", smoke=smoke, allow_pickle=allow_pickle, export=export)
 
 
 @app.command(short_help="Predict the best synthetic ratio before training")
@@ -255,6 +274,7 @@ def estimate(
     set_: Set = None,
     out: Out = None,
     seed: Seed = None,
+    smoke: Smoke = False,
 ) -> None:
     """Example: ray-synth estimate --real photos/train --synthetic generated --json
 
@@ -295,9 +315,9 @@ def estimate(
             "tolerance": tolerance,
         }
         if real is not None and synthetic is not None:
-            if set_ or out is not None:
+            if set_ or out is not None or smoke:
                 raise InputError(
-                    "--set and --out belong to an experiment file; leave them out with --real and --synthetic"
+                    "--set, --out and --smoke belong to an experiment file; leave them out with --real and --synthetic"
                 )
             result = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
         else:
@@ -311,6 +331,7 @@ def estimate(
                 overrides=parse_assignments(set_ or []),
                 seed=seed,
                 until="estimate",
+                smoke=smoke,
                 reporter=reporter,
             )
         try:

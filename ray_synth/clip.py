@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,34 @@ from ray_synth.errors import InputError
 from ray_synth.torch_ops import import_torchvision
 
 BATCH = 64
+TINY = "ray-synth-tiny"  # an architecture for a smoke run; its description lies beside this file
+
+
+def import_open_clip() -> Any:
+    """open_clip, which then knows the tiny architecture too. Call in place of the import, in every process."""
+    import_torchvision()
+    import open_clip
+
+    if TINY not in open_clip.list_models():
+        open_clip.add_model_config(Path(__file__).with_name(f"{TINY}.json"))
+    return open_clip
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """open_clip warns of random weights, on the root logger, where that is meant."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def check_open_clip(model: str, weights: str | Path) -> None:
     """Raise InputError for an architecture that open_clip does not have, or weights that are not there."""
     if not Path(weights).is_file():
         raise InputError(f"open_clip weights not found: no file at {weights}; give a local file")
-    import_torchvision()
-    import open_clip
-
+    open_clip = import_open_clip()
     if model not in open_clip.list_models():
         close = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.5)
         raise InputError(f"open_clip has no model {model!r}; did you mean {', '.join(close) or 'ViT-B-32'}?")
@@ -37,9 +58,9 @@ class OpenClip:
     def __init__(self, model: str, weights: str | Path, *, device: str = "cpu"):
         path = Path(weights).resolve()  # or a file named as a tag would be taken for it and downloaded
         check_open_clip(model, path)
-        import open_clip
         import torch
 
+        open_clip = import_open_clip()
         try:
             self.clip = open_clip.create_model(model, pretrained=str(path), weights_only=True).eval().to(device)
         except Exception as error:  # open_clip raises RuntimeError, KeyError, SafetensorError, UnpicklingError, ...
@@ -79,9 +100,9 @@ class OpenClip:
 
     def text_features(self, texts: Sequence[str]) -> Any:
         """Normalised embeddings [K,d]."""
-        import open_clip
         import torch
 
+        open_clip = import_open_clip()
         tokens = open_clip.get_tokenizer(self.name)(list(texts)).to(self.device)
         with torch.inference_mode():
             return torch.cat([self.clip.encode_text(part, normalize=True) for part in tokens.split(256)])

@@ -61,6 +61,7 @@ def run(
     seed: int | None = None,
     until: str = "report",
     dry_run: bool = False,
+    smoke: bool = False,
     export: str | None = None,
     extend: int | None = None,
     reporter: Reporter | None = None,
@@ -72,6 +73,7 @@ def run(
         out: run folder, a path or an fsspec URL; default `runs/NAME`.
         overrides: dotted key -> value, e.g. {"data.shots": 5}.
         dry_run: check everything, count what would be done, and write nothing.
+        smoke: run the file in small, without its data and models, in `runs/NAME-smoke`; the figures mean nothing.
         export: also write the kept images to OUT/export, as `folder` or `webdataset`.
         extend: add so many trials to a finished sweep.
 
@@ -86,8 +88,13 @@ def run(
         raise InputError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
     if export is not None and export not in EXPORTS:
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
-    experiment = load_experiment(path, overrides, seed=seed)
-    job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter or Reporter())
+    experiment, reporter = load_experiment(path, overrides, seed=seed), reporter or Reporter()
+    if smoke:
+        from ray_synth.smoke import WARNING, shrunk, tiny_models
+
+        reporter.say(WARNING)
+        experiment = shrunk(experiment, tiny_models(experiment))
+    job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter)
     if dry_run:
         return job.check()
     result = job.perform(until, extend=extend)

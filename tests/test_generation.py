@@ -19,13 +19,14 @@ from PIL import Image
 import ray_synth as rs
 from ray_synth.config import load_experiment
 from ray_synth.data.readers import read_folder
+from ray_synth.generator.tiny import tiny_captioner, tiny_pipeline, tiny_vision_encoder
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 
 from .conftest import DIGITS
 from .generator.conftest import loras, model_copy, stable_diffusion  # noqa: F401
-from .generator.tiny_models import tiny_captioner, tiny_lora, tiny_pipeline, tiny_vision_encoder
+from .generator.tiny_models import tiny_lora
 
 SMALL: dict[str, Any] = {
     "data.kind": "folder",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_synth.classifier.weights import misfit, read_weights
-from ray_synth.clip import check_open_clip
+from ray_synth.clip import check_open_clip, import_open_clip, quiet_log
 from ray_synth.config import Classifier, Lora
 from ray_synth.errors import InputError
 from ray_synth.torch_ops import import_torchvision
@@ -217,9 +215,7 @@ def build_clip(settings: Classifier, class_names: Sequence[str], *, device: str 
     add_lora(clip, settings.lora or Lora())
     if device == "meta":
         return ZeroShot(clip, torch.zeros(len(class_names), 1, dtype=torch.long, device=device))
-    import open_clip
-
-    return ZeroShot(clip, open_clip.get_tokenizer(name)(prompts_of(class_names, settings.prompt)))
+    return ZeroShot(clip, import_open_clip().get_tokenizer(name)(prompts_of(class_names, settings.prompt)))
 
 
 def open_clip_name(settings: Classifier) -> str:
@@ -227,13 +223,11 @@ def open_clip_name(settings: Classifier) -> str:
 
 
 def _load_clip(name: str, settings: Classifier, device: str) -> Any:
-    import_torchvision()
-    import open_clip
-
+    open_clip = import_open_clip()
     size = _forced_size(name, settings.image_size)
     # Resolved, or a file named 'openai' would be taken for a tag and downloaded.
     path = str(Path(settings.weights or "").resolve())
-    with _quiet_log(), torch.device(device):
+    with quiet_log(), torch.device(device):
         try:
             if device == "meta":
                 return open_clip.create_model(name, device=device, force_image_size=size)
@@ -243,21 +237,9 @@ def _load_clip(name: str, settings: Classifier, device: str) -> Any:
             raise InputError(f"open_clip model {name!r} cannot be loaded from {path}: {reason}") from None
 
 
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """open_clip warns of random weights, on the root logger, where only names are wanted."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def _forced_size(name: str, image_size: int | None) -> int | None:
     """The size to build for; None: the model's own. Only transformers can be built for another one."""
-    import open_clip
-
-    vision = open_clip.get_model_config(name)["vision_cfg"]
+    vision = import_open_clip().get_model_config(name)["vision_cfg"]
     own = vision.get("image_size", 224)
     if image_size is None or image_size == own:
         return None
@@ -273,9 +255,7 @@ def check_clip(settings: Classifier) -> None:
     """Raise InputError for what `build_clip` would refuse, without weights in memory."""
     name = open_clip_name(settings)
     check_open_clip(name, settings.weights or "")
-    import open_clip
-
-    text = open_clip.get_model_config(name)["text_cfg"]
+    text = import_open_clip().get_model_config(name)["text_cfg"]
     if "hf_model_name" in text or "hf_tokenizer_name" in text or "siglip" in name.lower():
         raise InputError(
             f"open_clip:{name} needs a tokenizer that is not part of open_clip, and nothing is downloaded here; "

@@ -120,7 +120,7 @@ def main() -> None:
     from ray_synth.torch_ops import import_torchvision
 
     import_torchvision()
-    from tests.generator.tiny_models import tiny_pipeline
+    from ray_synth.generator.tiny import tiny_pipeline
 
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_pipeline(Path(folder) / "model", channels=32, sample_size=16)

@@ -53,7 +53,7 @@ def build(folder: Path) -> Path:
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from tests.generator.tiny_models import tiny_tokenizer
+    from ray_synth.generator.tiny import tiny_tokenizer
 
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .tiny_models import tiny_lora, tiny_pipeline
+from ray_synth.generator.tiny import tiny_pipeline
+
+from .tiny_models import tiny_lora
 
 
 @pytest.fixture(scope="session")

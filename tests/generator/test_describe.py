@@ -14,9 +14,8 @@ from ray_synth.data.splits import Splits
 from ray_synth.generator import describe as room
 from ray_synth.generator.conditions import Parents
 from ray_synth.generator.describe import DescribePieces, described_parents
+from ray_synth.generator.tiny import tiny_captioner, tiny_vision_encoder
 from ray_synth.runs import RunFolder
-
-from .tiny_models import tiny_captioner, tiny_vision_encoder
 
 
 @pytest.fixture

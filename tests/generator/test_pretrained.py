@@ -23,8 +23,9 @@ from ray_synth.generator.pretrained import (
     license_of,
     local_folder,
 )
+from ray_synth.generator.tiny import tiny_pipeline
 
-from .tiny_models import edit_json, tiny_lora, tiny_pipeline
+from .tiny_models import edit_json, tiny_lora
 
 
 def test_a_whole_model_passes(stable_diffusion: Path, loras: Path) -> None:

@@ -23,8 +23,7 @@ from ray_synth.generator.stable_diffusion import (
     cut_prompts,
     lora_path,
 )
-
-from .tiny_models import WIDTH
+from ray_synth.generator.tiny import WIDTH
 
 SAMPLING = Generate(num_inference_steps=4, guidance_scale=2.0, batch_size=4)
 
