@@ -41,9 +41,12 @@ from ray_synth.runtime import ray_session
 from ray_synth.seeding import derive_seed
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ray_synth.classifier.final import Training
     from ray_synth.generator.conditions import Parents
     from ray_synth.generator.kinds import Origin
+    from ray_synth.sweep.space import Space
 
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
 EXPORTS = ("folder", "webdataset")
@@ -140,7 +143,6 @@ class Run:
         from ray_synth.classifier.models import check_model
         from ray_synth.clip import OpenClip
         from ray_synth.sweep.places import Places
-        from ray_synth.sweep.space import Space
 
         e = self.experiment
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
@@ -152,7 +154,7 @@ class Run:
             Places.of(e.sweep, cpus=cpus, gpus=gpus)
             if not gpus:
                 check_workers(e.classifier.num_workers, cpus)
-        Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
+        self._space()
         samples = len(self.splits.train) + self.most_images * len(self.class_names)
         if e.partition.clusters(len(self.class_names)) > samples:
             raise InputError(
@@ -661,15 +663,17 @@ class Run:
         estimate = {name: prediction[name] for name in told[e.sweep.prior]}
 
         def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.report.search import trial_events
             from ray_synth.report.trials import live_table, trial_line
 
             self._ray()
-            logged = set(Ledger(self.folder).ended)
+            logged = {trial_id for trial_id in Ledger(self.folder).ended if self.folder.exists(_events(trial_id))}
 
             def show(ledger: Ledger, running: Mapping[str, Any]) -> None:
                 advance(len(ledger.ended))
                 for trial_id in ledger.ended.keys() - logged:
                     self.reporter.log(trial_line(ledger.ended[trial_id], e.sweep.metric))
+                    self.folder.write(_events(trial_id), trial_events(ledger.ended[trial_id]))
                     logged.add(trial_id)
                 self.reporter.below(live_table(ledger.trials, running, e.sweep.metric))
 
@@ -683,6 +687,7 @@ class Run:
                 max_ratio=limit,
                 shown=show,
             )
+            self._draw_search()
 
         stage_digest = digest(
             "sweep",
@@ -736,17 +741,39 @@ class Run:
                 f"--extend: the sweep has {ended} of {self.num_trials} trials; these are finished, and none is added"
             )
 
+    def _draw_search(self) -> None:
+        """Pictures beside the table, for who asks for the sweep alone."""
+        from ray_synth.report.plots import as_svg, ratio_curve
+        from ray_synth.sweep.ledger import best_trial, read_trials
+
+        trials = read_trials(self.folder)
+        best = best_trial(trials, self.experiment.sweep.metric).setting.synthetic_ratio
+        curve = ratio_curve(self._estimated(), trials, best, self._predicted_ratio())
+        for name, figure in (("ratio", curve), ("search", self._search_picture())):
+            self.folder.write(f"sweep/{name}.svg", as_svg(figure).encode())
+
+    def _search_picture(self) -> Figure:
+        from ray_synth.report.search import search_picture
+        from ray_synth.sweep.ledger import Ledger
+        from ray_synth.sweep.search import importances
+
+        ledger, metric = Ledger(self.folder), self.experiment.sweep.metric
+        return search_picture(ledger.trials, importances(ledger, self._space(), metric), metric)
+
+    def _space(self) -> Space:
+        from ray_synth.sweep.space import Space
+
+        e = self.experiment
+        return Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
+
     @property
     def num_trials(self) -> int:
         """Trials in the end: those asked for, those a sweep was extended to, or all that there are to choose from."""
         from ray_synth.sweep.ledger import Ledger
         from ray_synth.sweep.search import Search
-        from ray_synth.sweep.space import Space
 
-        e = self.experiment
-        space = Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
         estimate = self._estimated() if self.folder.exists("estimate.json") else None
-        return Search.total_of(Ledger(self.folder), e, space, estimate)
+        return Search.total_of(Ledger(self.folder), self.experiment, self._space(), estimate)
 
     def _settings(self) -> dict[str, Any]:
         """The three settings that are compared at the end, by name."""
@@ -927,6 +954,7 @@ class Run:
                 settings=self.experiment.model_dump(mode="json"),
                 histories=self._histories(),
                 regions=self.folder.read_json(REGIONS),
+                search=self._search_picture(),
             )
             advance(1)
 
@@ -939,3 +967,8 @@ class Run:
             hashlib.sha256(self.folder.read(LEDGER)).hexdigest(),
         )
         return Stage(stage_digest, RESULTS["report"], "writing report.html", 1, work)
+
+
+def _events(trial_id: str) -> str:
+    """What TensorBoard reads of a trial."""
+    return f"sweep/tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}"

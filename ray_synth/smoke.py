@@ -49,7 +49,7 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
     e = experiment
     data, generate = _data(e.data), _generate(e, models)
     classifier = _classifier(e.classifier, models)
-    ratio = generate["images_per_class"] / data["shots"]  # the largest that there are images for
+    ratio = (generate["images_per_class"] or IMAGES) / data["shots"]  # the largest that there are images for
     raw = {
         "name": smoke_name(e.name),
         "seed": e.seed,
@@ -111,7 +111,7 @@ def _generator(experiment: Experiment, models: Path) -> dict[str, Any]:
 def _generate(experiment: Experiment, models: Path) -> dict[str, Any]:
     generate, generator = experiment.generate, experiment.generator
     raw = generate.model_dump() | {
-        "images_per_class": min(generate.images_per_class, IMAGES),
+        "images_per_class": generate.images_per_class and min(generate.images_per_class, IMAGES),
         "chunk_size": min(generate.chunk_size, 4),
         "num_actors": [1, min(generate.num_actors[1], 2)] if isinstance(generate.num_actors, tuple) else 1,
         "gpus_per_actor": min(generate.gpus_per_actor, 1.0),

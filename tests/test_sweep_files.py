@@ -82,7 +82,7 @@ def test_each_data_set_of_the_papers_has_its_files_and_each_file_its_name() -> N
 def test_a_file_has_the_images_for_its_ratios(file: Path) -> None:
     """Where the size of a class is known beforehand: the shots."""
     experiment = load_experiment(file)
-    if experiment.data.shots is not None and experiment.data.kind != "digits":
+    if experiment.data.shots is not None and experiment.generate.images_per_class is not None:
         assert experiment.generate.images_per_class >= experiment.sweep.top_ratio * experiment.data.shots
     assert experiment.sweep.max_ratio >= experiment.sweep.top_ratio
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from ray_synth.data.images import ImageSet
 from ray_synth.report.methods import method_rows
@@ -58,12 +59,16 @@ right on the test set).</p>
 <table><tr><th>method</th><th class="n">ratio</th><th>from</th></tr>
 {% for name, ratio, terms in methods %}<tr><td>{{ name }}</td><td class="n">{{ "%.3g"|format(ratio) }}</td><td>{{ terms }}</td></tr>
 {% endfor %}</table>
+<h2>The search</h2>
+{{ search }}
+<p><small>Of all trials the cheapest within {{ summary.cheapest.tolerance }} of the best: {{ summary.cheapest.trial_id }}, at ratio
+{{ "%.3g"|format(summary.cheapest.synthetic_ratio) }}.</small></p>
 <h2>Trials</h2>
-<div class="scroll"><table><tr><th>trial</th><th>status</th><th class="n">ratio</th><th class="n">λ₁</th><th class="n">λ₂</th>
-<th class="n">clusters</th><th class="n">validation accuracy</th><th class="n">seconds</th></tr>
-{% for t in trials %}<tr><td>{{ t.trial_id }}</td><td>{{ t.status }}</td><td class="n">{{ "%.3g"|format(t.setting.synthetic_ratio) }}</td>
-<td class="n">{{ "%.3g"|format(t.setting.lambda_1) }}</td><td class="n">{{ "%.3g"|format(t.setting.lambda_2) }}</td>
-<td class="n">{{ t.setting.num_clusters }}</td><td class="n">{{ "%.4f"|format(t.accuracy) }}</td>
+<div class="scroll"><table><tr><th>trial</th><th>status</th>{% for name in columns %}<th class="n">{{ name }}</th>{% endfor %}
+<th class="n">validation accuracy</th><th class="n">images</th><th class="n">seconds</th></tr>
+{% for t in trials %}<tr><td>{{ t.trial_id }}</td><td>{{ t.status }}</td>
+{% set row = t.setting.to_dict() %}{% for name in columns %}<td class="n">{% if row[name] is number %}{{ "%.4g"|format(row[name]) }}{% else %}{{ row[name] }}{% endif %}</td>{% endfor %}
+<td class="n">{{ "%.4f"|format(t.accuracy) }}</td><td class="n">{{ "{:,}".format(t.num_synthetic) }}</td>
 <td class="n">{{ "%.1f"|format(t.seconds) }}</td></tr>{% endfor %}</table></div>
 <h2>Seconds per stage</h2>
 <table>{% for name, seconds in summary.seconds.items() %}<tr><td>{{ name }}</td><td class="n">{{ "%.1f"|format(seconds) }}</td></tr>
@@ -86,6 +91,7 @@ def write_report(
     settings: Mapping[str, Any],
     histories: Mapping[str, History],
     regions: Mapping[str, Any],
+    search: Figure,
 ) -> None:
     """Write report.html. Text from outside (class names, settings) is escaped."""
     page = (
@@ -107,6 +113,8 @@ def write_report(
             pictures=as_png(side_by_side(real, synthetic)),
             training=Markup(as_svg(training_curves(histories))) if histories else "",  # noqa: S704
             regions=regions,
+            search=Markup(as_svg(search)),  # noqa: S704
+            columns=list(dict.fromkeys(name for trial in trials for name in trial.setting.to_dict())),
             settings=yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True),
         )
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,17 @@ class Search:
                 seed=seed,
             )
             with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-                sampler = optuna.samplers.PartialFixedSampler({RATIO: self.space.ratio_params(ratio)}, sampler)
+                sampler = optuna.samplers.PartialFixedSampler(
+                    {RATIO: self.space.params(replace(self.space.default, synthetic_ratio=ratio))[RATIO]}, sampler
+                )
             origin = "prior"
         self.study.sampler = sampler
         trial = self.study.ask(self.space.distributions)
         if self.grid is not None and self.space.setting(trial.params).digest in self._tried():
-            self.study.tell(trial, state=TrialState.FAIL)  # all is choices, and this one is known: another one
-            return self.space.params(self._untried()[0]), self.settings.sampler
+            self.study.tell(trial, state=TrialState.FAIL)  # all is choices, and this one is known: a near one
+            untried, ratio = self._untried(), self.space.setting(trial.params).synthetic_ratio
+            near = [setting for setting in untried if setting.synthetic_ratio == ratio]
+            return self.space.params((near or untried)[0]), origin
         self.running[k] = trial
         return dict(trial.params), origin
 
@@ -181,6 +186,23 @@ class Search:
         return [setting for setting in self.grid or () if setting.digest not in tried]
 
 
+def importances(ledger: Ledger, space: Space, metric: str) -> dict[str, float]:
+    """Share of the spread of the complete trials that each searched setting explains (fANOVA; Hutter et al., 2014),
+    the largest first; empty where they are too few."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+    for trial in ledger.trials:
+        if trial.status == "complete":
+            params = dict(ledger.starts[trial.trial_id].params)
+            value = getattr(trial, metric)
+            study.add_trial(optuna.create_trial(params=params, distributions=space.distributions, value=value))
+    values = [trial.value for trial in study.trials]
+    if len(set(values)) < 4:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -190,7 +212,7 @@ def first_settings(experiment: Experiment, space: Space, estimate: Mapping[str, 
     ratios = [0.0]
     if estimate is not None and experiment.sweep.prior != "none":
         low, high = space.ratio_range
-        ratios = first_ratios(estimate, low, high)
+        ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(estimate, low, high)]
     classes = space.num_classes
     settings = [default_setting(experiment, classes, ratio) for ratio in ratios]
     return list({setting.digest: setting for setting in settings}.values())

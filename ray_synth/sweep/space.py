@@ -103,9 +103,10 @@ class Space:
             },
         )
 
-    def ratio_params(self, ratio: float) -> Any:
-        """The parameter of a ratio, or of the nearest one that may be chosen."""
-        return self._param(RATIO, ratio)
+    def allowed(self, ratio: float) -> float:
+        """The ratio that may be tried which is nearest to this one."""
+        d = self.dimensions[RATIO]
+        return ratio if d.choices is None else float(d.choices[self._param(RATIO, ratio)])
 
     @property
     def ratio_range(self) -> tuple[float, float]:
