@@ -23,6 +23,7 @@ from ray_synth.sweep.space import Space
 from ray_synth.sweep.trial import Work, known_features, run_trial
 
 DEATHS = 2  # of its worker, after which a trial has failed
+TRIAL_CPU = 0.01  # of a trial that only waits for its workers
 WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
 
 
@@ -83,7 +84,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
     trainable = tune.with_parameters(_nested if places.workers > 1 else _single, work=work, places=places)
     resources = {"gpu": places.gpus} if places.gpus else {"cpu": 1.0}
     if places.workers > 1:
-        resources = {"cpu": 0.01}  # its workers ask for theirs themselves
+        resources = {"cpu": TRIAL_CPU}  # its workers ask for theirs themselves
     with tempfile.TemporaryDirectory(prefix="ray_synth-sweep-") as scratch:
         results = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -130,7 +131,8 @@ def _nested(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
             scaling_config=ScalingConfig(
                 num_workers=places.workers,
                 use_gpu=places.gpus > 0,
-                resources_per_worker=None if places.gpus else {"CPU": 1},
+                # The trial itself holds a hundredth: whole ones would wait for ever on a machine that they fill.
+                resources_per_worker=None if places.gpus else {"CPU": 1 - TRIAL_CPU},
             ),
             run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[TuneReportCallback()]),
         ).fit()
