@@ -388,6 +388,7 @@ def sweep(
     extend: Annotated[
         int | None, typer.Option("--extend", metavar="N", min=1, help="add N trials to a finished sweep")
     ] = None,
+    smoke: Smoke = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Example: ray-synth sweep sweeps/digits.yaml --out runs/digits --extend 20
@@ -395,7 +396,7 @@ def sweep(
     Search the ratio and the classifier's settings with Ray Tune and Optuna, after the stages that this needs. Run it
     again to continue after a kill: finished trials are kept, and those that were cut off are run again.
     """
-    _perform(experiment, set_, out, seed, until="sweep", allow_pickle=allow_pickle, extend=extend)
+    _perform(experiment, set_, out, seed, until="sweep", smoke=smoke, allow_pickle=allow_pickle, extend=extend)
 
 
 for _verb, _purpose in (

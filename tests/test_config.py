@@ -30,6 +30,26 @@ from ray_synth.runs import RunFolder
 from .conftest import DIGITS
 
 
+def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> None:
+    overrides = {
+        "sweep.space.lambda_1": {"tied_to": "lambda_2", "factor": 0.1},
+        "sweep.space.lambda_2.high": 100,
+        "sweep.space.num_clusters": {"choices": [10, 20]},
+        "sweep.space.augment.flip": {"low": 0, "high": 1},
+        "sweep.space.learning_rate": {"low": 1e-4, "high": 1e-2, "scale": "log"},
+    }
+    sweep = load_experiment(DIGITS, overrides).sweep
+    assert list(sweep.searched) == ["lambda_1", "lambda_2", "num_clusters", "augment.flip", "learning_rate"]
+    assert sweep.searched["lambda_2"].low == 0.01  # the default's
+    assert load_experiment(DIGITS, {"sweep.space.lambda_1": None}).sweep.searched.keys() == {
+        "lambda_2",
+        "clusters_per_class",
+    }
+    resolved = tmp_path / "experiment.yaml"
+    resolved.write_text(yaml.safe_dump(load_experiment(DIGITS, overrides).model_dump(mode="json")))
+    assert load_experiment(resolved) == load_experiment(DIGITS, overrides)
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -50,6 +70,21 @@ from .conftest import DIGITS
         ({"partition.features": "dino"}, ["partition.features", "dino"]),
         ({"sweep.space.lambda_1": {"low": 2, "high": 1}}, ["sweep.space.lambda_1", "low=2", "high=1"]),
         ({"sweep.space.lambda_1": {"low": 0, "high": 1, "scale": "log"}}, ["must be > 0 on a log scale", "log1p"]),
+        ({"sweep.space.lambda_1": {"low": 2}}, ["sweep.space.lambda_1.low must be <= high", "swap them"]),
+        ({"sweep.space.weight_decay": {"low": 2}}, ["sweep.space.weight_decay.high is missing"]),
+        ({"sweep.space.lambda_1.choices": []}, ["sweep.space.lambda_1.choices must hold a value, got none"]),
+        ({"sweep.space.lambda_1.choices": [1, 1]}, ["choices must differ, got [1, 1]"]),
+        ({"sweep.space.lambda_1": {"low": 1, "high": 2, "tied_to": "lambda_2"}}, ["either low and high, or choices"]),
+        ({"sweep.space.lambda_1": {"tied_to": "lamda_2"}}, ["tied_to must name one of lambda_2", "'lamda_2'"]),
+        ({"sweep.space.lamda_1": {"low": 1, "high": 2}}, ["unknown key sweep.space.lamda_1; did you mean lambda_1?"]),
+        ({"sweep.space.lambda_1.hihg": 3}, ["unknown key sweep.space.lambda_1.hihg", "lambda_1.high?"]),
+        ({"sweep.space.learning_rate": {"low": 1, "high": 20}}, ["sweep.space.learning_rate: 20.0 does not do"]),
+        ({"sweep.space.batch_size.choices": [7]}, ["sweep.space.batch_size: 7 does not do", "multiple of 2"]),
+        ({"sweep.space.num_workers.choices": [1, 2]}, ["unknown key sweep.space.num_workers"]),
+        ({"sweep.space.real_weight": {"low": 2, "high": 3}}, ["no effect with classifier.weighting: uniform"]),
+        ({"sweep.space.synthetic_ratio.choices": [0, "all"]}, ["numbers above 0", "'all'"]),
+        ({"sweep.sampler": "grid"}, ["space.lambda_1: sampler: grid needs choices", "=null to keep it fixed"]),
+        ({"sweep.metric": "f1"}, ["sweep.metric", "accuracy and balanced_accuracy", "'f1'"]),
         ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
         ({"data.test_fraction": 0.9}, ["must be < 1", "1.48"]),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -78,8 +79,10 @@ def test_the_run_folder_holds_what_is_promised(undisturbed: Path) -> None:
     rows = (undisturbed / "sweep" / "trials.csv").read_text().splitlines()
     assert len(rows) == 6
     first = [float(row.split(",")[4]) for row in rows[1:3]]
-    assert first[0] == 0  # ratio 0 is the first trial, and the prediction the next, unless it is 0 itself
-    assert summary["predicted_ratio"] in first
+    assert first[0] == summary["predicted_ratio"]  # the prediction is the first trial, then comes no synthetic image
+    assert 0 in first
+    for name in ("ratio.svg", "search.svg", "tensorboard/t00000/events.out.tfevents.0.t00000"):
+        assert (undisturbed / "sweep" / name).stat().st_size > 0
     page = (undisturbed / "report.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|url\(\s*["']?http|@import""", page)  # opens offline
     metrics = json.loads((undisturbed / "metrics.json").read_text())
@@ -91,6 +94,25 @@ def test_a_second_run_changes_nothing_but_the_log(undisturbed: Path) -> None:
     done = perform(undisturbed)
     assert "everything up to report is complete" in done.stderr
     assert contents(undisturbed) == before
+
+
+def trials(out: Path) -> list[dict[str, str]]:
+    """The rows of the sweep, but for the seconds."""
+    with (out / "sweep" / "trials.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
+
+
+def test_a_finished_sweep_is_extended(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    before = trials(out)
+    done = subprocess.run([*command(out, "sweep"), "--extend", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "7 trials (" in done.stdout
+    assert trials(out)[:5] == before
+    assert len(trials(out)) == 7
+    again = subprocess.run(command(out, "sweep"), capture_output=True, text=True, check=False)
+    assert "complete" in again.stderr  # those that were added belong to it now
 
 
 def as_before(stage: str, undisturbed: Path, out: Path) -> Path:
@@ -140,8 +162,8 @@ def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed:
     for part in ("generator", "synthetic"):
         before, after = ({k: v for k, v in contents(run).items() if k.startswith(part)} for run in (undisturbed, out))
         assert after == before, f"{part} differs from the undisturbed run"
-    trials = (out / "sweep" / "trials.csv").read_text().splitlines()[1:]
-    assert len({row.split(",")[0] for row in trials}) == len(trials) == TINY["sweep.num_trials"]
+    assert trials(out) == trials(undisturbed)
+    assert len(trials(out)) == TINY["sweep.num_trials"]
     assert not (out / "stale").exists()
 
 
