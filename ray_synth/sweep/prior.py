@@ -3,8 +3,9 @@
 The predicted curve is the mean of a Gaussian process over u = log2(1 + ratio), its band says how far the truth may
 stray from it, and the level is free. Against it stands the same process without the prediction. What the trials say
 decides between the two (by marginal likelihood). A ratio is the best one of a curve drawn from what is then believed
-(Thompson, 1933): near the pick where the interval is narrow, all over where nothing is known. Every third one is the
-ratio farthest from all tried ones, until none is far: what a confident and wrong prediction hides is found so.
+(Thompson, 1933): near the pick where the interval is narrow, all over where nothing is known. Before that, and then
+every second time, comes the ratio farthest from all tried ones, until none is far: what a confident and wrong prediction
+hides is found so.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ NOISES = np.array([0.003, 0.006, 0.012, 0.025, 0.05, 0.1])  # of a trial's accur
 STRAYS = np.array([0.5, 1.0, 2.0])  # of the truth from the prediction, in units of its band
 HEIGHTS = np.array([0.02, 0.05, 0.1, 0.2])  # of a curve of which nothing is known
 APART = 0.15  # first ratios nearer than this, in u, are one
-LOOK_AROUND = 3  # every so many trials
-FAR = 0.4  # in u, from the nearest tried ratio
+UNSEEN = 0.9  # in u, from the nearest tried ratio: looked at before anything else
+FAR = 0.3  # and so far: looked at every second time
 LEVEL = 1.0  # how far the level may be from the trials' mean
 
 
 def first_ratios(estimate: Mapping[str, Any], low: float, high: float) -> list[float]:
-    """The predicted ratio, 0, and both ends of the interval, within [low, high]; near ones only once."""
-    chosen: list[float] = []
-    for ratio in (estimate["ratio"], 0.0, *estimate["interval"]):
-        ratio = float(min(max(ratio, low), high)) if ratio else 0.0
+    """The predicted ratio, 0, and both ends of the interval, within [low, high]; near ones only once, 0 always."""
+    chosen = [0.0]
+    for ratio in (estimate["ratio"], *estimate["interval"]):
+        ratio = float(min(max(ratio, low), high))
         if all(abs(np.log2(1 + ratio) - np.log2(1 + other)) > APART for other in chosen):
             chosen.append(ratio)
-    return chosen
+    predicted = chosen[1:2] if np.log2(1 + estimate["ratio"]) > APART else []
+    return [*predicted, 0.0, *chosen[1 + len(predicted) :]]
 
 
 class RatioPrior:
@@ -60,10 +62,9 @@ class RatioPrior:
             turn: how many ratios were proposed before.
         """
         rng = np.random.default_rng(seed)
-        if turn % LOOK_AROUND == 0:
-            distance = np.abs(self.u[:, None] - np.log2(1 + np.asarray(tried, dtype=float))).min(axis=1, initial=np.inf)
-            if distance.max() > FAR:
-                return float(2 ** self.u[int(np.argmax(distance))] - 1)
+        distance = np.abs(self.u[:, None] - np.log2(1 + np.asarray(tried, dtype=float))).min(axis=1, initial=np.inf)
+        if distance.max() > (UNSEEN if turn % 2 else FAR):
+            return float(2 ** self.u[int(np.argmax(distance))] - 1)
         counts, means, scatter = self._binned(ratios, values)
         beliefs = [
             *((np.log(TRUST / len(STRAYS)), self.predicted, np.outer(self.stray, self.stray) * s**2) for s in STRAYS),

@@ -33,6 +33,8 @@ def test_first_ratios_are_the_pick_none_and_the_ends() -> None:
     assert first_ratios(prediction(4.0), 0.0, 6.0) == [4.0, 0.0, 2.0, 6.0]
     assert first_ratios({"ratio": 16.0, "interval": [15.5, 16.0]}, 0.0, 16.0) == [16.0, 0.0]  # the end is the pick
     assert first_ratios({"ratio": 0.0, "interval": [0.0, 0.05]}, 0.0, 16.0) == [0.0]
+    assert first_ratios({"ratio": 0.05, "interval": [0.05, 12.0]}, 0.0, 16.0) == [0.0, 12.0]  # 0 itself is there
+    assert first_ratios({"ratio": 0.0, "interval": [0.0, 4.0]}, 1.0, 16.0) == [0.0, 1.0, 4.0]
 
 
 def test_a_narrow_band_is_trusted_and_a_wide_one_is_not() -> None:
@@ -70,7 +72,8 @@ def test_trials_that_learnt_nothing_do_not_count_against_their_ratio() -> None:
 def test_it_looks_around_until_nothing_is_far() -> None:
     prior = RatioPrior(prediction(0.5), (0.0, 16.0))
     assert prior.propose([], [], tried=[0.0, 0.5], turn=0, seed=0) == pytest.approx(16.0)
-    near = [prior.propose([], [], tried=RATIOS.tolist(), turn=3 * s, seed=s) for s in range(50)]
+    assert prior.propose([], [], tried=[0.0, 0.5, 4.0, 16.0], turn=0, seed=0) == pytest.approx(8.2, abs=0.5)
+    near = [prior.propose([], [], tried=RATIOS.tolist(), turn=s, seed=s) for s in range(50)]
     assert np.median(near) < 2  # all has been seen: the prediction's own region
 
 
