@@ -4,8 +4,8 @@ The predicted curve is the mean of a Gaussian process over u = log2(1 + ratio), 
 stray from it, and the level is free. Against it stands the same process without the prediction. What the trials say
 decides between the two (by marginal likelihood). A ratio is the best one of a curve drawn from what is then believed
 (Thompson, 1933): near the pick where the interval is narrow, all over where nothing is known. Before that, and then
-every second time, comes the ratio farthest from all tried ones, until none is far: what a confident and wrong prediction
-hides is found so.
+every second time, comes the ratio farthest from all tried ones, until none is far: so is found what a confident and
+wrong prediction hides.
 """
 
 from __future__ import annotations
