@@ -8,11 +8,12 @@ export GOMP_SPINCOUNT ?= 1000
 demo: .venv/installed
 	$(BIN)/ray-synth run sweeps/digits.yaml --out runs/digits
 
+# Two at a time, a thread each: much of a test's time is one process that starts.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/demo.py
