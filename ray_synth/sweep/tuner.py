@@ -48,7 +48,7 @@ def run_sweep(
     """
     import ray
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that died is told in the table
     resources = ray.cluster_resources()
     places = Places.of(experiment.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0))
     ledger = Ledger(folder)
