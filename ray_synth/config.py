@@ -118,11 +118,19 @@ class Diffusion(Section):
     kind: Literal["diffusion"] = "diffusion"
     block_out_channels: tuple[int, ...] = Field((32, 64), min_length=1, max_length=6, strict=False)
     layers_per_block: int = Field(1, ge=1, le=4)
+    attention_resolutions: tuple[int, ...] = Field(
+        (), strict=False, description="sides at which pixels attend to each other, such as [16]; the middle always does"
+    )
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    beta_schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
+        "squaredcos_cap_v2", description="how noise grows with time: Nichol & Dhariwal's cosine, or Ho et al.'s line"
+    )
     num_train_timesteps: int = Field(1000, ge=10, le=10_000)
     steps: int = Field(500, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(2e-3, gt=0, le=1)
+    warmup_steps: int = Field(50, ge=0, description="steps with a rising rate; a cosine then falls to 0")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the training's matrix products")
     class_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
     ema_decay: float = Field(0.995, ge=0, lt=1)
 
@@ -135,6 +143,10 @@ class Diffusion(Section):
                     "type --set generator.block_out_channels=[32,64]"
                 )
         return self
+
+    def level_sides(self, side: int) -> list[int]:
+        """How large images with this longer side are at each level of the UNet, outermost first."""
+        return [side // 2**level for level in range(len(self.block_out_channels))]
 
 
 class Pretrained(Section):
@@ -290,6 +302,9 @@ class Generate(Section):
     scheduler: str = Field("UniPCMultistepScheduler", pattern=r"^[A-Za-z0-9_]+$", description="a diffusers scheduler")
     num_inference_steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(1.5, ge=0, le=100)
+    noise_variance: float = Field(
+        0.0, ge=0, le=100, description="of Gaussian noise on what kind: diffusion samples, pixels in [-1, 1]"
+    )
     chunk_size: int = Field(80, ge=1, description="images per chunk: the unit of work, and one file")
     batch_size: int | None = Field(None, ge=1, description="images at once; default 80, for stable_diffusion 8")
     max_attempts: int = Field(3, ge=1, le=1000, description="images sampled per image asked, before giving up")
@@ -401,7 +416,9 @@ class Targets(Section):
 class Classifier(Section):
     """The classifier, its loss (Eq. 7 of paper 000) and its budget."""
 
-    model: str = Field("small_cnn", description="small_cnn, resnet18, resnet50, timm:NAME or open_clip:NAME")
+    model: str = Field(
+        "small_cnn", description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME or open_clip:NAME"
+    )
     weights: str | None = Field(None, description="a local file to start from; open_clip needs one")
     image_size: int | None = Field(None, ge=8, le=4096, description="what the model sees; default: the images' own")
     lora: Lora | None = Field(None, description="for open_clip; default there: q and v of both towers")
@@ -434,9 +451,9 @@ class Classifier(Section):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
-        if not re.fullmatch(r"small_cnn|resnet18|resnet50|(timm|open_clip):[A-Za-z0-9._/-]+", name):
+        if not re.fullmatch(r"(small|compact)_cnn|resnet18|resnet50|(timm|open_clip):[A-Za-z0-9._/-]+", name):
             raise ValueError(
-                "model must be 'small_cnn', 'resnet18', 'resnet50', 'timm:NAME' or 'open_clip:NAME', "
+                "model must be 'small_cnn', 'compact_cnn', 'resnet18', 'resnet50', 'timm:NAME' or 'open_clip:NAME', "
                 f"got {name!r}; type --set classifier.model=small_cnn"
             )
         return name
@@ -700,6 +717,11 @@ class Experiment(Section):
                         "leave it out"
                     )
         if self.generator.kind != "diffusion":
+            if self.generate.noise_variance:
+                raise ValueError(
+                    f"generate.noise_variance must be 0 for generator.kind: {self.generator.kind}, got "
+                    f"{self.generate.noise_variance:g}; only kind: diffusion adds noise to what it samples"
+                )
             return self
         steps, times = self.generate.num_inference_steps, self.generator.num_train_timesteps
         if steps > times:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import (
-    SAMPLING,
     Diffusion,
     Experiment,
     ImageFolder,
@@ -251,10 +250,10 @@ class Run:
     @functools.cached_property
     def origin(self) -> Origin:
         """What the generator is: for one that this run trains, the digest of its settings and training images."""
-        from ray_synth.generator.kinds import origin_of
+        from ray_synth.generator.kinds import origin_of, pixel_settings
 
         e = self.experiment
-        trained = digest("finetune", e.generator, e.seed, self.digests["generator"])
+        trained = digest("finetune", pixel_settings(e.generator), e.seed, self.digests["generator"])
         return origin_of(e.generator, class_names=self.class_names, trained=trained)
 
     @property
@@ -265,7 +264,7 @@ class Run:
     @functools.cached_property
     def _base_plan(self) -> Plan:
         """The plan but for the number. Its digests cover what an image is a function of, and no more."""
-        from ray_synth.generator.kinds import available_images, file_settings, pixel_settings
+        from ray_synth.generator.kinds import available_images, file_settings, pixel_settings, sampling_settings
 
         e = self.experiment
         looks_at_real = isinstance(e.generator, StableDiffusion) and e.generator.uses_real_images
@@ -274,7 +273,7 @@ class Run:
             pixel_settings(e.generator),
             self.origin.model_revision,
             self.origin.parts,
-            e.generate.model_dump(mode="json", include=set(SAMPLING)),
+            sampling_settings(e.generate),
             e.seed,
             list(self.class_names),
             self.digests["generator"] if looks_at_real else None,

@@ -96,6 +96,15 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
             ["data.max_generator must be empty for generator_split: shared, got 5"],
         ),
         ({"generate.num_inference_steps": 600, "generator.num_train_timesteps": 500}, ["<= ", "500", "got 600"]),
+        (
+            {"generator": {"kind": "folder", "path": "x"}, "generate.noise_variance": 0.5},
+            ["generate.noise_variance must be 0 for generator.kind: folder, got 0.5"],
+        ),
+        (
+            {"generator": {"kind": "stable_diffusion", "model": "x"}, "generate.noise_variance": 1},
+            ["generate.noise_variance must be 0 for generator.kind: stable_diffusion"],
+        ),
+        ({"generate.noise_variance": -1}, ["generate.noise_variance", "greater than or equal to 0", "-1"]),
         ({"generator.block_out_channels": [30]}, ["multiples of 8", "got 30"]),
         ({"name": "../elsewhere"}, ["name", "../elsewhere"]),
         ({"data": 5}, ["data", "5"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -67,6 +67,30 @@ def small_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     )
 
 
+def compact_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Two 3x3 convolutions with max pooling and two linear layers (Beyond Real Data, I.2.1). shape: [H,W,C]."""
+    return nn.Sequential(
+        nn.Conv2d(shape[2], 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (shape[0] // 4) * (shape[1] // 4), 512),
+        nn.ReLU(),
+        nn.Dropout(0.25),
+        nn.Linear(512, num_classes),
+    )
+
+
+# What is built for the images' own channels and needs no statistics: the network, and where its head begins.
+PLAIN: dict[str, tuple[Callable[[tuple[int, int, int], int], nn.Module], str]] = {
+    "small_cnn": (small_cnn, "8."),
+    "compact_cnn": (compact_cnn, "10."),
+}
+
+
 def residual_network(name: str, size: Size, num_classes: int) -> nn.Module:
     """torchvision's resnet18 or resnet50; a 3x3 stem of stride 1 and no pooling for images of at most 64 pixels."""
     import_torchvision()
@@ -116,7 +140,7 @@ def build_model(
 
 
 def _check_channels(settings: Classifier, shape: tuple[int, int, int]) -> None:
-    if shape[2] not in (1, 3) and settings.model != "small_cnn":
+    if shape[2] not in (1, 3) and settings.model not in PLAIN:
         raise InputError(
             f"model {settings.model} takes images of 1 or 3 channels, got {shape[2]}; "
             "type --set classifier.model=small_cnn"
@@ -133,10 +157,11 @@ def _prepared_clip(network: Any) -> nn.Module:
 def _build_network(settings: Classifier, shape: tuple[int, int, int], num_classes: int, *, load: bool) -> nn.Module:
     """Every model but open_clip's."""
     size = (settings.image_size, settings.image_size) if settings.image_size else (shape[0], shape[1])
-    if settings.model == "small_cnn":
-        network = small_cnn(shape, num_classes)
+    if settings.model in PLAIN:
+        build, head = PLAIN[settings.model]
+        network = build((*size, shape[2]), num_classes)
         if load:
-            _load(network, settings, head=("8.",))
+            _load(network, settings, head=(head,))
         return Prepared(network, size=size) if settings.image_size else network
     if settings.model.startswith("timm:"):
         return _timm_model(settings, size, num_classes, load=load)
@@ -210,6 +235,8 @@ def check_model(settings: Classifier, shape: tuple[int, int, int] | None = None)
         return
     given = read_weights(settings.weights, shapes_only=True) if settings.weights else None
     if shape is None and settings.image_size is None:
+        if settings.model == "compact_cnn":
+            return  # its first linear layer is as large as the images
         # The stem that the file has; without a file any will do.
         small = given is not None and "conv1.weight" in given and given["conv1.weight"].shape[-1] == 3
         side = SMALL if small else 224
@@ -234,7 +261,7 @@ def _native_state(settings: Classifier, network: nn.Module) -> Mapping[str, torc
 def _heads(settings: Classifier, network: nn.Module) -> tuple[str, ...]:
     if settings.model.startswith("timm:"):
         return _timm_head(network)
-    return ("8.",) if settings.model == "small_cnn" else ("fc.",)
+    return (PLAIN[settings.model][1],) if settings.model in PLAIN else ("fc.",)
 
 
 def _check_size(settings: Classifier, model: nn.Module, shape: tuple[int, int, int]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+from collections.abc import Sequence
 
 import torch
 from safetensors import torch as safetensors
@@ -13,6 +15,7 @@ from ray_synth.generator.artifacts import CONFIG, WEIGHTS
 from ray_synth.generator.batches import Batch
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
+from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import import_torchvision
 
 import_torchvision()  # diffusers imports it
@@ -22,15 +25,15 @@ from diffusers import DDPMScheduler, UNet2DModel  # noqa: E402
 def build_unet(settings: Diffusion, *, num_classes: int, shape: tuple[int, int, int]) -> UNet2DModel:
     """A UNet for images of `shape` [H,W,C]. Class `num_classes` stands for "no label" (guidance)."""
     height, width, channels = shape
-    levels = len(settings.block_out_channels)
+    attends = [side in settings.attention_resolutions for side in settings.level_sides(max(height, width))]
     return UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,
         out_channels=channels,
         block_out_channels=settings.block_out_channels,
         layers_per_block=settings.layers_per_block,
-        down_block_types=("DownBlock2D",) * levels,
-        up_block_types=("UpBlock2D",) * levels,
+        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
         num_class_embeds=num_classes + 1,
         norm_num_groups=8,
     )
@@ -39,7 +42,7 @@ def build_unet(settings: Diffusion, *, num_classes: int, shape: tuple[int, int, 
 def noise_schedule(settings: Diffusion) -> DDPMScheduler:
     return DDPMScheduler(
         num_train_timesteps=settings.num_train_timesteps,
-        beta_schedule="squaredcos_cap_v2",
+        beta_schedule=settings.beta_schedule,
         prediction_type=settings.prediction_type,
         clip_sample=False,
     )
@@ -83,6 +86,12 @@ def load_unet(folder: RunFolder) -> UNet2DModel:
     return unet.eval()
 
 
+def pixel_noise(seeds: Sequence[int], shape: tuple[int, ...], variance: float) -> torch.Tensor:
+    """Gaussian noise [B,*shape] for samples in [-1, 1] (Beyond Real Data, Table 2): each image's from its own seed."""
+    random = [torch.Generator().manual_seed(derive_seed("pixel noise", seed)) for seed in seeds]
+    return torch.stack([torch.randn(shape, generator=one) for one in random]) * math.sqrt(variance)
+
+
 class DiffusionSampler:
     """batch -> batch. An image depends on its own label and seed alone, not on its batch or worker."""
 
@@ -91,6 +100,7 @@ class DiffusionSampler:
         self.device = device
         self.guidance_scale = generate.guidance_scale
         self.num_inference_steps = generate.num_inference_steps
+        self.noise_variance = generate.noise_variance
         self.schedule, self.scheduler = noise_schedule(settings), generate.scheduler
 
     @torch.inference_mode()
@@ -109,6 +119,8 @@ class DiffusionSampler:
         for time in scheduler.timesteps:
             predicted = self._guided(scheduler.scale_model_input(x, time), time, wanted, no_label)
             x = scheduler.step(predicted, time, x, **own_noise).prev_sample
+        if self.noise_variance:
+            x = x + pixel_noise(batch["seed"], shape, self.noise_variance).to(self.device)
         finite = torch.isfinite(x).flatten(1).all(dim=1).tolist()
         pixels = (x.nan_to_num().clamp(-1, 1) + 1) * 127.5
         images = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

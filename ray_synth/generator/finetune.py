@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from safetensors import torch as safetensors
@@ -46,6 +47,7 @@ def finetune(
     if folder.exists(CHECKPOINT):
         start = _restore(folder, parameters, average, optimizer)
     schedule = noise_schedule(settings)
+    half = settings.precision == "bfloat16"
     pixels = to_model_range(torch.from_numpy(images.images)).contiguous()
     labels = torch.from_numpy(images.labels)
     progress(start)
@@ -53,15 +55,16 @@ def finetune(
         random = torch.Generator().manual_seed(derive_seed("generator step", seed, step))
         batch = torch.randint(0, len(images), (min(settings.batch_size, len(images)),), generator=random)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _warm_cosine(step, settings.steps)
-        loss = diffusion_loss(
-            unet,
-            schedule,
-            pixels[batch].to(device),
-            labels[batch],
-            class_dropout=settings.class_dropout,
-            random=random,
-        )
+            group["lr"] = settings.learning_rate * _warm_cosine(step, settings.steps, settings.warmup_steps)
+        with torch.autocast(device, dtype=torch.bfloat16) if half else nullcontext():
+            loss = diffusion_loss(
+                unet,
+                schedule,
+                pixels[batch].to(device),
+                labels[batch],
+                class_dropout=settings.class_dropout,
+                random=random,
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -85,8 +88,8 @@ def finetune(
     folder.remove(CHECKPOINT)
 
 
-def _warm_cosine(step: int, steps: int, warm: int = 50) -> float:
-    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _warm_cosine(step: int, steps: int, warm: int) -> float:
+    return min(1.0, (step + 1) / max(warm, 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _checkpoint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_synth.clip import check_open_clip
-from ray_synth.config import Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
+from ray_synth.config import SAMPLING, Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
 from ray_synth.errors import InputError
 from ray_synth.generator.batches import Sampler
 from ray_synth.generator.conditions import Parents, filled
@@ -27,6 +27,8 @@ from ray_synth.generator.pretrained import (
 from ray_synth.runs import RunFolder
 
 DEFAULT_BATCH = 80  # of a small pixel model
+# Settings of Diffusion that came later. Where they are what was done before, models and images made then still count.
+LATER = ("attention_resolutions", "beta_schedule", "warmup_steps", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ def check_generator(
     if generate.filter.clip is not None:
         check_open_clip(generate.filter.clip.model, generate.filter.clip.weights)
     if isinstance(settings, Diffusion):
-        _check_halving(settings, shape)
+        _check_levels(settings, shape)
         # These fit, and saying so costs no import of diffusers.
         if generate.scheduler not in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
             from ray_synth.generator.diffusion import noise_schedule
@@ -68,7 +70,7 @@ def check_generator(
     return _check_stable_diffusion(settings, generate, class_names)
 
 
-def _check_halving(settings: Diffusion, shape: tuple[int, int, int]) -> None:
+def _check_levels(settings: Diffusion, shape: tuple[int, int, int]) -> None:
     height, width, _ = shape
     halvings = len(settings.block_out_channels) - 1
     factor = 2**halvings
@@ -78,6 +80,14 @@ def _check_halving(settings: Diffusion, shape: tuple[int, int, int]) -> None:
             f"generator.block_out_channels={list(settings.block_out_channels)} asks; "
             f"type --set data.image_size={max(factor, round(width / factor) * factor)}"
         )
+    sides = settings.level_sides(max(height, width))
+    for side in settings.attention_resolutions:
+        if side not in sides:
+            raise InputError(
+                f"generator.attention_resolutions must be of {', '.join(map(str, sides))}, the sides that images of "
+                f"{width}x{height} are halved to, got {side}; "
+                f"type --set generator.attention_resolutions=[{min(sides, key=lambda one: abs(one - side))}]"
+            )
 
 
 def _check_stable_diffusion(settings: StableDiffusion, generate: Generate, class_names: Sequence[str]) -> list[str]:
@@ -226,7 +236,14 @@ def pixel_settings(settings: GeneratorSettings) -> dict[str, Any]:
         )  # fmt: skip
     if isinstance(settings, ImageFolder):
         return {"kind": settings.kind}
-    return settings.model_dump(mode="json")
+    shown, plain = settings.model_dump(mode="json"), Diffusion().model_dump(mode="json")
+    return {name: value for name, value in shown.items() if name not in LATER or value != plain[name]}
+
+
+def sampling_settings(generate: Generate) -> dict[str, Any]:
+    """The settings of sampling that pixels depend on; noise only where there is any."""
+    noise = {"noise_variance": generate.noise_variance} if generate.noise_variance else {}
+    return generate.model_dump(mode="json", include=set(SAMPLING)) | noise
 
 
 def file_settings(generate: Generate) -> dict[str, Any]:

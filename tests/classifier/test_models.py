@@ -15,7 +15,7 @@ from ray_synth.classifier.models import build_model, check_model, load_trainable
 from ray_synth.config import Classifier
 from ray_synth.errors import InputError
 
-FAMILIES = ["small_cnn", "resnet18", "timm:test_resnet", "timm:test_vit"]
+FAMILIES = ["small_cnn", "compact_cnn", "resnet18", "timm:test_resnet", "timm:test_vit"]
 NAMES = ("a", "b", "c")
 
 
@@ -106,6 +106,23 @@ def test_small_cnn_is_what_it_was() -> None:
     batch = images(3, 8, 8, 2)
     assert torch.equal(model(batch), plain(batch))
     assert built("small_cnn", (8, 8, 2), image_size=16)(batch).shape == (3, 3)
+
+
+@pytest.mark.parametrize(("side", "channels", "classes"), [(32, 3, 10), (8, 1, 4), (31, 2, 7)])
+def test_compact_cnn_is_the_papers(side: int, channels: int, classes: int) -> None:
+    model = built("compact_cnn", (side, side, channels), tuple(map(str, range(classes))))
+    convolutions = (9 * channels + 1) * 32 + (9 * 32 + 1) * 64
+    linear = (64 * (side // 4) ** 2 + 1) * 512 + 513 * classes
+    assert sum(p.numel() for p in model.parameters()) == convolutions + linear
+    assert model.eval()(images(2, side, side, channels)).shape == (2, classes)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.25]
+    assert built("compact_cnn", (8, 8, 2), image_size=16)(images(3, 8, 8, 2)).shape == (3, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_an_image_too_small_for_two_poolings_is_refused() -> None:
+    with pytest.raises(InputError, match="compact_cnn cannot take images of 3 x 3 pixels"):
+        check_model(Classifier(model="compact_cnn"), (3, 3, 1))
 
 
 def saved_weights(name: str, path: Path, classes: int, shape: tuple[int, int, int] = (32, 32, 3)) -> dict:

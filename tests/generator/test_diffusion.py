@@ -15,7 +15,15 @@ from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError
 from ray_synth.generator import finetune as room
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
-from ray_synth.generator.diffusion import DiffusionSampler, build_unet, diffusion_loss, load_unet, noise_schedule
+from ray_synth.generator.diffusion import (
+    DiffusionSampler,
+    build_unet,
+    diffusion_loss,
+    load_unet,
+    noise_schedule,
+    pixel_noise,
+)
+from ray_synth.generator.kinds import check_generator, pixel_settings, sampling_settings
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import image_seed
@@ -44,6 +52,7 @@ def sample(folder: RunFolder, labels: list[int], indices: list[int], **settings:
     [
         {},
         {"guidance_scale": 1.0},
+        {"noise_variance": 0.5},
         *({"scheduler": name} for name in ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")),
     ],
 )
@@ -85,9 +94,16 @@ def test_diffusers_loads_the_folder(trained: RunFolder) -> None:
     assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), ours.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, prediction_type: str) -> None:
-    settings = SMALL.model_copy(update={"prediction_type": prediction_type, "steps": 60})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction_type": "epsilon"},
+        {"prediction_type": "v_prediction"},
+        {"attention_resolutions": (4,), "warmup_steps": 10, "precision": "bfloat16"},
+    ],
+)
+def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, changes: dict[str, object]) -> None:
+    settings = SMALL.model_copy(update={"steps": 60, **changes})
     folder = RunFolder(tmp_path)
     room.finetune(folder, splits.generator, settings, seed=0)
     images = to_model_range(torch.from_numpy(splits.generator.images[:256]))
@@ -101,6 +117,68 @@ def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, prediction_typ
             )
 
     assert loss(load_unet(folder)) < 0.8 * loss(build_unet(settings, num_classes=10, shape=(8, 8, 1)))
+
+
+@pytest.mark.parametrize("variance", [0.5, 1.0])
+def test_noise_has_the_variance_that_was_asked_for(trained: RunFolder, variance: float) -> None:
+    drawn = pixel_noise(range(40), (3, 32, 32), variance)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
+    assert float(drawn.var()) == pytest.approx(variance, rel=0.02)  # 5 standard errors
+    assert torch.equal(drawn[7:8], pixel_noise([7], (3, 32, 32), variance))
+    labels, indices = [0, 1] * 8, list(range(16))
+    clean = sample(trained, labels, indices).astype(np.float32)
+    noise = pixel_noise([image_seed("d", y, i) for y, i in zip(labels, indices, strict=True)], (1, 8, 8), variance)
+    expected = np.clip(clean + 127.5 * noise.permute(0, 2, 3, 1).numpy(), 0, 255)
+    inside = (clean > 0) & (clean < 255)  # elsewhere the model was clipped before the noise came
+    seen = sample(trained, labels, indices, noise_variance=variance)
+    assert np.abs(seen - expected)[inside].max() <= 1.01
+
+
+def weights_in(settings: Diffusion) -> int:
+    return sum(p.numel() for p in build_unet(settings, num_classes=10, shape=(8, 8, 1)).parameters())
+
+
+@pytest.mark.parametrize(("sides", "widths"), [((8,), (8,)), ((4,), (16,)), ((8, 4), (8, 16))])
+def test_attention_stands_where_it_was_asked_for(sides: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    settings = SMALL.model_copy(update={"attention_resolutions": sides})
+    per_layer = [4 * c**2 + 6 * c for c in widths]  # queries, keys, values and output with biases; a group norm
+    assert weights_in(settings) - weights_in(SMALL) == 3 * sum(per_layer)  # one layer down, two up
+    unet = build_unet(settings, num_classes=10, shape=(8, 8, 1)).eval()
+    made = DiffusionSampler(unet, settings, FAST)({"label": [0, 1], "seed": [1, 2]})
+    assert made["rejected"] == ["", ""]
+
+
+def test_attention_at_a_side_that_no_level_has_is_refused() -> None:
+    settings = SMALL.model_copy(update={"attention_resolutions": (5,)})
+    with pytest.raises(
+        InputError, match=r"must be of 8, 4, .* got 5; type --set generator.attention_resolutions=\[4\]"
+    ):
+        check_generator(settings, FAST, class_names=("a",), shape=(8, 8, 1))
+
+
+def test_a_linear_schedule_is_that_of_ho_et_al() -> None:
+    schedule = noise_schedule(SMALL.model_copy(update={"beta_schedule": "linear"}))
+    torch.testing.assert_close(schedule.betas, torch.linspace(1e-4, 0.02, 1000))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    assert [room._warm_cosine(step, 100, 10) for step in (0, 4)] == pytest.approx(
+        [0.1, 0.5 * 0.5 * (1 + np.cos(0.04 * np.pi))]
+    )
+    assert room._warm_cosine(0, 100, 0) == 1
+    assert room._warm_cosine(50, 100, 10) == pytest.approx(0.5)
+
+
+def test_settings_that_came_later_leave_older_digests_as_they_were() -> None:
+    later = {"attention_resolutions": (4,), "beta_schedule": "linear", "warmup_steps": 500, "precision": "bfloat16"}
+    assert set(pixel_settings(Diffusion())) == {
+        "kind", "block_out_channels", "layers_per_block", "prediction_type", "num_train_timesteps", "steps",
+        "batch_size", "learning_rate", "class_dropout", "ema_decay",
+    }  # fmt: skip
+    for name, value in later.items():
+        assert set(pixel_settings(Diffusion(**{name: value}))) == {*pixel_settings(Diffusion()), name}
+    assert set(sampling_settings(Generate())) == {"scheduler", "num_inference_steps", "guidance_scale"}
+    assert sampling_settings(Generate(noise_variance=0.5))["noise_variance"] == 0.5
 
 
 def test_an_image_of_nan_is_rejected() -> None:
