@@ -25,6 +25,7 @@ from ray_synth.config import (
 )
 from ray_synth.data import readers
 from ray_synth.errors import InputError
+from ray_synth.generator.kinds import check_generator
 from ray_synth.runs import RunFolder
 
 from .conftest import DIGITS
@@ -147,6 +148,19 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, expe
     file.write_text(text)
     with pytest.raises(InputError, match=expected):
         load_experiment(file)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.5, 1.0])
+def test_the_cifar10_experiment_is_the_papers(variance: float) -> None:
+    experiment = load_experiment(DIGITS.with_name("cifar10.yaml"), {"generate.noise_variance": variance})
+    data, sweep = experiment.data, experiment.sweep
+    taken = [int(fraction * 5000) for fraction in (data.generator_fraction, data.validation_fraction)]
+    assert taken == [4450, 500]
+    assert data.shots == 5000 - sum(taken)  # and nothing is left over
+    assert sweep.searched["synthetic_ratio"].choices == (0, 0.5, 1, 3, 9)
+    assert list(sweep.searched) == ["synthetic_ratio"]
+    assert experiment.generate.images_per_class == sweep.top_ratio * (data.shots or 0)
+    assert not check_generator(experiment.generator, experiment.generate, class_names=("a",), shape=(32, 32, 3))
 
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
