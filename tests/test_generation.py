@@ -348,3 +348,15 @@ def test_the_digest_covers_what_pixels_depend_on_and_no_more(
         {"seed": 1},
     ):
         assert plan(**other).generator_digest != base.generator_digest, other
+
+
+def test_noise_makes_other_images_of_the_same_generator(tmp_path: Path) -> None:
+    def run_of(**changes: Any) -> Run:
+        return Run(load_experiment(DIGITS, changes), RunFolder(tmp_path / "run"), Reporter())
+
+    base, noisy = run_of(), run_of(**{"generate.noise_variance": 0.5})
+    assert noisy.origin == base.origin  # which need not be trained again
+    assert noisy.plan.generator_digest != base.plan.generator_digest
+    assert run_of(**{"generate.noise_variance": 0.0}).plan == base.plan
+    assert run_of(**{"generator.warmup_steps": 50}).origin == base.origin
+    assert run_of(**{"generator.warmup_steps": 500}).origin != base.origin
