@@ -305,7 +305,7 @@ def table(generator: str) -> None:
         each = ", ".join(row["value"] for row in found)
         print(f"    predicted {ratio:g} [{low:g}, {high:g}] (medians; seeds: {each}); {verdicts}")
     for name, series in (("best ratio", best), ("gain there", tops), (f"gain at {RATIOS[-1]:g}", lasts)):
-        said = "falls with noise" if series == sorted(series, reverse=True) else "does not fall with noise throughout"
+        said = "never rises with noise" if series == sorted(series, reverse=True) else "rises with noise somewhere"
         print(f"  {name} {said}: {', '.join(f'{value:.1f}' for value in series)}")
 
 
@@ -313,14 +313,21 @@ def plot(path: str) -> None:
     from matplotlib.figure import Figure
 
     shown = [name for name in GENERATORS if len(accuracies(name, 0.0)) > 1]
-    figure = Figure(figsize=(5.2 * len(shown), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 4.6 * len(shown)), 4.2), layout="constrained")
     ticks = np.log2(1 + np.asarray(RATIOS))
     for axes, generator in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
         for variance, color in zip(VARIANCES, ("#d9822b", "#3d8b40", "#b3372f"), strict=True):
             values = accuracies(generator, variance)
             mean = values.mean(axis=0)
             axes.errorbar(
-                ticks, mean, yerr=error(values), fmt="o-", ms=4, capsize=2, color=color, label=f"variance {variance:g}"
+                ticks,
+                mean,
+                yerr=error(values),
+                fmt="o-",
+                ms=4,
+                capsize=2,
+                color=color,
+                label=f"noise variance {variance:g}",
             )
             found = estimates(generator, variance)
             if not found:
@@ -338,7 +345,7 @@ def plot(path: str) -> None:
     axes = figure.axes[0]
     axes.set_ylabel("test accuracy, %")
     axes.plot([], [], "D", color="grey", ms=9, mec="white", label="predicted ratio, and its interval")
-    axes.legend(frameon=False, fontsize=8, title="noise on synthetic images", title_fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 
 
