@@ -4,9 +4,9 @@
 
 For each dataset and seed the generator is trained, images are made and the ratio is estimated once; then the same sweep
 runs three times: `prior: none` (ratio 0, then TPE), `points` and `distribution`. Each ends in three final trainings of
-its best setting and one look at the test set. Fashion-MNIST is that of the measuring data (RAY_SYNTH_DATA), at 16x16. The seconds
-of an arm are those of its trainings, on two processes, and with a prior those of the estimate too. Rows go to
-DIR/results.csv; a run that is repeated keeps what is there.
+its best setting and one look at the test set. Fashion-MNIST is that of the measuring data (RAY_SYNTH_DATA), at 16x16.
+The seconds of an arm are those of its trainings, on two processes, and with a prior those of the estimate too. Rows go
+to DIR/results.csv; a run that is repeated keeps what is there.
 """
 
 from __future__ import annotations
