@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -586,6 +587,8 @@ class Sweep(Section):
         if not isinstance(given, dict):
             return given
         given = _flat(given)
+        if given.get("num_clusters") and given.get("clusters_per_class"):
+            raise ValueError("give either num_clusters or clusters_per_class, not both")
         space: dict[str, Any] = {}
         for name in dict.fromkeys((*SPACE, *given)):
             value = given.get(name, SPACE.get(name))
@@ -680,7 +683,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _space_fits(self) -> Experiment:
-        """Every end of the searched space must be a setting that can be trained with."""
+        """Every choice and every end of a range must be a setting that can be trained with."""
         classifier = self.classifier
         space = self.sweep.searched
         for name, dimension in space.items():
@@ -698,13 +701,30 @@ class Experiment(Section):
                     "type --set classifier.weighting=fixed"
                 )
             tied = space[dimension.tied_to] if dimension.tied_to else None
-            for value in _ends(tied or dimension):
+            for value in _samples(tied or dimension):
+                if tied and (isinstance(value, bool) or not isinstance(value, int | float)):
+                    raise ValueError(
+                        f"sweep.space.{name}: tied_to must name numbers, and {dimension.tied_to} may be {value!r}"
+                    )
                 value = value * dimension.factor if tied else value
                 try:
                     changed(classifier, {name: value})
                 except ValidationError as error:
                     reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ").split("; type")[0]
                     raise ValueError(f"sweep.space.{name}: {value!r} does not do: {reason}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_shared(self) -> Experiment:
+        """Ray Train's workers in a trial take equal shares of each half batch."""
+        share = 2 * self.sweep.workers_per_trial
+        searched = self.sweep.searched.get("batch_size")
+        for size in (self.classifier.batch_size, *((searched.choices or ()) if searched is not None else ())):
+            if size % share:
+                raise ValueError(
+                    f"classifier.batch_size must be a multiple of 2 x sweep.workers_per_trial ({share}), got {size}; "
+                    f"type --set classifier.batch_size={max(1, round(size / share)) * share}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -769,13 +789,21 @@ def _ends(dimension: Dimension) -> tuple[Any, ...]:
     return dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
 
 
+def _samples(dimension: Dimension) -> tuple[Any, ...]:
+    """The ends, and the whole number after the first one: what a batch is shared among may divide the ends alone."""
+    ends = _ends(dimension)
+    if dimension.choices is not None or math.floor(ends[0]) + 1 >= ends[1]:
+        return ends
+    return (*ends, math.floor(ends[0]) + 1)
+
+
 def _check_searched(name: str, dimension: Dimension) -> None:
     """The ratio and the clusters are numbers, of which the classifier section knows nothing."""
     if dimension.tied_to is not None:
         raise ValueError(f"sweep.space.{name} cannot be tied; give low and high, or choices")
     for value in _ends(dimension):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or value < 0 or (value <= 0 and name != "synthetic_ratio") or value > 100_000:
+        if not number or not 0 <= value <= 100_000 or (value == 0 and name != "synthetic_ratio"):
             raise ValueError(f"sweep.space.{name}: numbers above 0 (of the ratio: from 0) are allowed, got {value!r}")
 
 

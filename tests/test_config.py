@@ -86,6 +86,27 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
         ({"sweep.space.synthetic_ratio.choices": [0, "all"]}, ["numbers above 0", "'all'"]),
         ({"sweep.sampler": "grid"}, ["space.lambda_1: sampler: grid needs choices", "=null to keep it fixed"]),
         ({"sweep.metric": "f1"}, ["sweep.metric", "accuracy and balanced_accuracy", "'f1'"]),
+        ({"sweep.space.synthetic_ratio.choices": [float("nan"), 1]}, ["sweep.space.synthetic_ratio", "got nan"]),
+        (
+            {"sweep.space.batch_size": {"low": 16, "high": 64}},
+            ["sweep.space.batch_size: 17 does not do", "multiple of"],
+        ),
+        (
+            {"sweep.space.optimizer.choices": ["sgd"], "sweep.space.lambda_1.tied_to": "optimizer"},
+            ["sweep.space.lambda_1: tied_to must name numbers, and optimizer may be 'sgd'"],
+        ),
+        (
+            {"sweep.space.num_clusters.choices": [5], "sweep.space.clusters_per_class.choices": [1]},
+            ["either num_clusters or clusters_per_class"],
+        ),
+        (
+            {"sweep.workers_per_trial": 3},
+            ["multiple of 2 x sweep.workers_per_trial (6), got 64", "--set classifier.batch_size=66"],
+        ),
+        (
+            {"sweep.workers_per_trial": 2, "sweep.space.batch_size.choices": [64, 66]},
+            ["multiple of 2 x sweep.workers_per_trial (4), got 66"],
+        ),
         ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
         ({"data.test_fraction": 0.9}, ["must be < 1", "1.48"]),
         (
