@@ -24,7 +24,8 @@ class Places:
         else:
             units, each = (gpus, settings.gpus_per_trial) if gpus else (cpus, 1)
         kind = "GPUs" if gpus else "CPUs"
-        slots = int(units / each + 1e-9)
+        # A trial does not lie on two GPUs: of one that takes 0.4, two fit on each.
+        slots = int(units) * int(1 / each + 1e-9) if each < 1 else int(units / each + 1e-9)
         if slots < 1:
             raise InputError(
                 f"sweep.workers_per_trial must be <= {int(units)}, the {kind} here, got {settings.workers_per_trial}; "

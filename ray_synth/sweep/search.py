@@ -158,9 +158,10 @@ class Search:
         return optuna.create_trial(state=_STATES[trial.status], intermediate_values=values, **common)
 
     def _seen(self) -> tuple[list[float], list[float]]:
-        """Ratios and values of the complete trials that the study knows."""
+        """Ratios and values of the complete trials that the study knows; ratio 0 says nothing of a range above it."""
         trials = [self.ledger.ended[i] for i in self.order[: self.known]]
-        complete = [t for t in trials if t.status == "complete"]
+        low = self.space.ratio_range[0]
+        complete = [t for t in trials if t.status == "complete" and t.setting.synthetic_ratio >= low]
         return [t.setting.synthetic_ratio for t in complete], [getattr(t, self.settings.metric) for t in complete]
 
     def _cuts(self, visible: Sequence[str]) -> dict[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from ray_synth.config import Classifier, Dimension, Experiment, changed, digest
 from ray_synth.errors import InputError
 
 RATIO = "synthetic_ratio"
+LISTED = 10_000  # settings; a space of more is not gone through one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Setting:
     def lambda_2(self) -> float:
         return float(self.classifier["lambda_2"])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return digest("setting", self.to_dict())
 
@@ -82,6 +84,11 @@ class Space:
             else FloatDistribution(to_scale(d.low or 0.0, d.scale), to_scale(d.high or 0.0, d.scale))
             for name, d in self.dimensions.items()
         }
+        if experiment.sweep.sampler == "grid" and (self.size or 0) > LISTED:
+            raise InputError(
+                f"sampler: grid takes at most {LISTED:,} settings, and the choices of sweep.space make {self.size:,}; "
+                "type --set sweep.sampler=random, or keep some fixed"
+            )
 
     def params(self, setting: Setting) -> dict[str, Any]:
         """A setting as Optuna's parameters; a first setting may lie outside: the nearest is taken."""
@@ -95,13 +102,30 @@ class Space:
         if "clusters_per_class" in values:
             clusters = values.pop("clusters_per_class") * self.num_classes
         return Setting(
-            synthetic_ratio=float(ratio) if self.dimensions[RATIO].choices is not None else round(ratio, 4),
+            synthetic_ratio=self._within_range(RATIO, float(ratio), round(ratio, 4)),
             num_clusters=max(1, round(clusters)),
             classifier={
                 **self.default.classifier,
-                **{name: _like(self.default.classifier[name], value) for name, value in values.items()},
+                **{name: self._like(name, value) for name, value in values.items()},
             },
         )
+
+    def _like(self, name: str, value: Any) -> Any:
+        """A number of the setting's own type, with the four digits that a table shows."""
+        default = self.default.classifier[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(default, int | float):
+            return value
+        if isinstance(default, int):
+            return round(value)
+        return self._within_range(name, float(value), float(f"{value:.4g}"))
+
+    def _within_range(self, name: str, value: float, rounded: float) -> float:
+        """Rounding does not leave a range, and a choice is as it was written."""
+        d = self.dimensions.get(name)
+        if d is None:  # tied
+            return rounded
+        inside = d.low is not None and d.high is not None and d.low <= rounded <= d.high
+        return rounded if inside else value
 
     def allowed(self, ratio: float) -> float:
         """The ratio that may be tried which is nearest to this one."""
@@ -113,9 +137,15 @@ class Space:
         d = self.dimensions[RATIO]
         return (min(d.choices), max(d.choices)) if d.choices is not None else (d.low or 0.0, d.high or 0.0)
 
+    @property
+    def size(self) -> int | None:
+        """How many settings there are, where all of the space is choices."""
+        counts = [len(d.choices) for d in self.dimensions.values() if d.choices is not None]
+        return math.prod(counts) if len(counts) == len(self.dimensions) else None
+
     def grid(self) -> list[Setting] | None:
-        """Every setting, where all of the space is choices; None where something is a range."""
-        if any(d.choices is None for d in self.dimensions.values()):
+        """Every setting, where all of the space is choices and not too many; None where something is a range."""
+        if self.size is None or self.size > LISTED:
             return None
         indices = [range(len(d.choices or ())) for d in self.dimensions.values()]
         return [self.setting(dict(zip(self.dimensions, point, strict=True))) for point in itertools.product(*indices)]
@@ -131,6 +161,7 @@ class Space:
         d = self.dimensions[name]
         if d.choices is None:
             return to_scale(min(max(float(value), d.low or 0.0), d.high or 0.0), d.scale)
+        value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if value in d.choices:
             return d.choices.index(value)
         numbers = [c for c in d.choices if isinstance(c, int | float)]
@@ -168,12 +199,3 @@ def _at(raw: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         raw = raw[part]
     return raw
-
-
-def _like(default: Any, value: Any) -> Any:
-    """A value of the setting's own type, with the four digits that a table shows."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    if isinstance(default, int) and not isinstance(default, bool):
-        return round(value)
-    return float(f"{value:.4g}")

@@ -226,6 +226,49 @@ def test_any_key_of_the_classifier_can_be_searched(tmp_path: Path) -> None:
     assert Setting.from_dict(engine.ledger.trials[5].setting.to_dict()) == engine.ledger.trials[5].setting
 
 
+def at(e: Experiment, **params: Any) -> Setting:
+    """A setting of the space, by Optuna's parameters."""
+    space = Space(e, num_classes=10, max_ratio=16.0)
+    return space.setting({**space.params(space.default), **params})
+
+
+def test_a_choice_is_taken_as_it_was_written() -> None:
+    choices = {"image_size": [16, 24], "learning_rate": [0.00123456], "augment.resized_crop": [None, [0.5, 1.0]]}
+    space = {"synthetic_ratio": {"choices": [0, 1 / 3]}, **{name: {"choices": c} for name, c in choices.items()}}
+    e = load_experiment(DIGITS, {"sweep.space": space, "classifier.augment.resized_crop": [0.5, 1.0]})
+    setting = at(e, image_size=1, learning_rate=0, synthetic_ratio=1)
+    assert setting.applied_to(e.classifier).image_size == 24
+    assert (setting.classifier["learning_rate"], setting.synthetic_ratio) == (0.00123456, 1 / 3)
+    first = Space(e, num_classes=10, max_ratio=16.0)
+    assert first.params(first.default)["augment.resized_crop"] == 1
+
+
+def test_rounding_does_not_leave_a_range() -> None:
+    e = experiment(space={"ema_decay": {"low": 0.9, "high": 0.99999}})
+    assert at(e, ema_decay=0.99998).applied_to(e.classifier).ema_decay == 0.99998
+    top = Space(experiment(), num_classes=10, max_ratio=13335 / 20000)  # no image more than there are
+    assert top.setting(top.params(default_setting(experiment(), 10, 1.0))).synthetic_ratio <= 13335 / 20000
+
+
+def test_a_space_of_very_many_choices_is_not_gone_through(tmp_path: Path) -> None:
+    many = {"choices": [0.5 + i for i in range(100)]}
+    space = {"synthetic_ratio": {"choices": [0, 1]}, "lambda_1": many, "lambda_2": many, "learning_rate": many,
+             "weight_decay": many, "targets.mixup": many, "clusters_per_class": None}  # fmt: skip
+    space["learning_rate"] = {"choices": [0.001 * (1 + i) for i in range(100)]}
+    engine = search(RunFolder(tmp_path), experiment(space=space, num_trials=12))
+    run(engine)
+    assert len(engine.ledger.trials) == 12
+    with pytest.raises(InputError, match=r"sampler: grid takes at most 10,000 settings.*make 20,000,000,000"):
+        search(RunFolder(tmp_path / "grid"), experiment(space=space, sampler="grid"))
+
+
+def test_ratio_zero_says_nothing_of_a_range_above_it(tmp_path: Path) -> None:
+    engine = search(RunFolder(tmp_path), experiment(space={"synthetic_ratio": {"low": 4.0, "high": 16.0}}), window=1)
+    run(engine, slots=1)
+    assert engine.ledger.trials[1].setting.synthetic_ratio == 0.0
+    assert min(engine._seen()[0]) >= 4.0
+
+
 def test_a_setting_outside_the_ranges_is_tried_as_it_is(tmp_path: Path) -> None:
     e = load_experiment(DIGITS, {"classifier.lambda_1": 0.0, "classifier.lambda_2": 7.0})
     engine = search(RunFolder(tmp_path), e)

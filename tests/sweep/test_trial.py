@@ -133,6 +133,7 @@ def test_places() -> None:
     assert Places.of(sweep(), cpus=16, gpus=8) == Places(slots=8, gpus=1.0, workers=1)
     assert Places.of(sweep(gpus_per_trial=0.25), cpus=16, gpus=2).slots == 8
     assert Places.of(sweep(workers_per_trial=4), cpus=16, gpus=8) == Places(slots=2, gpus=4.0, workers=4)
+    assert Places.of(sweep(gpus_per_trial=0.4), cpus=16, gpus=2).slots == 4  # two on each
     assert Places.of(sweep(concurrency=1), cpus=2, gpus=0).slots == 1
 
 
