@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ray_synth.classifier.final import Training
     from ray_synth.generator.conditions import Parents
     from ray_synth.generator.kinds import Origin
+    from ray_synth.sweep.ledger import Ledger
     from ray_synth.sweep.space import Space
 
 STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
@@ -353,9 +354,10 @@ class Run:
 
     def perform(self, until: str, *, extend: int | None = None) -> dict[str, Any]:
         done = 0
-        if extend is not None:
-            self._extend(extend)
         with self.resources:
+            if extend is not None:
+                self.folder.check_free_for(self.experiment)
+                self._extend(extend)
             moved = self.folder.open_for(self.experiment)
             self.reporter.log_to(self.folder)
             self.reporter.log(f"--- {self.experiment.name}, until {until}")
@@ -666,7 +668,8 @@ class Run:
             from ray_synth.report.trials import live_table, trial_line
 
             self._ray()
-            logged = {trial_id for trial_id in Ledger(self.folder).ended if self.folder.exists(_events(trial_id))}
+            kept = [trial for trial in Ledger(self.folder).trials if not trial.again]
+            logged = {trial.trial_id for trial in kept if self.folder.exists(_events(trial.trial_id))}
 
             def show(ledger: Ledger, running: Mapping[str, Any]) -> None:
                 advance(len(ledger.ended))
@@ -727,18 +730,23 @@ class Run:
         from ray_synth.sweep.ledger import Ledger
 
         record = self.folder.stage("sweep")
-        if record is None or record.digest != self._sweep().digest:
+        predicted = self.folder.exists("estimate.json")
+        if record is None or not predicted or record.digest != self._sweep().digest:
             raise InputError(
                 f"--extend adds trials to a finished sweep, and {self.folder.url} holds none with these settings; "
                 "leave --extend out first"
             )
-        if record.complete:
-            Ledger(self.folder).extend(self.num_trials + trials)
-        else:
-            ended = len(Ledger(self.folder).ended)
+        ledger = Ledger(self.folder)
+        ended, total = len(ledger.ended), self._total(ledger)
+        if not record.complete or ended < total:
             self.reporter.say(
-                f"--extend: the sweep has {ended} of {self.num_trials} trials; these are finished, and none is added"
+                f"--extend: the sweep has {ended} of {total} trials; these are finished, and none is added"
             )
+            return
+        ledger.target = total + trials
+        if self._total(ledger) == total:
+            raise InputError(f"--extend: sweep.space holds no other setting than the {total} that were tried")
+        ledger.extend(total + trials)
 
     def _draw_search(self) -> None:
         """Pictures beside the table, for who asks for the sweep alone."""
@@ -769,10 +777,14 @@ class Run:
     def num_trials(self) -> int:
         """Trials in the end: those asked for, those a sweep was extended to, or all that there are to choose from."""
         from ray_synth.sweep.ledger import Ledger
+
+        return self._total(Ledger(self.folder))
+
+    def _total(self, ledger: Ledger) -> int:
         from ray_synth.sweep.search import Search
 
         estimate = self._estimated() if self.folder.exists("estimate.json") else None
-        return Search.total_of(Ledger(self.folder), self.experiment, self._space(), estimate)
+        return Search.total_of(ledger, self.experiment, self._space(), estimate)
 
     def _settings(self) -> dict[str, Any]:
         """The three settings that are compared at the end, by name."""
