@@ -88,14 +88,15 @@ def run_trial(
 
     The value after validation pass t is the mean over the seeds trained so far, so all trials are compared at the same
     point; a trial whose value lies below its cut there is stopped. A training longer than a minute goes on from its
-    checkpoint when the worker dies or the sweep is resumed. What goes wrong in a training is a result, not a crash.
+    checkpoint when the worker dies or the sweep is resumed. What goes wrong in a training is a result, not a crash;
+    but what goes wrong for one worker of several is raised.
 
     Args:
         config: trial_id, setting (flat) and cuts (validation pass -> value).
         report: called with a trial's row; the last one has `status`.
     """
     progress = _Progress(RunFolder(work.url), config["trial_id"], on=team is None or team.rank == 0)
-    experiment, said = work.experiment, time.perf_counter()
+    experiment, said, alone = work.experiment, time.perf_counter(), team is None or team.size == 1
     cuts = {int(step): cut for step, cut in config["cuts"].items()}
 
     def row(**outcome: Any) -> dict[str, Any]:
@@ -143,8 +144,12 @@ def run_trial(
     except _StoppedEarly:
         report(row(status="pruned"))
     except WorkError as error:  # a loss that is not finite: the same again next time
+        if not alone and not experiment.classifier.gather:
+            raise  # it may be this worker's only
         report(row(status="failed", error=str(error), again=False))
     except Exception as error:
+        if not alone:
+            raise  # so that Ray Train stops the others, who wait for this one
         report(row(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0], again=True))
     progress.remove()
 

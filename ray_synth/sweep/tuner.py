@@ -58,7 +58,11 @@ def run_sweep(
     shown(ledger, {})
     real_counts = np.bincount(real.labels, minlength=real.num_classes)
     while search.left:
-        synthetic = images(max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0))
+        ratio = max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0)
+        synthetic = images(ratio)
+        available = np.bincount(synthetic.labels, minlength=real.num_classes)
+        if (synthetic_counts(real_counts, ratio) > available).any():
+            raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
         work = Work(
             url=folder.absolute_url,
             experiment=experiment,
@@ -67,7 +71,6 @@ def run_sweep(
             validation=validation,
             features=known_features(experiment, real, synthetic),
         )
-        available = np.bincount(synthetic.labels, minlength=real.num_classes)
         before = search.left
         _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
         if search.left == before and not search.again:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ray_synth.classifier.predict import balanced_accuracy
+from ray_synth.classifier.train import Team
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
@@ -91,6 +92,17 @@ def test_what_goes_wrong_is_a_result(work: Work, monkeypatch: pytest.MonkeyPatch
     assert math.isnan(diverged["accuracy"])
     broken = fails(RuntimeError("CUDA error: launch failure\nmore"))
     assert (broken["again"], broken["error"]) == (True, "RuntimeError: CUDA error: launch failure")
+
+
+def test_what_goes_wrong_for_one_worker_of_several_is_raised(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*args: Any, **more: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(room, "train_setting", train)
+    said: list[Any] = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_trial(config(work), work, report=said.append, team=Team(rank=1, size=2))
+    assert not said
 
 
 class Killed(BaseException):

@@ -13,6 +13,7 @@ import pytest
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits
+from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 from ray_synth.sweep.ledger import TRIALS, Trial
@@ -59,6 +60,14 @@ def test_images_are_made_when_a_trial_needs_them_and_once(tmp_path: Path, splits
     first = [(t.trial_id, t.setting, t.accuracy) for t in trials]
     again, _ = swept(tmp_path / "again", splits, num_trials=8, prior="none", sampler="random", concurrency=2)
     assert [(t.trial_id, t.setting, t.accuracy) for t in again] == first  # the same seed, the same sweep
+
+
+def test_images_that_do_not_come_end_the_sweep(tmp_path: Path, splits: Splits) -> None:
+    e = load_experiment(DIGITS, {**SMALL, "sweep.prior": "none", "sweep.num_trials": 3})
+    few = splits.generator.take(first_per_class(splits.generator.labels, np.full(10, 1)))
+    images = lambda ratio: few  # noqa: E731
+    with pytest.raises(WorkError, match=r"a trial at ratio .* needs more synthetic images"):
+        run_sweep(RunFolder(tmp_path), e, splits.train, splits.validation, images, estimate=None, max_ratio=4.0)
 
 
 def test_a_trial_that_diverges_is_failed_and_the_search_goes_on(tmp_path: Path, splits: Splits) -> None:
