@@ -815,6 +815,9 @@ def with_absolute_paths(settings: Settings) -> Settings:
             changes[name] = with_absolute_paths(value)
         elif name == "model" and isinstance(settings, Classifier):
             continue  # an architecture
+        elif isinstance(settings, Sweep) and name == "space" and value.get("weights") is not None:
+            files = tuple(choice and str(Path(choice).absolute()) for choice in value["weights"].choices or ())
+            changes[name] = {**value, "weights": value["weights"].model_copy(update={"choices": files})}
         elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
             changes[name] = str(Path(value).absolute())
         elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:

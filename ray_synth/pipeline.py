@@ -23,6 +23,7 @@ from ray_synth.config import (
     Experiment,
     ImageFolder,
     StableDiffusion,
+    changed,
     digest,
     load_experiment,
     with_absolute_paths,
@@ -147,6 +148,11 @@ class Run:
         e = self.experiment
         shape: tuple[int, int, int] = self.splits.train.images.shape[1:]
         check_model(e.classifier, shape)
+        for name, choice in self._choices("model", "weights", "image_size"):
+            try:
+                check_model(changed(e.classifier, {name: choice}), shape)
+            except InputError as error:
+                raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
         if e.partition.encoder:
             OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
         if not os.environ.get("RAY_ADDRESS"):
@@ -308,7 +314,13 @@ class Run:
         from ray_synth.generator.pretrained import content_digest
 
         weights, features = self.experiment.classifier.weights, self.experiment.partition.encoder
-        return [content_digest(Path(file)) for file in (weights, features and features[1]) if file]
+        searched = [choice for _, choice in self._choices("weights")]
+        return [content_digest(Path(file)) for file in (weights, features and features[1], *searched) if file]
+
+    def _choices(self, *names: str) -> list[tuple[str, Any]]:
+        """What the sweep may choose for these settings: (name, choice)."""
+        searched = self.experiment.sweep.searched
+        return [(name, choice) for name in names if name in searched for choice in searched[name].choices or ()]
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
@@ -770,7 +782,7 @@ class Run:
     def _space(self) -> Space:
         from ray_synth.sweep.space import Space
 
-        e = self.experiment
+        e = with_absolute_paths(self.experiment)  # as the trials have it
         return Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
 
     @property
@@ -784,14 +796,14 @@ class Run:
         from ray_synth.sweep.search import Search
 
         estimate = self._estimated() if self.folder.exists("estimate.json") else None
-        return Search.total_of(ledger, self.experiment, self._space(), estimate)
+        return Search.total_of(ledger, with_absolute_paths(self.experiment), self._space(), estimate)
 
     def _settings(self) -> dict[str, Any]:
         """The three settings that are compared at the end, by name."""
         from ray_synth.sweep.ledger import best_trial, read_trials
         from ray_synth.sweep.space import default_setting
 
-        e, classes = self.experiment, len(self.class_names)
+        e, classes = with_absolute_paths(self.experiment), len(self.class_names)
         return {
             "real_only": default_setting(e, classes, 0.0),
             "at_predicted": default_setting(e, classes, self._predicted_ratio()),
