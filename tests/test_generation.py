@@ -261,6 +261,7 @@ def test_rejected_images_are_replaced_and_a_shortfall_is_told(image_folder: Path
     assert "kept 14 of 18" in done.stderr
     assert "blank 15, unreadable 1" in done.stderr
     assert "add images to" in done.stderr
+    assert "--set generate.images_per_class=14" in done.stderr
     # And a class in which nothing is kept gives up at once.
     for file in (source / "digit 2").glob("*.png"):
         Image.new("L", (9, 7), 3).save(file)

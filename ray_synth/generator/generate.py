@@ -194,6 +194,8 @@ def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
     others = f" (and {len(work.short) - 1} more classes)" if len(work.short) > 1 else ""
     if isinstance(job.generator, ImageFolder):
         cure = f"add images to {job.generator.path}"
+        if work.short[label]:
+            cure += f", or type --set generate.images_per_class={work.short[label]}"
     else:
         cure = f"type --set generate.max_attempts={2 * job.plan.max_attempts}"
     return (
