@@ -665,8 +665,6 @@ class Run:
 
         e = self.experiment
         limit = self.max_ratio(e.sweep.top_ratio)
-        ended = len(Ledger(self.folder).ended)
-        total = self.num_trials
         prediction = self._estimated()
         told = {
             "none": (),
@@ -717,6 +715,10 @@ class Run:
             self.digests["train"],
             self.digests["validation"],
         )
+        ledger, record = Ledger(self.folder), self.folder.stage("sweep")
+        if record is not None and record.digest != stage_digest:
+            ledger.forget()  # of other settings: it will be set aside
+        ended, total = len(ledger.ended), self._total(ledger)
         searched = ", ".join(dict.fromkeys(("synthetic_ratio", *e.sweep.searched)))
         plan = f"{total} trials of {searched}" + (f"; {ended} are there" if ended else "")
         return Stage(stage_digest, ("sweep",), plan, total, work, ready=ended >= total)
@@ -785,14 +787,8 @@ class Run:
         e = with_absolute_paths(self.experiment)  # as the trials have it
         return Space(e, num_classes=len(self.class_names), max_ratio=self.max_ratio(e.sweep.top_ratio))
 
-    @property
-    def num_trials(self) -> int:
-        """Trials in the end: those asked for, those a sweep was extended to, or all that there are to choose from."""
-        from ray_synth.sweep.ledger import Ledger
-
-        return self._total(Ledger(self.folder))
-
     def _total(self, ledger: Ledger) -> int:
+        """Trials in the end: those asked for, those a sweep was extended to, or all that there are to choose from."""
         from ray_synth.sweep.search import Search
 
         estimate = self._estimated() if self.folder.exists("estimate.json") else None

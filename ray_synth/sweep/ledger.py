@@ -92,6 +92,10 @@ class Ledger:
         """What ended, by trial_id."""
         return [self.ended[trial_id] for trial_id in sorted(self.ended)]
 
+    def forget(self) -> None:
+        """As if nothing had been started."""
+        self.starts, self.ended, self.target = {}, {}, 0
+
     def repair(self) -> None:
         """Before the first line is added: a kill may have cut the last one short, and what follows must not join it."""
         if self.folder.exists(LEDGER) and not self.folder.read(LEDGER).endswith(b"\n"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -46,8 +47,6 @@ def run_sweep(
         max_ratio: upper end of the searched ratios.
         shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
     """
-    import ray
-
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that died is told in the table
     resources = ray.cluster_resources()
     places = Places.of(experiment.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0))
@@ -84,7 +83,10 @@ def run_sweep(
 
 
 def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
-    trainable = tune.with_parameters(_nested if places.workers > 1 else _single, work=work, places=places)
+    if places.workers > 1:  # passed on to Ray Train's workers, as a reference
+        trainable = tune.with_parameters(_nested, work=[ray.put(work)], places=places)
+    else:
+        trainable = tune.with_parameters(_single, work=work)
     resources = {"gpu": places.gpus} if places.gpus else {"cpu": 1.0}
     if places.workers > 1:
         resources = {"cpu": TRIAL_CPU}  # its workers ask for theirs themselves
@@ -112,7 +114,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
             searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
 
 
-def _single(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
+def _single(config: Mapping[str, Any], *, work: Work) -> None:
     """A trial in Tune's own process."""
     import torch
 
@@ -120,9 +122,11 @@ def _single(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
     run_trial(config, work, report=tune.report)
 
 
-def _nested(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
-    """A trial on Ray Train's workers. Each runs the same trial; what the first one reports is Tune's."""
-    import ray
+def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> None:
+    """A trial on Ray Train's workers. Each runs the same trial; what the first one reports is Tune's.
+
+    work: the one reference to it in Ray's object store.
+    """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -130,7 +134,7 @@ def _nested(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
     with tempfile.TemporaryDirectory(prefix="ray_synth-trial-") as scratch:
         TorchTrainer(
             _nested_worker,
-            train_loop_config={"config": dict(config), "work": ray.put(work)},
+            train_loop_config={"config": dict(config), "work": work},
             scaling_config=ScalingConfig(
                 num_workers=places.workers,
                 use_gpu=places.gpus > 0,
@@ -142,12 +146,11 @@ def _nested(config: Mapping[str, Any], *, work: Work, places: Places) -> None:
 
 
 def _nested_worker(passed: Mapping[str, Any]) -> None:
-    import ray
     import ray.train
 
     from ray_synth.classifier.final import train_team
 
-    run_trial(passed["config"], ray.get(passed["work"]), report=ray.train.report, team=train_team())
+    run_trial(passed["config"], ray.get(passed["work"][0]), report=ray.train.report, team=train_team())
 
 
 class LedgerSearcher(Searcher):
