@@ -32,7 +32,7 @@ def test_an_extension_that_was_killed_at_once_is_not_made_twice(tmp_path: Path) 
     job = finished(RunFolder(tmp_path))
     for _ in range(2):  # the second time as after a kill before the first new trial
         job._extend(5)
-        assert Ledger(job.folder).target == job.num_trials == 11
+        assert Ledger(job.folder).target == job._total(Ledger(job.folder)) == 11
 
 
 def test_a_space_that_is_used_up_is_not_extended(tmp_path: Path) -> None:
