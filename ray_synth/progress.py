@@ -61,13 +61,26 @@ class Reporter:
             try:
                 yield lambda done: bar.update(task, completed=min(done, total))
             finally:
-                self.live = None
+                self.live = self.bar = None
             bar.update(task, completed=total)
         if not self.console.is_interactive:
             self.console.line()
         self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")
 
-    def below(self, shown: RenderableType) -> None:
+    @contextmanager
+    def part(self, name: str, plan: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Work in the middle of a stage, with a bar of its own beside the stage's. Yields `advance(done)`."""
+        self.say(f"{name}: {plan}")
+        if self.bar is None:
+            yield lambda done: None
+            return
+        bar, task = self.bar, self.bar.add_task(name, total=total)
+        try:
+            yield lambda done: bar.update(task, completed=min(done, total))
+        finally:
+            bar.remove_task(task)
+
+    def below(self, shown: Callable[[], RenderableType]) -> None:
         """Show something under the bar of the stage that runs, on a terminal."""
         if self.live is not None and self.bar is not None and self.console.is_terminal:
-            self.live.update(Group(self.bar, shown))
+            self.live.update(Group(self.bar, shown()))

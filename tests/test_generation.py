@@ -152,7 +152,7 @@ def test_everything_that_conditions_an_image_at_once(
 def test_an_image_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    plan = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "none"), Reporter()).plan
+    plan = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "none"), Reporter()).images.plan
     poison = plan.key(1, 7)
     tries = tmp_path / "tries"
     env = in_workers(
@@ -327,7 +327,7 @@ def test_the_digest_covers_what_pixels_depend_on_and_no_more(
 ) -> None:
     def plan(**changes: Any) -> Any:
         changed = {**settings, **changes}
-        return Run(load_experiment(DIGITS, changed), RunFolder(tmp_path / "run"), Reporter()).plan
+        return Run(load_experiment(DIGITS, changed), RunFolder(tmp_path / "run"), Reporter()).images.plan
 
     generator, base = settings["generator"], plan()
     for same in (
@@ -356,8 +356,8 @@ def test_noise_makes_other_images_of_the_same_generator(tmp_path: Path) -> None:
         return Run(load_experiment(DIGITS, changes), RunFolder(tmp_path / "run"), Reporter())
 
     base, noisy = run_of(), run_of(**{"generate.noise_variance": 0.5})
-    assert noisy.origin == base.origin  # which need not be trained again
-    assert noisy.plan.generator_digest != base.plan.generator_digest
-    assert run_of(**{"generate.noise_variance": 0.0}).plan == base.plan
-    assert run_of(**{"generator.warmup_steps": 50}).origin == base.origin
-    assert run_of(**{"generator.warmup_steps": 500}).origin != base.origin
+    assert noisy.model.origin == base.model.origin  # which need not be trained again
+    assert noisy.images.plan.generator_digest != base.images.plan.generator_digest
+    assert run_of(**{"generate.noise_variance": 0.0}).images.plan == base.images.plan
+    assert run_of(**{"generator.warmup_steps": 50}).model.origin == base.model.origin
+    assert run_of(**{"generator.warmup_steps": 500}).model.origin != base.model.origin

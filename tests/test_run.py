@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ray_synth as rs
-from ray_synth.pipeline import STAGES
+from ray_synth.stages.inputs import STAGES
 
 from .conftest import DIGITS, TINY
 
@@ -113,6 +113,23 @@ def test_a_finished_sweep_is_extended(undisturbed: Path, tmp_path: Path) -> None
     assert len(trials(out)) == 7
     again = subprocess.run(command(out, "sweep"), capture_output=True, text=True, check=False)
     assert "complete" in again.stderr  # those that were added belong to it now
+
+
+def test_images_that_nobody_counted_are_made_as_trials_need_them(tmp_path: Path) -> None:
+    changes = {"generate.images_per_class": None, "estimate.pilot_ratio": 2, "evaluate.repeats": 1}
+    out = tmp_path / "run"
+    done = perform(out, "generate", **changes)
+    assert len(keys(out)) == 80  # the pilot: 2 per real image
+    done = perform(out, **changes)
+    assert "more images, for a trial at ratio" in done.stderr
+    needed = max(round(float(row["synthetic_ratio"]) * 4) for row in trials(out))
+    assert len(keys(out)) == len(set(keys(out))) == 10 * needed
+    generation = json.loads((out / "generation.json").read_text())
+    assert (generation["images_per_class"], generation["kept"]) == (needed, 10 * needed)
+    assert json.loads((out / "summary.json").read_text())["num_generated"] == 10 * needed
+    before = contents(out)
+    perform(out, **changes)
+    assert contents(out) == before
 
 
 def as_before(stage: str, undisturbed: Path, out: Path) -> Path:

@@ -58,18 +58,25 @@ class Trial:
 class Ledger:
     """What a sweep has started and ended so far, in the order of the starts."""
 
-    def __init__(self, folder: RunFolder):
+    def __init__(self, folder: RunFolder, *, read: bool = True):
+        """read: False for an empty one, whatever lies in the folder. Raises WorkError for lines that are none."""
         self.folder = folder
         self.starts: dict[str, Start] = {}
         self.ended: dict[str, Trial] = {}
         self.target = 0  # of a sweep that was extended
-        lines = folder.read(LEDGER).decode(errors="replace").splitlines() if folder.exists(LEDGER) else []
-        for line in lines:
+        lines = folder.read(LEDGER).decode(errors="replace").splitlines() if read and folder.exists(LEDGER) else []
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            self._take(row)
+            try:
+                self._take(row)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise WorkError(
+                    f"{folder.url}/{LEDGER} cannot be read: line {number} is no line of a ledger "
+                    f"({type(error).__name__}: {error}); move {folder.url}/sweep away to start the sweep anew"
+                ) from None
 
     def _take(self, row: dict[str, Any]) -> None:
         event = row.pop("event")
@@ -92,11 +99,13 @@ class Ledger:
         """What ended, by trial_id."""
         return [self.ended[trial_id] for trial_id in sorted(self.ended)]
 
-    def forget(self) -> None:
-        """As if nothing had been started."""
-        self.starts, self.ended, self.target = {}, {}, 0
+    def resume(self) -> Ledger:
+        """Before the sweep goes on: trials that failed for a reason that may pass count as cut off."""
+        self.ended = {trial_id: trial for trial_id, trial in self.ended.items() if not trial.again}
+        self._repair()
+        return self
 
-    def repair(self) -> None:
+    def _repair(self) -> None:
         """Before the first line is added: a kill may have cut the last one short, and what follows must not join it."""
         if self.folder.exists(LEDGER) and not self.folder.read(LEDGER).endswith(b"\n"):
             self.folder.append(LEDGER, "\n")
@@ -119,7 +128,7 @@ class Ledger:
             self.end(replace(self.ended[trial_id], error=error))
 
     def extend(self, num_trials: int) -> None:
-        self.repair()
+        self._repair()
         self._append({"event": "target", "num_trials": num_trials})
         self.target = num_trials
 

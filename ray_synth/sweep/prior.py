@@ -27,6 +27,18 @@ FAR = 0.3  # and so far: looked at every second time
 LEVEL = 1.0  # how far the level may be from the trials' mean
 
 
+TOLD: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "points": ("ratio", "interval"),
+    "distribution": ("ratio", "interval", "curve", "confidence"),
+}
+
+
+def told(estimate: Mapping[str, Any] | None, prior: str) -> dict[str, Any]:
+    """What a sweep hears of a prediction: nothing, where to look first, or also where ratios are drawn from."""
+    return {} if estimate is None else {name: estimate[name] for name in TOLD[prior]}
+
+
 def first_ratios(estimate: Mapping[str, Any], low: float, high: float) -> list[float]:
     """The predicted ratio, 0, and both ends of the interval, within [low, high]; near ones only once, 0 always."""
     chosen = [0.0]

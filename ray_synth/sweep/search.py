@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from ray_synth.config import Experiment
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.ledger import Ledger, Start, Trial
-from ray_synth.sweep.prior import RatioPrior, first_ratios
+from ray_synth.sweep.prior import RatioPrior, first_ratios, told
 from ray_synth.sweep.space import RATIO, Setting, Space, default_setting
 
 RANDOM_FIRST = 8  # trials before TPE has enough to go by
@@ -41,33 +41,19 @@ class Search:
         self.settings = settings = experiment.sweep
         self.steps = settings.repeats * experiment.classifier.evaluations
         self.order = sorted(ledger.starts)
-        self.again = [i for i in self.order if i not in ledger.ended or ledger.ended[i].again]
-        for trial_id in self.again:
-            ledger.ended.pop(trial_id, None)
-        first = first_settings(experiment, space, estimate)
-        tried = {ledger.starts[i].setting.digest for i in self.order}
-        self.first = [setting for setting in first if setting.digest not in tried]
+        self.again = [trial_id for trial_id in self.order if trial_id not in ledger.ended]
+        self.total = num_trials(ledger, experiment, space, estimate)
+        heard = told(estimate, settings.prior)
+        tried = self._tried()
+        self.first = [s for s in first_settings(experiment, space, heard) if s.digest not in tried]
         self.grid = _shuffled(space.grid(), derive_seed("grid", experiment.seed))
         self.prior: RatioPrior | None = None
-        if settings.prior == "distribution" and estimate is not None and settings.sampler != "grid":
-            self.prior = RatioPrior(estimate, space.ratio_range)
+        if "curve" in heard and settings.sampler != "grid":
+            self.prior = RatioPrior(heard, space.ratio_range)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.running: dict[int, optuna.Trial] = {}
         self.known = 0  # trials whose results the study has
-
-    @property
-    def total(self) -> int:
-        """Trials in the end: those asked for, or all that the space holds."""
-        asked = max(self.settings.num_trials, self.ledger.target)
-        if self.grid is None:
-            return asked
-        return min(asked, len(self.order) + len(self.first) + len(self._untried({s.digest for s in self.first})))
-
-    @classmethod
-    def total_of(cls, ledger: Ledger, experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> int:
-        """How many trials there will be, where none is to be proposed now."""
-        return cls(ledger, experiment, space, estimate=estimate, window=1).total
 
     @property
     def left(self) -> int:
@@ -182,9 +168,20 @@ class Search:
     def _tried(self) -> set[str]:
         return {start.setting.digest for start in self.ledger.starts.values()}
 
-    def _untried(self, besides: set[str] = frozenset()) -> list[Setting]:  # type: ignore[assignment]
-        tried = self._tried() | besides
+    def _untried(self) -> list[Setting]:
+        tried = self._tried()
         return [setting for setting in self.grid or () if setting.digest not in tried]
+
+
+def num_trials(ledger: Ledger, experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> int:
+    """Trials in the end: those asked for, those that a sweep was extended to, or all that there are to choose from."""
+    asked = max(experiment.sweep.num_trials, ledger.target)
+    grid = space.grid()
+    if grid is None:
+        return asked
+    first = first_settings(experiment, space, told(estimate, experiment.sweep.prior))
+    tried = [start.setting for start in ledger.starts.values()]
+    return min(asked, len({setting.digest for setting in (*tried, *first, *grid)}))
 
 
 def importances(ledger: Ledger, space: Space, metric: str) -> dict[str, float]:
@@ -207,15 +204,13 @@ def importances(ledger: Ledger, space: Space, metric: str) -> dict[str, float]:
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def first_settings(experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> list[Setting]:
+def first_settings(experiment: Experiment, space: Space, heard: Mapping[str, Any]) -> list[Setting]:
     """What is tried before any sampler has its say, with the classifier's own settings: the prediction, no synthetic
     image at all, and both ends of the interval."""
     ratios = [0.0]
-    if estimate is not None and experiment.sweep.prior != "none":
-        low, high = space.ratio_range
-        ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(estimate, low, high)]
-    classes = space.num_classes
-    settings = [default_setting(experiment, classes, ratio) for ratio in ratios]
+    if "ratio" in heard:
+        ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(heard, *space.ratio_range)]
+    settings = [default_setting(experiment, space.num_classes, ratio) for ratio in ratios]
     return list({setting.digest: setting for setting in settings}.values())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from ray_synth.config import Classifier, Dimension, Experiment, changed, digest
+from ray_synth.config import SEARCHED, Classifier, Dimension, Experiment, changed, digest
 from ray_synth.errors import InputError
 
 RATIO = "synthetic_ratio"
@@ -25,14 +25,6 @@ class Setting:
     synthetic_ratio: float
     num_clusters: int
     classifier: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def lambda_1(self) -> float:
-        return float(self.classifier["lambda_1"])
-
-    @property
-    def lambda_2(self) -> float:
-        return float(self.classifier["lambda_2"])
 
     @functools.cached_property
     def digest(self) -> str:
@@ -57,7 +49,7 @@ class Setting:
 def default_setting(experiment: Experiment, num_classes: int, synthetic_ratio: float) -> Setting:
     """The classifier's own settings at a ratio: what one would train with when nothing is searched."""
     raw = experiment.classifier.model_dump()
-    searched = [name for name in experiment.sweep.searched if name not in (RATIO, "num_clusters", "clusters_per_class")]
+    searched = [name for name in experiment.sweep.searched if name not in SEARCHED]
     return Setting(
         synthetic_ratio=synthetic_ratio,
         num_clusters=experiment.partition.clusters(num_classes),

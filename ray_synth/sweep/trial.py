@@ -124,7 +124,6 @@ def run_trial(
 
     try:
         for repeat in range(len(progress.accuracies), experiment.sweep.repeats):
-            progress.begin(repeat)
             fitted = train_setting(
                 Setting.from_dict(config["setting"]),
                 experiment,
@@ -137,9 +136,8 @@ def run_trial(
                 checkpoints=progress,
                 team=team,
             )
-            progress.accuracies.append(fitted.accuracy)
             logits = logits_of(fitted.model, work.validation.images)
-            progress.balanced.append(balanced_accuracy(logits, work.validation.labels))
+            progress.trained(fitted.accuracy, balanced_accuracy(logits, work.validation.labels))
         report(row(status="complete"))
     except _StoppedEarly:
         report(row(status="pruned"))
@@ -180,7 +178,6 @@ class _Progress:
     balanced: list[float] = field(default_factory=list)
     history: list[float] = field(default_factory=list)
     before: float = 0.0  # seconds of training before this start
-    repeat: int = 0
 
     def __post_init__(self) -> None:
         self.started = self.saved = time.perf_counter()
@@ -194,11 +191,13 @@ class _Progress:
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.started
 
-    def begin(self, repeat: int) -> None:
-        if repeat != self.repeat:
-            self.repeat, self.checkpoint = repeat, b""
-            if self.on:
-                self.save(b"")
+    def trained(self, accuracy: float, balanced: float) -> None:
+        """One seed's training has ended; the next one begins anew."""
+        self.accuracies.append(accuracy)
+        self.balanced.append(balanced)
+        self.checkpoint = b""
+        if self.on:
+            self.save(b"")
 
     def load(self) -> bytes | None:
         return self.checkpoint or None
@@ -207,7 +206,7 @@ class _Progress:
         if time.perf_counter() - self.saved < KEEP_EVERY:
             return
         self.saved = time.perf_counter()
-        state = {name: getattr(self, name) for name in ("accuracies", "balanced", "history", "repeat")}
+        state = {name: getattr(self, name) for name in ("accuracies", "balanced", "history")}
         self.folder.write(self.name, json.dumps({**state, "before": self.seconds}).encode() + b"\n" + data)
 
     def remove(self) -> None:

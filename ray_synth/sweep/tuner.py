@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from ray_synth.classifier.final import train_team
 from ray_synth.config import Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
@@ -24,6 +26,7 @@ from ray_synth.sweep.space import Space
 from ray_synth.sweep.trial import Work, known_features, run_trial
 
 DEATHS = 2  # of its worker, after which a trial has failed
+TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
 TRIAL_CPU = 0.01  # of a trial that only waits for its workers
 WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
 
@@ -50,31 +53,32 @@ def run_sweep(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that died is told in the table
     resources = ray.cluster_resources()
     places = Places.of(experiment.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0))
-    ledger = Ledger(folder)
-    ledger.repair()
+    ledger = Ledger(folder).resume()
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
     search = Search(ledger, experiment, space, estimate=estimate, window=WINDOW * places.slots)
     shown(ledger, {})
     real_counts = np.bincount(real.labels, minlength=real.num_classes)
-    while search.left:
-        ratio = max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0)
-        synthetic = images(ratio)
-        available = np.bincount(synthetic.labels, minlength=real.num_classes)
-        if (synthetic_counts(real_counts, ratio) > available).any():
-            raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
-        work = Work(
-            url=folder.absolute_url,
-            experiment=experiment,
-            real=real,
-            synthetic=synthetic,
-            validation=validation,
-            features=known_features(experiment, real, synthetic),
-        )
-        before = search.left
-        _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
-        if search.left == before and not search.again:
-            break
-    ledger.write_table()
+    try:
+        while search.left:
+            ratio = max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0)
+            synthetic = images(ratio)
+            available = np.bincount(synthetic.labels, minlength=real.num_classes)
+            if (synthetic_counts(real_counts, ratio) > available).any():
+                raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
+            work = Work(
+                url=folder.absolute_url,
+                experiment=experiment,
+                real=real,
+                synthetic=synthetic,
+                validation=validation,
+                features=known_features(experiment, real, synthetic),
+            )
+            before = search.left
+            _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
+            if search.left == before and not search.again:
+                break
+    finally:
+        ledger.write_table()
     trials = ledger.trials
     if len(trials) < search.total:
         raise WorkError(f"the sweep stopped after {len(trials)} of {search.total} trials")
@@ -148,8 +152,6 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
 def _nested_worker(passed: Mapping[str, Any]) -> None:
     import ray.train
 
-    from ray_synth.classifier.final import train_team
-
     run_trial(passed["config"], ray.get(passed["work"][0]), report=ray.train.report, team=train_team())
 
 
@@ -173,6 +175,7 @@ class LedgerSearcher(Searcher):
         self.places, self.shown = places, shown
         self.running: dict[str, Start] = {}
         self.latest: dict[str, Trial] = {}
+        self.written = -math.inf  # when trials.csv was, on the monotonic clock
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         start = self.search.propose()
@@ -199,6 +202,9 @@ class LedgerSearcher(Searcher):
         self.latest.pop(start.trial_id, None)
         trial = self._trial(start, result or {}, dead=error or "status" not in (result or {}))
         self.search.ledger.end(trial)
+        if time.monotonic() - self.written > TABLE_EVERY:
+            self.search.ledger.write_table()
+            self.written = time.monotonic()
         self.shown(self.search.ledger, self.latest)
 
     def _trial(self, start: Start, result: Mapping[str, Any], *, dead: bool = False) -> Trial:

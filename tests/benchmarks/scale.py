@@ -111,7 +111,7 @@ def resume(folder: Path, images: int) -> None:
     }
     out = folder / "run"
     subprocess.run([*command(out, settings)[:3], "finetune", *command(out, settings)[4:]], cwd=ROOT, check=True)
-    plan = Run(load_experiment(ROOT / "sweeps/digits.yaml", settings), RunFolder(out), Reporter()).plan
+    plan = Run(load_experiment(ROOT / "sweeps/digits.yaml", settings), RunFolder(out), Reporter()).images.plan
     (out / "synthetic").mkdir()
     missing = work_left([], plan).missing
     there = [chunk for i, chunk in enumerate(missing) if i % 100]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_synth import pipeline
 from ray_synth.config import Data, load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
@@ -22,6 +21,7 @@ from ray_synth.generator import chunks
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.stages import generate
 
 from ..conftest import DIGITS, write_folder
 
@@ -239,7 +239,7 @@ def test_a_copied_photo_is_found_where_real_ones_are_cropped(digits: ImageSet, t
     def check() -> Run:
         return Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
 
-    held_out = check().splits.test.sources
+    held_out = check().inputs.splits.test.sources
     assert held_out is not None
     shutil.copy(held_out[0], made / "1" / "00.png")
     with pytest.raises(InputError, match=r"synthetic .*1/00\.png = test"):
@@ -249,7 +249,7 @@ def test_a_copied_photo_is_found_where_real_ones_are_cropped(digits: ImageSet, t
 def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_are_read(
     splits: Splits, digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "MAX_COMPARED", 100)
+    monkeypatch.setattr(generate, "MAX_COMPARED", 100)
     folder = write_folder(tmp_path / "made", splits.generator, classes=tuple(range(10)), each=20)
     for label in range(10):
         (folder / f"digit {label}").rename(folder / str(label))
@@ -263,12 +263,12 @@ def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_ar
     job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
     assert job.notes[-1].startswith("the first 10 synthetic images per class were compared")
     for label in range(10):
-        keys = [job.plan.key(label, index) for index in range(20)]
+        keys = [job.images.plan.key(label, index) for index in range(20)]
         rows = dict.fromkeys(chunks.SCHEMA.names, "") | {"key": keys, "image": b"", "label": label}
         rows |= {"seed": 0, "cluster": 0}
-        chunks.write_chunk(job.folder, chunks.Chunk(job.plan.chunk_digest[:12], label, 0, 20), rows)
+        chunks.write_chunk(job.folder, chunks.Chunk(job.images.plan.chunk_digest[:12], label, 0, 20), rows)
     with pytest.raises(InputError, match=f"synthetic .*{last.name} = test"):
-        _ = job._synthetic
+        _ = job.images.all
 
 
 def test_judged_images_are_compared_with_synthetic_ones_only(digits: ImageSet) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_synth.config import load_experiment
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -24,15 +24,15 @@ def finished(folder: RunFolder, **space: Any) -> Run:
     run(search(folder, e))
     folder.write_json("estimate.json", ESTIMATE)
     job = Run(e, folder, Reporter())
-    folder.write_json("stages/sweep.json", {"digest": job._sweep().digest, "complete": True, "outputs": ["sweep"]})
+    folder.write_json("stages/sweep.json", {"digest": job.sweep.stage().digest, "complete": True, "outputs": ["sweep"]})
     return job
 
 
 def test_an_extension_that_was_killed_at_once_is_not_made_twice(tmp_path: Path) -> None:
     job = finished(RunFolder(tmp_path))
     for _ in range(2):  # the second time as after a kill before the first new trial
-        job._extend(5)
-        assert Ledger(job.folder).target == job._total(Ledger(job.folder)) == 11
+        job.sweep.extend(5)
+        assert Ledger(job.folder).target == job.sweep.stage().total == 11
 
 
 def test_a_space_that_is_used_up_is_not_extended(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_space_that_is_used_up_is_not_extended(tmp_path: Path) -> None:
     job = finished(RunFolder(tmp_path), synthetic_ratio={"choices": [0, 1]}, **fixed)
     before = job.folder.read(LEDGER)
     with pytest.raises(InputError, match=r"no other setting than the 2 that were tried"):
-        job._extend(5)
+        job.sweep.extend(5)
     assert job.folder.read(LEDGER) == before
 
 
@@ -53,8 +53,21 @@ def test_a_folder_of_another_experiment_is_left_as_it_is(tmp_path: Path) -> None
     assert job.folder.read(LEDGER) == before
 
 
+def test_the_ledger_of_other_settings_is_not_read(tmp_path: Path) -> None:
+    """A folder of an older version may hold lines that this one cannot read; they are set aside unread."""
+    job = finished(RunFolder(tmp_path))
+    stage = job.sweep.stage()
+    assert (stage.plan.split(";")[1], stage.ready) == (" 6 are there", True)
+    job.folder.write(LEDGER, b'{"event": "started", "trial_id": "t00000", "value": 1}\n')
+    with pytest.raises(WorkError, match="line 1 is no line of a ledger"):
+        job.sweep.stage()
+    job.folder.write_json("stages/sweep.json", {"digest": "of old", "complete": True, "outputs": ["sweep"]})
+    stage = job.sweep.stage()
+    assert ("are there" in stage.plan, stage.total, stage.ready) == (False, 6, False)
+
+
 def test_a_sweep_without_its_prediction_is_not_extended(tmp_path: Path) -> None:
     job = finished(RunFolder(tmp_path))
     job.folder.remove("estimate.json")
     with pytest.raises(InputError, match="holds none with these settings"):
-        job._extend(5)
+        job.sweep.extend(5)

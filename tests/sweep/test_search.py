@@ -32,7 +32,9 @@ def experiment(**overrides: Any) -> Experiment:
 
 
 def search(folder: RunFolder, e: Experiment, estimate: Any = ESTIMATE, window: int = 4) -> Search:
-    return Search(Ledger(folder), e, Space(e, num_classes=10, max_ratio=16.0), estimate=estimate, window=window)
+    return Search(
+        Ledger(folder).resume(), e, Space(e, num_classes=10, max_ratio=16.0), estimate=estimate, window=window
+    )
 
 
 def ended(start: Start, accuracy: float, status: Any = "complete", **more: Any) -> Trial:
@@ -44,7 +46,12 @@ def ended(start: Start, accuracy: float, status: Any = "complete", **more: Any) 
 def smooth(setting: Setting) -> float:
     """A deterministic objective."""
     u = math.log2(1 + setting.synthetic_ratio)
-    return 0.9 - 0.02 * (u - 2.5) ** 2 - 0.01 * abs(math.log10(setting.lambda_2)) - 0.0001 * setting.num_clusters
+    return (
+        0.9
+        - 0.02 * (u - 2.5) ** 2
+        - 0.01 * abs(math.log10(setting.classifier["lambda_2"]))
+        - 0.0001 * setting.num_clusters
+    )
 
 
 def run(engine: Search, objective: Callable[[Setting], float] = smooth, *, slots: int = 2, order: int = 0,
@@ -108,9 +115,7 @@ def test_a_sweep_killed_anywhere_tries_what_an_undisturbed_one_tries(tmp_path: P
     for seed in range(4):
         folder, rng = RunFolder(tmp_path / str(seed)), np.random.default_rng(seed)
         while len(Ledger(folder).ended) < 20:
-            engine = search(folder, e)
-            engine.ledger.repair()
-            run(engine, order=seed, stop_after=int(rng.integers(1, 7)))
+            run(search(folder, e), order=seed, stop_after=int(rng.integers(1, 7)))
             if rng.random() < 0.5:  # in the middle of a line
                 folder.append(LEDGER, '{"event": "ended", "trial_')
         assert rows(folder) == rows(quiet)
@@ -133,6 +138,17 @@ def test_a_kill_loses_no_trial_and_counts_none_twice(tmp_path: Path) -> None:
     lines = folder.read(TRIALS).decode().splitlines()
     assert lines[0].startswith("trial_id,status,seconds,accuracy,synthetic_ratio,lambda_1,lambda_2,num_clusters,")
     assert len(lines) == 7
+
+
+def test_a_line_of_another_version_is_said_in_one_sentence(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    run(search(folder, experiment()))
+    lines = folder.read(LEDGER).decode().splitlines()
+    lines[3] = '{"event": "started", "trial_id": "t00003", "params": {}}'
+    folder.write(LEDGER, "\n".join(lines).encode())
+    with pytest.raises(WorkError, match=r"line 4 is no line of a ledger.*move .*/sweep away"):
+        Ledger(folder)
+    assert not Ledger(folder, read=False).starts
 
 
 def test_what_failed_stays_failed_unless_the_reason_may_pass(tmp_path: Path) -> None:
@@ -187,7 +203,7 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
     run(engine)
     assert engine.ledger.trials[0].setting.synthetic_ratio == 0.0
     settings = [t.setting for t in engine.ledger.trials]
-    points = {(s.synthetic_ratio, s.lambda_1, s.lambda_2) for s in settings}
+    points = {(s.synthetic_ratio, s.classifier["lambda_1"], s.classifier["lambda_2"]) for s in settings}
     assert points == {(r, l2 / 10, l2) for r in (0.0, 1.0, 2.5) for l2 in (1.0, 20.0)}
     assert engine.left == 0
     tpe = search(RunFolder(tmp_path / "tpe"), experiment(space=space, prior="none", num_trials=50))
@@ -274,7 +290,7 @@ def test_a_setting_outside_the_ranges_is_tried_as_it_is(tmp_path: Path) -> None:
     engine = search(RunFolder(tmp_path), e)
     start = engine.propose()
     assert start is not None
-    assert (start.setting.lambda_1, start.setting.lambda_2) == (0.0, 7.0)
+    assert (start.setting.classifier["lambda_1"], start.setting.classifier["lambda_2"]) == (0.0, 7.0)
     engine.ledger.end(ended(start, 0.5))
     run(engine)  # and it does not break the study
 

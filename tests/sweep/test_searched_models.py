@@ -29,9 +29,9 @@ def test_weights_are_known_by_content_and_found_by_workers(tmp_path: Path, monke
     for seed in (0, 1):
         model = build_model(e.classifier, (8, 8, 1), tuple("0123456789"), seed=seed)
         save_file(trainable_state(model), tmp_path / "w.safetensors")
-        found.append(Run(e, RunFolder(tmp_path / "run"), Reporter()).classifier_files)
+        found.append(Run(e, RunFolder(tmp_path / "run"), Reporter()).inputs.classifier_files)
     assert found[0] != found[1]
-    space = Run(e, RunFolder(tmp_path / "run"), Reporter())._space()
+    space = Run(e, RunFolder(tmp_path / "run"), Reporter()).sweep.space
     setting = space.setting({**space.params(space.default), "weights": 1})
     assert setting.classifier["weights"] == str(tmp_path / "w.safetensors")
     assert with_absolute_paths(e).sweep.space["weights"] == space.dimensions["weights"]

@@ -1,0 +1,141 @@
+"""All sections in, one checked `Experiment` out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from ray_synth.catalog import CATALOG
+from ray_synth.config.classifier import Classifier, PartitionSettings
+from ray_synth.config.data import Data
+from ray_synth.config.generator import GENERATE_DEFAULTS, SAMPLING, Diffusion, Generate, Generator, kind_of
+from ray_synth.config.section import Section, Settings
+from ray_synth.config.sweep import Sweep, check_space
+
+
+class Estimate(Section):
+    """The prediction of the best ratio before training."""
+
+    max_ratio: float = Field(16.0, gt=0, le=1000)
+    pilot_ratio: float = Field(
+        8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
+    )
+    confidence: float = Field(0.9, gt=0.5, lt=1)
+
+
+class Evaluate(Section):
+    """The final comparison: real only, at the predicted ratio, at the swept best."""
+
+    repeats: int = Field(3, ge=1, le=100, description="trainings per setting, each with its own seed")
+
+
+class Experiment(Section):
+    """A whole experiment file. Every default runs on a laptop."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data = Data()
+    generator: Generator = Diffusion()
+    generate: Generate = Generate()
+    partition: PartitionSettings = PartitionSettings()
+    classifier: Classifier = Classifier()
+    estimate: Estimate = Estimate()
+    sweep: Sweep = Sweep()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, given: Any) -> Any:
+        """What follows from the kind of generator and from a known data set, where the file does not say otherwise."""
+        if not isinstance(given, dict):
+            return given
+        generate = GENERATE_DEFAULTS.get(kind_of(given.get("generator", {})), {})
+        data = given.get("data", {})
+        kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
+        known = CATALOG.get(kind) if isinstance(kind, str) else None
+        defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
+        if known is not None:
+            # The few-shot papers adapt the generator to the shots themselves; a part of its own would eat them up.
+            defaults["data"] = {
+                "image_size": known.image_size,
+                "fit": "crop",
+                "shots": known.shots,
+                "generator_split": "shared",
+                "max_validation": known.max_validation,
+            }
+            defaults["classifier"] = {
+                "weighting": "fixed",
+                "real_weight": known.real_weight,
+                "prompt": known.prompt,
+            }
+            defaults["partition"] = {"clusters_per_class": known.clusters_per_class}
+        filled = dict(given)
+        for section, values in defaults.items():
+            if isinstance(given.get(section, {}), dict):
+                filled[section] = {**values, **given.get(section, {})}
+        return filled
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Experiment:
+        check_space(self.sweep.searched, self.classifier)
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_shared(self) -> Experiment:
+        """Ray Train's workers in a trial take equal shares of each half batch."""
+        share = 2 * self.sweep.workers_per_trial
+        for size in (self.classifier.batch_size, *self.sweep.choices_of("batch_size")):
+            if size % share:
+                raise ValueError(
+                    f"classifier.batch_size must be a multiple of 2 x sweep.workers_per_trial ({share}), got {size}; "
+                    f"type --set classifier.batch_size={max(1, round(size / share)) * share}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_exist(self) -> Experiment:
+        if self.generator.kind == "folder":
+            for name in sorted({*SAMPLING, "batch_size"} & self.generate.model_fields_set):
+                if getattr(self.generate, name) != Generate.model_fields[name].default:
+                    raise ValueError(
+                        f"generate.{name} has no meaning for generator.kind: folder, whose images exist already; "
+                        "leave it out"
+                    )
+        if self.generator.kind != "diffusion":
+            if self.generate.noise_variance:
+                raise ValueError(
+                    f"generate.noise_variance must be 0 for generator.kind: {self.generator.kind}, got "
+                    f"{self.generate.noise_variance:g}; only kind: diffusion adds noise to what it samples"
+                )
+            return self
+        steps, times = self.generate.num_inference_steps, self.generator.num_train_timesteps
+        if steps > times:
+            raise ValueError(
+                f"generate.num_inference_steps must be <= generator.num_train_timesteps ({times}), got {steps}; "
+                f"type --set generate.num_inference_steps={times}"
+            )
+        return self
+
+
+PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The same settings for workers, whose current folder is another one."""
+    changes: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, Section):
+            changes[name] = with_absolute_paths(value)
+        elif name == "model" and isinstance(settings, Classifier):
+            continue  # an architecture
+        elif isinstance(settings, Sweep) and name == "space" and value.get("weights") is not None:
+            files = tuple(choice and str(Path(choice).absolute()) for choice in value["weights"].choices or ())
+            changes[name] = {**value, "weights": value["weights"].model_copy(update={"choices": files})}
+        elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
+            changes[name] = str(Path(value).absolute())
+        elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:
+            model, weights = settings.encoder
+            changes[name] = f"open_clip:{model}:{Path(weights).absolute()}"
+    return settings.model_copy(update=changes)

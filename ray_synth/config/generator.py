@@ -1,0 +1,233 @@
+"""The `generator` and `generate` sections: what makes images, how many, and which are kept."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ray_synth.config.section import Section
+
+
+class Diffusion(Section):
+    """A class-conditional diffusion model in pixel space (diffusers' UNet2DModel), trained from scratch."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    block_out_channels: tuple[int, ...] = Field((32, 64), min_length=1, max_length=6, strict=False)
+    layers_per_block: int = Field(1, ge=1, le=4)
+    attention_resolutions: tuple[int, ...] = Field(
+        (), strict=False, description="sides at which pixels attend to each other, such as [16]; the middle always does"
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    beta_schedule: Literal["squaredcos_cap_v2", "linear"] = Field(
+        "squaredcos_cap_v2", description="how noise grows with time: Nichol & Dhariwal's cosine, or Ho et al.'s line"
+    )
+    num_train_timesteps: int = Field(1000, ge=10, le=10_000)
+    steps: int = Field(500, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    warmup_steps: int = Field(50, ge=0, description="steps with a rising rate; a cosine then falls to 0")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the training's matrix products")
+    class_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _channels(self) -> Diffusion:
+        for width in self.block_out_channels:
+            if width < 8 or width % 8:
+                raise ValueError(
+                    f"block_out_channels must be multiples of 8, got {width}; "
+                    "type --set generator.block_out_channels=[32,64]"
+                )
+        return self
+
+    def level_sides(self, side: int) -> list[int]:
+        """How large images with this longer side are at each level of the UNet, outermost first."""
+        return [side // 2**level for level in range(len(self.block_out_channels))]
+
+
+class Pretrained(Section):
+    """A model that somebody else trained: a local folder, or a hub id with the commit that is meant."""
+
+    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
+
+
+class Captions(Section):
+    """One text per real image, for {caption} in a prompt: from a file, or made by an image-to-text model."""
+
+    path: str | None = Field(None, description="metadata.csv or metadata.jsonl with columns file_name and text")
+    model: Pretrained | None = Field(None, description="a transformers image-to-text model, such as BLIP-2")
+    max_new_tokens: int = Field(30, ge=1, le=500)
+    batch_size: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Captions:
+        if (self.path is None) == (self.model is None):
+            raise ValueError("give either path (a caption file) or model (which makes captions)")
+        return self
+
+
+class VisualGuidance(Section):
+    """CLIP image embeddings joined to the text embeddings (Real-Fake, section 3.2).
+
+    variant paper: the mean embedding of the class, as one more token. variant released: the embedding of the parent
+    image, in place of the last text token.
+    """
+
+    encoder: Pretrained = Field(description="a CLIPVisionModelWithProjection whose projection is as wide as the text's")
+    variant: Literal["paper", "released"] = "paper"
+
+
+class StableDiffusion(Section):
+    """Stable Diffusion 1.x or 2.x through diffusers: text-to-image, or image-to-image with `strength`."""
+
+    kind: Literal["stable_diffusion"] = "stable_diffusion"
+    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
+    image_size: int | None = Field(None, ge=8, le=4096, multiple_of=8, description="default: the model's own")
+    prompt: tuple[str, ...] = Field(
+        ("a photo of a {class}",),
+        min_length=1,
+        strict=False,
+        description="one or more templates, taken in turn; {class}, {dataset} and {caption} are filled in",
+    )
+    negative_prompt: str = ""
+    dataset: str = Field("", description="what {dataset} stands for, such as satellite")
+    class_words: dict[str, str] = Field({}, description="class name -> what {class} stands for, where they differ")
+    captions: Captions | None = None
+    strength: float | None = Field(
+        None, gt=0, le=1, description="latent prior: start from a real image of the class, noised this far"
+    )
+    visual_guidance: VisualGuidance | None = None
+    lora: str | None = Field(None, description="a LoRA file; {class} or {label} in its path gives one per class")
+    lora_scale: float = Field(1.0, ge=0, le=10)
+    pipeline_args: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as clip_skip")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    compile: bool = Field(False, description="torch.compile the UNet and the decoder")
+    channels_last: bool = True
+    allow_pickle: bool = Field(False, description="also load weights that are not safetensors: they can run any code")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_prompt(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("prompt"), str):
+            return {**given, "prompt": [given["prompt"]]}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StableDiffusion:
+        for template in (*self.prompt, self.negative_prompt):
+            unknown = set(re.findall(r"\{([^{}]*)\}", template)) - {"class", "dataset", "caption"}
+            if unknown:
+                raise ValueError(
+                    f"prompt may hold {{class}}, {{dataset}} and {{caption}}, got {{{min(unknown)}}} in {template!r}"
+                )
+        if any("{caption}" in template for template in self.prompt) != (self.captions is not None):
+            raise ValueError(
+                "captions and {caption} in the prompt belong together; type --set generator.captions.path=FILE "
+                "or leave both out"
+            )
+        return self
+
+    @property
+    def uses_parents(self) -> bool:
+        """Whether an image comes from one real image of its class, its parent."""
+        guided = self.visual_guidance is not None and self.visual_guidance.variant == "released"
+        return self.strength is not None or self.captions is not None or guided
+
+    @property
+    def uses_real_images(self) -> bool:
+        return self.uses_parents or self.visual_guidance is not None
+
+
+class ImageFolder(Section):
+    """Images that exist already: PATH/class_name/*.png|jpg|jpeg|webp, taken in the order of their names."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(min_length=1)
+
+
+def kind_of(section: Any) -> str:
+    """Which generator a section describes; `diffusion` where it does not say."""
+    return str(section.get("kind", "diffusion") if isinstance(section, dict) else getattr(section, "kind", "diffusion"))
+
+
+GENERATORS: dict[str, type[Section]] = {
+    "diffusion": Diffusion,
+    "stable_diffusion": StableDiffusion,
+    "folder": ImageFolder,
+}
+GeneratorSettings = Diffusion | StableDiffusion | ImageFolder
+Generator = Annotated[
+    Annotated[Diffusion, Tag("diffusion")]
+    | Annotated[StableDiffusion, Tag("stable_diffusion")]
+    | Annotated[ImageFolder, Tag("folder")],
+    Discriminator(
+        kind_of,
+        custom_error_type="generator_kind",
+        custom_error_message="generator.kind must be diffusion, stable_diffusion or folder",
+    ),
+]
+
+
+class ClipFilter(Section):
+    """Keep an image only if open_clip, asked with zero-shot prompts, sees its class in it."""
+
+    model: str = Field(min_length=1, description="an open_clip architecture, such as ViT-B-32")
+    weights: str = Field(min_length=1, description="path of its weights (safetensors, or a plain state dict)")
+    rule: Literal["argmax", "above_chance"] = Field(
+        "argmax", description="argmax: the class is the likeliest; above_chance: its probability is above 1/C"
+    )
+    prompt: str = Field("a photo of a {class}", pattern=r"\{class\}")
+
+
+class Filter(Section):
+    """Which images are set aside. NaN always is."""
+
+    blank: bool = Field(True, description="one colour all over")
+    near_copies: bool = Field(False, description="closer to a real training image than those are to each other")
+    clip: ClipFilter | None = None
+
+
+class Generate(Section):
+    """How many images to sample, and how. Steps and guidance that are not given follow the kind of generator."""
+
+    images_per_class: int | None = Field(
+        None, ge=1, description="default: what the estimate looks at, and then as many as a trial needs"
+    )
+    scheduler: str = Field("UniPCMultistepScheduler", pattern=r"^[A-Za-z0-9_]+$", description="a diffusers scheduler")
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(1.5, ge=0, le=100)
+    noise_variance: float = Field(
+        0.0, ge=0, le=100, description="of Gaussian noise on what kind: diffusion samples, pixels in [-1, 1]"
+    )
+    chunk_size: int = Field(80, ge=1, description="images per chunk: the unit of work, and one file")
+    batch_size: int | None = Field(None, ge=1, description="images at once; default 80, for stable_diffusion 8")
+    max_attempts: int = Field(3, ge=1, le=1000, description="images sampled per image asked, before giving up")
+    filter: Filter = Filter()
+    format: Literal["png", "webp", "jpeg"] = "png"
+    quality: int = Field(95, ge=1, le=100, description="of webp and jpeg; webp at 100 is lossless")
+    num_actors: int | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+        None, description="sampling actors, or [min, max]; default one per CPU (or per share of a GPU)"
+    )
+    gpus_per_actor: float = Field(1.0, gt=0, le=16, description="a fraction lets actors share a GPU")
+
+    @model_validator(mode="after")
+    def _pool(self) -> Generate:
+        low, high = self.pool if self.pool is not None else (1, 1)
+        if not 1 <= low <= high:
+            raise ValueError(f"num_actors must be >= 1, or [min, max] with 1 <= min <= max, got {self.num_actors}")
+        if self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor must be a whole number above 1, got {self.gpus_per_actor:g}")
+        return self
+
+    @property
+    def pool(self) -> tuple[int, int] | None:
+        return (self.num_actors, self.num_actors) if isinstance(self.num_actors, int) else self.num_actors
+
+
+# Real-Fake, appendix: UniPC, 30 steps, guidance 2.0.
+GENERATE_DEFAULTS = {"stable_diffusion": {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}}
+SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on

@@ -1,0 +1,102 @@
+"""An experiment and its folder in, what every stage reads out: the real images, their digests, the run's Ray."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_synth.config import Experiment, with_absolute_paths
+from ray_synth.data.images import ImageSet
+from ray_synth.data.readers import NEEDS_RAY
+from ray_synth.data.splits import Splits, read_splits
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+from ray_synth.runtime import ray_session
+
+STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage when its turn has come. `plan` says what it will do, with counts; `total` is what its bar counts to."""
+
+    digest: str
+    outputs: tuple[str, ...]
+    plan: str
+    total: int
+    work: Callable[[Callable[[int], None]], None]
+    ready: bool = True  # False: the record may say complete, but more is asked for now
+    named_by_content: bool = False  # the outputs' own names say of which settings they are
+
+
+class Inputs:
+    """One experiment in one run folder, and its real images."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
+        self.experiment, self.folder, self.reporter = experiment, folder, reporter
+        with ExitStack() as opened:
+            if experiment.data.kind in NEEDS_RAY:  # kept for the stages: starting it takes seconds
+                opened.enter_context(ray_session())
+            self.splits: Splits = read_splits(experiment.data, experiment.seed)
+            self.resources = opened.pop_all()
+        self.sets = self.splits.named()
+
+    @functools.cached_property
+    def on_workers(self) -> Experiment:
+        """The experiment as workers read it, whose current folder is another one."""
+        return with_absolute_paths(self.experiment)
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        return {name: images.digest() for name, images in self.sets.items()}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.splits.train.class_names
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.splits.train.images.shape[1:]
+        return height, width, channels
+
+    @functools.cached_property
+    def real_counts(self) -> np.ndarray:
+        """Real training images of each class."""
+        return np.bincount(self.splits.train.labels, minlength=len(self.class_names))
+
+    @functools.cached_property
+    def classifier_files(self) -> list[str]:
+        """What lies in the files that the classifier starts from and that its regions are seen through."""
+        from ray_synth.generator.pretrained import content_digest
+
+        e = self.experiment
+        features = e.partition.encoder[1] if e.partition.encoder else None
+        files = (e.classifier.weights, features, *e.sweep.choices_of("weights"))
+        return [content_digest(Path(file)) for file in files if file]
+
+    def start_ray(self) -> None:
+        """Ray is started by the first stage that needs it, and stopped at the end of the run."""
+        import ray
+
+        if not ray.is_initialized():
+            self.resources.enter_context(ray_session())
+
+    def all_but_test(self) -> ImageSet:
+        """Every real image that may be looked at more than once."""
+        disjoint = self.experiment.data.generator_split == "disjoint"
+        names = ("train", "validation", *(("generator",) if disjoint else ()))
+        return ImageSet(
+            images=np.concatenate([self.sets[name].images for name in names]),
+            labels=np.concatenate([self.sets[name].labels for name in names]),
+            class_names=self.class_names,
+        )
+
+    def report_moved(self, moved: list[str]) -> None:
+        if moved:
+            self.reporter.say(f"settings changed: moved the old {', '.join(moved)} to {self.folder.url}/stale/")
