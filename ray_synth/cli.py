@@ -409,11 +409,98 @@ for _verb, _purpose in (
     )
 
 
+@app.command(short_help="Run an experiment as a job on a Ray cluster")
+def submit(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="URL", help="run folder that all nodes see: s3://..., or a shared disk"),
+    ] = None,
+    seed: Seed = None,
+    verb: Annotated[str, typer.Option("--verb", help="what to run there: run, generate, estimate, sweep, ...")] = "run",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="URL",
+            help="the dashboard's; default RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265, ray dashboard's end here",
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="leave once it runs; the same command follows it")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="stop the job that these words started")] = False,
+    fetch: Annotated[
+        Path | None, typer.Option("--fetch", metavar="DIR", help="where the report goes; default runs/NAME")
+    ] = None,
+) -> None:
+    """Example: ray-synth submit sweeps/digits.yaml --out s3://BUCKET/runs/digits
+
+    \b
+    The port of a cluster that ray up started, brought here (in another terminal):
+    ray dashboard cluster.yaml
+
+    Sends this folder (what git would take; no runs, no secrets) and runs the experiment there as a Ray job. Shows what
+    it says until it ends, and fetches the report. The same command follows a job that runs, and continues one that was
+    stopped or killed. Exit code: the run's.
+    """
+    from ray_synth.progress import Reporter
+
+    reporter = Reporter()
+    with _exit_codes(reporter):
+        from ray_synth.cluster.jobs import submit as submit_job
+        from ray_synth.errors import InputError
+        from ray_synth.stages.inputs import STAGES
+
+        if verb not in ("run", *STAGES):
+            raise InputError(f"--verb must be one of run, {', '.join(STAGES)}, got {verb!r}")
+        code = submit_job(
+            experiment,
+            out=out,
+            overrides=set_ or [],
+            seed=seed,
+            verb=verb,
+            address=address,
+            detach=detach,
+            stop=stop,
+            fetch=fetch,
+            reporter=reporter,
+        )
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command(hidden=True)
+def results(out: Annotated[str, typer.Argument(metavar="DIR")]) -> None:
+    """Print the small results of a run folder as text; `submit` reads them from the job's log."""
+    from ray_synth.progress import Reporter
+
+    with _exit_codes(Reporter()):
+        from ray_synth.cluster.archive import packed
+        from ray_synth.runs import RunFolder
+
+        typer.echo(packed(RunFolder.on_worker(out)))
+
+
+def _check_sender() -> None:
+    """In a job of `submit`: the versions at both ends must be the same."""
+    from ray_synth.progress import Reporter
+
+    with _exit_codes(Reporter()):
+        from ray_synth.cluster.jobs import SENT_FROM, check_versions
+
+        check_versions(os.environ[SENT_FROM])
+
+
 def main() -> None:
     """The `ray-synth` command."""
     # OpenMP threads spin while they wait: with anything else running on the machine, training took 14 times as long,
     # with a short spin 2.7 times, and no longer alone. Read when torch is imported, here and in Ray's workers.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "RAY_SYNTH_SENT_FROM" in os.environ:
+        try:
+            _check_sender()
+        except typer.Exit as exit_:
+            sys.exit(exit_.exit_code)
     app(prog_name="ray-synth")
 
 

@@ -133,8 +133,7 @@ class Run:
         if not os.environ.get("RAY_ADDRESS"):
             cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
             Places.of(e.sweep, cpus=cpus, gpus=gpus)
-            if not gpus:
-                check_workers(e.classifier.num_workers, cpus)
+            check_workers(e.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)
@@ -189,6 +188,8 @@ class Run:
             if extend is not None:
                 self.folder.check_free_for(self.experiment)
                 self.sweep.extend(extend)
+            if os.environ.get("RAY_ADDRESS"):
+                self._check_cluster()
             moved = self.folder.open_for(self.experiment)
             self.reporter.log_to(self.folder)
             self.reporter.log(f"--- {self.experiment.name}, until {until}")
@@ -211,6 +212,14 @@ class Run:
         if not done:
             self.reporter.say(f"{self.experiment.name}: everything up to {until} is complete in {self.folder.url}")
         return self._result(until)
+
+    def _check_cluster(self) -> None:
+        """A cluster that was joined: its nodes must see the run folder."""
+        from ray_synth.nodes import check_shared
+
+        self.folder.check_free_for(self.experiment)
+        self.inputs.start_ray()
+        check_shared(self.folder)
 
     def _result(self, until: str) -> dict[str, Any]:
         if until in ("evaluate", "report"):

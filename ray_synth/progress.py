@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from ray_synth.runs import RunFolder
 
+LINE_EVERY = 30.0  # seconds between two lines about progress where there is no terminal
+
 
 class Reporter:
     """Talks to standard error, so that standard output holds results alone."""
@@ -59,7 +61,7 @@ class Reporter:
             self.live, self.bar = live, bar
             task = bar.add_task(name, total=total)
             try:
-                yield lambda done: bar.update(task, completed=min(done, total))
+                yield self._counted(name, total, lambda done: bar.update(task, completed=done))
             finally:
                 self.live = self.bar = None
             bar.update(task, completed=total)
@@ -72,13 +74,27 @@ class Reporter:
         """Work in the middle of a stage, with a bar of its own beside the stage's. Yields `advance(done)`."""
         self.say(f"{name}: {plan}")
         if self.bar is None:
-            yield lambda done: None
+            yield self._counted(name, total, lambda done: None)
             return
         bar, task = self.bar, self.bar.add_task(name, total=total)
         try:
-            yield lambda done: bar.update(task, completed=min(done, total))
+            yield self._counted(name, total, lambda done: bar.update(task, completed=done))
         finally:
             bar.remove_task(task)
+
+    def _counted(self, name: str, total: int, show: Callable[[int], None]) -> Callable[[int], None]:
+        """`advance` of a bar; where nobody sees bars (a job's log, nohup), a line every half minute in its place."""
+        said = time.monotonic()
+
+        def advance(done: int) -> None:
+            nonlocal said
+            done = min(done, total)
+            show(done)
+            if not self.console.is_terminal and done < total and time.monotonic() - said > LINE_EVERY:
+                said = time.monotonic()
+                self.console.print(f"{name}: {done:,} of {total:,}", markup=False, soft_wrap=True)
+
+        return advance
 
     def below(self, shown: Callable[[], RenderableType]) -> None:
         """Show something under the bar of the stage that runs, on a terminal."""

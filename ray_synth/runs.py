@@ -6,6 +6,7 @@ import datetime
 import errno
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,17 @@ class RunFolder:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         # For workers, whose current folder is another one.
         self.absolute_url = self.root if self.is_local else self.url
+
+    @classmethod
+    def on_worker(cls, url: str) -> RunFolder:
+        """The run folder as a worker finds it. Raises InputError on a machine that does not see it."""
+        folder = cls(url)
+        if folder.is_local and not os.path.isdir(folder.root):
+            raise InputError(
+                f"output folder {url} is not on {socket.gethostname()}, where a part of the work is done; "
+                "type --out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
+            )
+        return folder
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -15,6 +16,8 @@ from ray_synth.data.splits import Splits, split
 from ray_synth.torch_ops import import_torchvision
 
 import_torchvision()  # tests import diffusers themselves
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "sweeps" / "digits.yaml"

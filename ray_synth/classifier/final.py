@@ -18,6 +18,7 @@ from ray_synth.classifier.train import Fitted, Team
 from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError, WorkError
+from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 
 CLASSIFIER = "model/classifier.safetensors"
@@ -68,15 +69,16 @@ def train_final(
     progress(len(trainings) - len(missing))
     if not missing:
         return
-    gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
-    if not gpus:
-        check_workers(num_workers, int(ray.cluster_resources().get("CPU", 1)))
+    nodes = cluster_nodes()
+    check_workers(num_workers, sum(nodes.most_gpus) or int(nodes.most_cpus), "GPUs" if nodes.on_gpus else "CPUs")
     with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"url": folder.absolute_url, "trainings": ray.put(missing), "train": ray.put(train)},
             scaling_config=ScalingConfig(
-                num_workers=num_workers, use_gpu=gpus, resources_per_worker=None if gpus else {"CPU": 1}
+                num_workers=num_workers,
+                use_gpu=nodes.on_gpus,
+                resources_per_worker=None if nodes.on_gpus else {"CPU": 1},
             ),
             run_config=RunConfig(name="final", storage_path=scratch),
         )
@@ -88,12 +90,12 @@ def train_final(
             raise WorkError(f"a final training failed: {reason}") from error
 
 
-def check_workers(num_workers: int, slots: int) -> None:
-    """Raise InputError for more workers than CPUs."""
+def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
+    """Raise InputError for more workers than there are, or could be, CPUs (of a cluster with GPUs: GPUs)."""
     if num_workers > slots:
         raise InputError(
-            f"classifier.num_workers must be <= {slots}, the CPUs of this cluster, got {num_workers}; "
-            f"type --set classifier.num_workers={slots}"
+            f"classifier.num_workers must be <= {slots}, the {kind} that there can be here, got {num_workers}; "
+            f"type --set classifier.num_workers={slots}, or raise max_workers in cluster.yaml"
         )
 
 
@@ -113,7 +115,7 @@ def _worker(config: Mapping[str, Any]) -> None:
     import ray.train
 
     team = train_team()
-    folder = RunFolder(config["url"])
+    folder = RunFolder.on_worker(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):
         checkpoints = FolderCheckpoints(folder, f"model/runs/{training.name}.checkpoint")

@@ -30,7 +30,8 @@ from ray_synth.generator.chunks import (
 from ray_synth.generator.conditions import Parents, conditions
 from ray_synth.generator.filtering import build_filters
 from ray_synth.generator.kinds import DEFAULT_BATCH, Origin, load_sampler
-from ray_synth.generator.pool import num_slots, on_gpus, over_pool
+from ray_synth.generator.pool import num_slots, over_pool
+from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.torch_ops import keep_freed_memory
 
@@ -61,7 +62,7 @@ class SampleChunks:
 
     def __init__(self, job: Job, parents: Parents | None, device: str):
         self.job, self.parents = job, parents
-        self.folder = RunFolder(job.url)
+        self.folder = RunFolder.on_worker(job.url)
         sampler = load_sampler(
             self.folder, job.generator, job.generate, class_names=job.class_names, parents=parents, device=device
         )
@@ -212,13 +213,16 @@ def _words(job: Job) -> list[str]:
 
 def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[str], None]) -> None:
     """On CPUs Stable Diffusion takes long: how long, from a few steps of one image."""
-    if not isinstance(job.generator, StableDiffusion) or on_gpus():
+    if not isinstance(job.generator, StableDiffusion):
+        return
+    nodes = cluster_nodes()
+    if nodes.on_gpus:
         return
     import ray
 
     task = ray.remote(num_cpus=1)(seconds_per_image)
     seconds = ray.get(task.remote(job, ray.put(parents)))
-    slots = num_slots()
+    slots, _ = num_slots(nodes)
     actors = min(job.generate.pool[1] if job.generate.pool else slots, slots, len(work.missing))
     total = seconds * work.num_images / actors
     shown = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"

@@ -8,37 +8,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray_synth.errors import InputError, WorkError
+from ray_synth.nodes import Nodes, cluster_nodes
 from ray_synth.torch_ops import keep_freed_memory
 
 MAX_BLOCKS = 20_000  # what a block gives is seen when all of it is done; more of them are a burden to the driver
 
 
-def on_gpus() -> bool:
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0))
-
-
-def num_slots(gpus_per_actor: float = 1.0) -> int:
-    """How many actors find room now: an actor lies on one machine, and shares of a GPU on one GPU.
+def num_slots(nodes: Nodes, gpus_per_actor: float = 1.0) -> tuple[int, int]:
+    """How many actors find room now, and at most when an autoscaler has added the nodes that it may.
 
     Raises:
-        InputError: no machine has as many GPUs as one actor asks for.
+        InputError: no machine has, or could have, as many GPUs as one actor asks for.
     """
-    import ray
-
-    if not on_gpus():
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
-    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if gpus_per_actor < 1:
-        return sum(gpus) * int(1 / gpus_per_actor + 1e-6)
-    slots = sum(int(number / gpus_per_actor) for number in gpus)
-    if not slots:
+    if not nodes.on_gpus:
+        return max(1, int(nodes.cpus)), max(1, int(nodes.most_cpus))
+    most = nodes.gpu_slots(gpus_per_actor, most=True)
+    if not most:
         raise InputError(
-            f"generate.gpus_per_actor must be <= {max(gpus)}, the GPUs of one machine, got {gpus_per_actor:g}; "
-            "type --set generate.gpus_per_actor=1"
+            f"generate.gpus_per_actor must be <= {max(nodes.most_gpus)}, the GPUs of one machine, got "
+            f"{gpus_per_actor:g}; type --set generate.gpus_per_actor=1"
         )
-    return slots
+    return max(1, nodes.gpu_slots(gpus_per_actor)), most
 
 
 def over_pool(
@@ -63,10 +53,11 @@ def over_pool(
     """
     import ray
 
-    gpus, slots = on_gpus(), num_slots(gpus_per_actor)
-    low, high = pool or (slots, slots)
+    nodes = cluster_nodes()
+    gpus, (now, most) = nodes.on_gpus, num_slots(nodes, gpus_per_actor)
+    low, high = pool or (now, most)
     # More actors than find room would wait for ever, without a word, if the pool had to begin with them.
-    low, high = min(low, slots, len(items)), min(high, len(items))
+    low, high = min(low, now, len(items)), min(high, len(items))
     texts = [{"item": json.dumps(item)} for item in items]
     dataset = ray.data.from_items(texts, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
         _Worker,

@@ -29,7 +29,7 @@ class Places:
         if slots < 1:
             raise InputError(
                 f"sweep.workers_per_trial must be <= {int(units)}, the {kind} here, got {settings.workers_per_trial}; "
-                f"type --set sweep.workers_per_trial={max(1, int(units))}"
+                f"type --set sweep.workers_per_trial={max(1, int(units))}, or raise max_workers in cluster.yaml"
             )
         if settings.concurrency is not None and settings.concurrency > slots:
             raise InputError(

@@ -95,7 +95,7 @@ def run_trial(
         config: trial_id, setting (flat) and cuts (validation pass -> value).
         report: called with a trial's row; the last one has `status`.
     """
-    progress = _Progress(RunFolder(work.url), config["trial_id"], on=team is None or team.rank == 0)
+    progress = _Progress(RunFolder.on_worker(work.url), config["trial_id"], on=team is None or team.rank == 0)
     experiment, said, alone = work.experiment, time.perf_counter(), team is None or team.size == 1
     cuts = {int(step): cut for step, cut in config["cuts"].items()}
 

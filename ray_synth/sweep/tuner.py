@@ -18,6 +18,7 @@ from ray_synth.classifier.final import train_team
 from ray_synth.config import Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
+from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
 from ray_synth.sweep.places import Places
@@ -51,8 +52,8 @@ def run_sweep(
         shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that died is told in the table
-    resources = ray.cluster_resources()
-    places = Places.of(experiment.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0))
+    nodes = cluster_nodes()
+    places = Places.of(experiment.sweep, cpus=nodes.most_cpus, gpus=sum(nodes.most_gpus))
     ledger = Ledger(folder).resume()
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
     search = Search(ledger, experiment, space, estimate=estimate, window=WINDOW * places.slots)

@@ -83,7 +83,7 @@ def test_exact_risk_is_within_5_percent_of_a_simulation_over_a_decade(r: float) 
         assert predicted == pytest.approx(simulated, rel=0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10**5), st.floats(1e-6, 1e3), st.integers(0, 1000))
 def test_kappa_solves_its_equation(n: int, strength: float, seed: int) -> None:
     mu = np.random.default_rng(seed).exponential(size=30)
@@ -92,7 +92,7 @@ def test_kappa_solves_its_equation(n: int, strength: float, seed: int) -> None:
     assert n * (1 - strength / kappa) == pytest.approx((mu / (mu + kappa)).sum(), rel=1e-6, abs=1e-9 * n)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0, 5), st.floats(0.01, 5), st.integers(5, 5000), st.floats(1e-3, 10))
 def test_risk_rises_with_noise_and_with_the_generators_error(
     sigma2: float, more: float, n: int, strength: float
@@ -123,7 +123,7 @@ def test_discrepancy_and_shift_are_the_sums_of_the_theory() -> None:
 positive = st.floats(0.01, 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(positive, st.floats(1.05, 5), st.integers(2, 10**4), st.floats(1, 20))
 def test_the_stability_optimum_falls_with_distance_and_with_real_images(
     w: float, factor: float, n: int, d: float

@@ -54,7 +54,7 @@ def batches(draw: st.DrawFn) -> Tensors:
     return (*logits, ints(classes, b), ints(classes, g), ints(regions, b), ints(regions, g))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batches())
 def test_both_variants_equal_brute_force(batch: Tensors) -> None:
     z_s, z_g, y_s, y_g, r_s, r_g = batch
@@ -72,7 +72,7 @@ def test_both_variants_equal_brute_force(batch: Tensors) -> None:
         assert float(loss.total) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(batches(), st.sampled_from(["paper", "released"]))
 def test_gradcheck(batch: Tensors, variant: str) -> None:
     z_s, z_g, *rest = batch

@@ -9,20 +9,26 @@ import ray
 
 from ray_synth.errors import InputError, WorkError
 from ray_synth.generator.pool import _Worker, num_slots
+from ray_synth.nodes import Nodes
 
 
 @pytest.mark.parametrize(
     ("nodes", "share", "slots"),
     [([1], 1, 1), ([1], 0.5, 2), ([2], 0.6, 2), ([4, 1], 2, 2), ([8, 8], 1, 16), ([0, 1], 0.25, 4)],
 )
-def test_an_actor_lies_on_one_machine_and_shares_one_gpu(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[int], share: float, slots: int
-) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(sum(nodes)), "CPU": 8.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": float(n)}} for n in nodes])
-    assert num_slots(share) == slots
+def test_an_actor_lies_on_one_machine_and_shares_one_gpu(nodes: list[int], share: float, slots: int) -> None:
+    there = Nodes(cpus=8, gpus=tuple(nodes), most_cpus=8, most_gpus=tuple(nodes), grows=False)
+    assert num_slots(there, share) == (slots, slots)
     with pytest.raises(InputError, match="gpus_per_actor must be <="):
-        num_slots(16)
+        num_slots(there, 16)
+
+
+def test_a_cluster_that_begins_without_gpus_is_one_of_those_that_it_may_add() -> None:
+    grows = Nodes(cpus=4, gpus=(0,), most_cpus=36, most_gpus=(0, 8, 8), grows=True)
+    assert grows.on_gpus
+    assert num_slots(grows, 1) == (1, 16)  # one actor waits, and its waiting brings a node
+    assert num_slots(grows, 0.5) == (1, 32)
+    assert num_slots(Nodes(cpus=2, gpus=(0,), most_cpus=8, most_gpus=(0,), grows=True)) == (2, 8)
 
 
 class Failing:

@@ -33,7 +33,7 @@ def test_equal_sizes_are_an_assignment_problem(p: int) -> None:
     assert wasserstein_distance(a, b, p=p) == pytest.approx(best, rel=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10**6), st.sampled_from([1, 2]))
 def test_one_dimension_by_sorting_equals_the_linear_program(n: int, m: int, seed: int, p: int) -> None:
     rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def test_one_dimension_by_sorting_equals_the_linear_program(n: int, m: int, seed
         assert flat.value == pytest.approx(scipy_wasserstein(a[:, 0], b[:, 0]), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-50, 50), st.integers(0, 1000))
 def test_a_shift_costs_its_length_and_a_set_nothing_to_itself(shift: float, seed: int) -> None:
     a, _ = clouds(20, 20, 4, seed=seed)

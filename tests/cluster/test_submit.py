@@ -1,0 +1,140 @@
+"""A job for real: on a cluster of one node with its dashboard and token, sent, followed, left, found again, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY
+
+pytestmark = pytest.mark.slow
+PLANTED = "planted-4f1d9c"
+
+
+class Served:
+    """A cluster, and `ray-synth submit` towards it."""
+
+    def __init__(self, folder: Path):
+        self.token, self.tree = folder / "token", folder / "tree"
+        self.token.write_text("0123456789abcdef" * 4)
+        (self.tree / "sweeps").mkdir(parents=True)
+        (self.tree / "sweeps" / "digits.yaml").write_text((ROOT / "sweeps" / "digits.yaml").read_text())
+        (self.tree / ".env").write_text(f"TOKEN={PLANTED}\n")
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.served"], cwd=ROOT, env=self.environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def command(self, out: Path, *words: str) -> list[str]:
+        settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        return [
+            sys.executable, "-m", "ray_synth.cli", "submit", "sweeps/digits.yaml", "--out", str(out),
+            "--address", self.address, *settings, *words,
+        ]  # fmt: skip
+
+    def submit(self, out: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(out, *words),
+            cwd=self.tree,
+            env={**self.environment, "AWS_SECRET_ACCESS_KEY": PLANTED, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def asked(self, path: str, token: str | None) -> tuple[int, str]:
+        request = urllib.request.Request(self.address + path)  # noqa: S310 - its own loopback
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    it = Served(tmp_path_factory.mktemp("served"))
+    try:
+        yield it
+    finally:
+        it.process.communicate("")
+
+
+def test_a_job_from_start_to_report_and_no_secret_on_its_way(served: Served, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    left = served.submit(out, "--detach")
+    assert left.returncode == 0, left.stderr
+    done = served.submit(out, "--fetch", str(tmp_path / "fetched"))
+    assert done.returncode == 0, done.stderr
+    assert "runs already; following it" in done.stderr
+    assert "evaluate: reading the 480 test images, once" in done.stderr
+    assert json.loads((out / "summary.json").read_text())["num_trials"] == 5
+    # The token opens what nothing else opens.
+    assert served.asked("/api/jobs/", None)[0] == 401
+    assert served.asked("/api/jobs/", "f" * 64)[0] in (401, 403)
+    status, listed = served.asked("/api/jobs/", served.token.read_text())
+    assert status == 200
+    job = json.loads(listed)[0]["submission_id"]
+    log = served.asked(f"/api/jobs/{job}/logs", served.token.read_text())[1]
+    for text in (
+        listed,
+        log,
+        left.stderr,
+        done.stderr,
+        *(p.read_text(errors="replace") for p in out.rglob("*") if p.is_file()),
+    ):
+        assert PLANTED not in text
+        assert served.token.read_text() not in text
+    wrong = served.submit(out, RAY_AUTH_TOKEN_PATH="", RAY_AUTH_TOKEN="f" * 64)
+    assert (wrong.returncode, "wants another token" in wrong.stderr) == (2, True)
+    again = served.submit(out, "--set", "data.shots=90")  # wrong input, found there: the run's own exit code
+    assert again.returncode == 2, again.stderr
+
+
+def test_a_job_that_was_stopped_goes_on(served: Served, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert served.submit(out, "--detach", "--verb", "generate").returncode == 0
+    deadline = time.monotonic() + 300
+    while not list(out.glob("synthetic/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    stopped = served.submit(out, "--stop", "--verb", "generate")
+    assert stopped.returncode == 0, stopped.stderr
+    before = {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")}
+    assert before
+    assert served.submit(out, "--stop", "--verb", "generate").returncode == 2  # nothing runs
+    done = served.submit(out, "--verb", "generate")
+    assert done.returncode == 0, done.stderr
+    after = {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")}
+    assert {name: after[name] for name in before} == before
+    assert json.loads((out / "generation.json").read_text())["kept"] == 80
+
+
+def test_versions_that_differ_end_the_job_before_it_begins(served: Served, tmp_path: Path) -> None:
+    other = tmp_path / "ray_synth_of_another_version"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text("import ray_synth\nray_synth.__version__ = '9.9.9'\n")
+    path = os.pathsep.join([str(other), served.environment["PYTHONPATH"]])
+    done = served.submit(tmp_path / "run", PYTHONPATH=path)
+    assert done.returncode == 2, done.stderr
+    assert "ray_synth 0.1.0 here, 9.9.9 where the job was sent from" in done.stderr
