@@ -21,6 +21,7 @@ from ray_synth.errors import InputError, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 
+DEATHS = 3  # of a worker or its machine, after which the trainings have failed
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
 
@@ -35,6 +36,11 @@ class Training:
     @property
     def file(self) -> str:
         return f"model/runs/{self.name}.safetensors"
+
+    @property
+    def failure(self) -> str:
+        """Why it cannot be trained."""
+        return f"model/runs/{self.name}.failed"
 
     @property
     def history(self) -> str:
@@ -62,7 +68,7 @@ def train_final(
     Every worker calls `train(**arguments, team=, checkpoints=)`. A training that was killed goes on from a checkpoint.
     """
     import ray
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     missing = [training for training in trainings if not folder.exists(training.file)]
@@ -80,14 +86,23 @@ def train_final(
                 use_gpu=nodes.on_gpus,
                 resources_per_worker=None if nodes.on_gpus else {"CPU": 1},
             ),
-            run_config=RunConfig(name="final", storage_path=scratch),
+            run_config=RunConfig(name="final", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)),
         )
         try:
             _waiting(trainer.fit, lambda: progress(sum(folder.exists(training.file) for training in trainings)))
+            _refuse_failed(folder, missing)
         except TrainingFailedError as error:
             failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
             reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
             raise WorkError(f"a final training failed: {reason}") from error
+
+
+def _refuse_failed(folder: RunFolder, trainings: Sequence[Training]) -> None:
+    for training in trainings:
+        if folder.exists(training.failure):
+            reason = folder.read(training.failure).decode()
+            folder.remove(training.failure)
+            raise WorkError(f"a final training failed: {reason}")
 
 
 def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
@@ -118,8 +133,16 @@ def _worker(config: Mapping[str, Any]) -> None:
     folder = RunFolder.on_worker(config["url"])
     train = ray.get(config["train"])
     for training in ray.get(config["trainings"]):
+        if folder.exists(training.file):  # trained before a worker of this team died
+            continue
         checkpoints = FolderCheckpoints(folder, f"model/runs/{training.name}.checkpoint")
-        fitted = train(**training.arguments, team=team, checkpoints=checkpoints)
+        try:
+            fitted = train(**training.arguments, team=team, checkpoints=checkpoints)
+        except WorkError as error:
+            if team.size > 1:
+                raise  # the others wait for this one
+            folder.write(training.failure, str(error).encode())  # the same again next time
+            return
         if team.rank == 0:
             if fitted.history:
                 folder.write_json(training.history, fitted.history)
