@@ -48,7 +48,7 @@ Smoke = Annotated[
     bool,
     typer.Option(
         "--smoke",
-        help="run the file in small on a CPU, in about a minute: tiny models and digits in place of its own, in "
+        help="run the file in small on a CPU, in a minute or two: tiny models and digits in place of its own, in "
         "runs/NAME-smoke; the figures mean nothing",
     ),
 ]
@@ -179,7 +179,7 @@ def run(
     """Example: ray-synth run sweeps/digits.yaml --out runs/digits
 
     \b
-    Does a file run at all? About a minute on a CPU, without its data and models:
+    Does a file run at all? A minute or two on a CPU, without its data and models:
     ray-synth run sweeps/few_shot/aircraft.yaml --smoke
 
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
