@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A folder and a number in, that many hosts out, on this machine: each has its own network, processes, home folder,
-# /tmp/ray and /dev/shm, and answers ssh. Everything else of the disk is shared.
+# /tmp/ray, /dev/shm and DIR/own, and answers ssh. Everything else of the disk is shared.
 #   hosts.sh up DIR N PYTHON_ENVIRONMENT     10.77.0.11 and on; private key DIR/key, user root
 #   hosts.sh down DIR
 # Needs root and Debian's iproute2, dropbear-bin, openssh-client, rsync.
@@ -13,12 +13,15 @@ host() { # inside the namespaces of one host: its private folders, then an ssh s
     local home=$dir/$1/home
     mount --make-rprivate /
     mount -t proc proc /proc
-    mkdir -p "$home/.ssh" "$dir/$1/ray" /tmp/ray
+    mkdir -p "$home/.ssh" "$dir/$1/ray" "$dir/$1/own" "$dir/own" /tmp/ray
+    touch "$home/.bashrc"
+    sed "s|^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*|\1:$home|" /etc/passwd >"$dir/$1/passwd"
     cp "$dir/key.pub" "$home/.ssh/authorized_keys"
     chmod 700 "$home" "$home/.ssh"
     chmod 600 "$home/.ssh/authorized_keys"
     ln -sfn "$2" "$home/venv"
-    mount --bind "$home" ~
+    mount --bind "$dir/$1/passwd" /etc/passwd
+    mount --bind "$dir/$1/own" "$dir/own"
     mount --bind "$dir/$1/ray" /tmp/ray
     mount -t tmpfs -o size=1g tmpfs /dev/shm
     hostname "$1"

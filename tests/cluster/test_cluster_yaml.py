@@ -39,7 +39,11 @@ def test_every_port_asks_for_the_token_and_the_dashboard_stays_on_the_head(form:
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert [place for place in config["file_mounts"] if place.endswith("/.ray/auth_token")]
-    assert {".git", "runs", "*.pem", "*.key", ".aws", ".ssh"} <= set(config["rsync_exclude"])
+    assert {".git", "runs", ".aws", ".ssh"} <= set(config["rsync_exclude"])
+    assert config["rsync_filter"] == [".gitignore"]
+    assert {".env*", "*.pem", "*.key"} <= set((ROOT / ".gitignore").read_text().split())
+    # Ray copies the head's key to the workers through the same rules.
+    assert not [pattern for pattern in config["rsync_exclude"] if "pem" in pattern or "key" in pattern]
 
 
 def test_there_is_one_version_of_ray_and_the_package_is_the_one_of_this_folder() -> None:

@@ -106,7 +106,7 @@ def test_up_submit_down(hosts: Hosts, tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         wait_for(port)
-        lonely = hosts.submit("/root/alone", port)  # each host has a home of its own
+        lonely = hosts.submit(str(tmp_path / "own" / "run"), port)  # where each host has a disk of its own
         assert lonely.returncode == 2, lonely.stderr
         assert "does not see it" in lonely.stderr or "own disk" in lonely.stderr
         done = hosts.submit(str(tmp_path / "run"), port)
