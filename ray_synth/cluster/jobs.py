@@ -119,16 +119,25 @@ class Cluster:
         environment = {SENT_FROM: json.dumps(versions()), "GOMP_SPINCOUNT": "1000"}
         with tempfile.TemporaryDirectory(prefix="ray_synth-job-") as folder:
             tree.copy_to(Path(folder))
-            return str(
-                self._asked(
-                    lambda: self.client.submit_job(
-                        entrypoint=shlex.join(("python", "-m", "ray_synth.cli", *command.words)),
-                        submission_id=f"{command.job}-{attempt}",
-                        runtime_env={"working_dir": folder, "env_vars": environment},
-                        metadata={"experiment": command.name, "out": command.out, "ray_synth": ray_synth.__version__},
-                    )
-                )
+            return self._submitted(
+                entrypoint=shlex.join(("python", "-m", "ray_synth.cli", *command.words)),
+                submission_id=f"{command.job}-{attempt}",
+                runtime_env={"working_dir": folder, "env_vars": environment},
+                metadata={"experiment": command.name, "out": command.out, "ray_synth": ray_synth.__version__},
             )
+
+    def _submitted(self, **job: Any) -> str:
+        """Start a job; a head that has only just begun takes none yet."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return str(self.client.submit_job(**job))
+            except (ConnectionError, OSError) as error:
+                raise InputError(_nobody(self.address)) from error
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() - begun > PATIENCE:
+                    raise _refused(self.address, error) from error
+            time.sleep(LOOK_EVERY)
 
     def follow(self, job: str) -> int:
         """Show what the job says until it ends; its exit code."""
@@ -206,11 +215,7 @@ class Cluster:
         name = f"results-{digest('results', out, time.time())[:10]}-1"
         entrypoint = shlex.join(("python", "-m", "ray_synth.cli", "results", out))
         environment = {SENT_FROM: json.dumps(versions())}
-        self._asked(
-            lambda: self.client.submit_job(
-                entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": environment}
-            )
-        )
+        self._submitted(entrypoint=entrypoint, submission_id=name, runtime_env={"env_vars": environment})
         for details, log in self._looks(name):
             if not _runs(details):
                 return log
@@ -233,8 +238,10 @@ def _connected(address: str) -> JobSubmissionClient:
     try:
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)  # what it uploads is told here
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # what it uploads is told here
+        return client
     except ModuleNotFoundError as error:
         raise InputError(f"submit needs {error.name}; type pip install 'ray_synth[cluster]'") from None
     except ConnectionError:

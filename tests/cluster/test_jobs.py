@@ -82,6 +82,27 @@ def test_the_same_words_find_the_job_that_runs_and_continue_one_that_ended(monke
     assert there.send(other, TREE) == f"{other.job}-1" != first
 
 
+def test_a_head_that_has_only_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, client, _ = cluster(monkeypatch)
+    submit, errors = client.submit_job, [RuntimeError("No available agent to submit job"), RuntimeError("no space")]
+
+    def later(**given: Any) -> str:
+        if len(errors) > 1:
+            raise errors.pop(0)
+        return submit(**given)
+
+    monkeypatch.setattr(client, "submit_job", later)
+    assert there.send(COMMAND, TREE) == f"{COMMAND.job}-1"
+
+    def never(**given: Any) -> str:
+        raise errors[0]
+
+    client.jobs.clear()
+    monkeypatch.setattr(client, "submit_job", never)
+    with pytest.raises(InputError, match="did not take the request: no space"):
+        there.send(COMMAND, TREE)
+
+
 def test_what_is_sent_is_the_tree_and_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     there, client, said = cluster(monkeypatch)
