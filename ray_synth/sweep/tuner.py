@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from ray_synth.sweep.trial import Work, known_features, run_trial
 
-DEATHS = 2  # of its worker, after which a trial has failed
+DEATHS = 2  # of its worker that a trial may survive
 TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
 TRIAL_CPU = 0.01  # of a trial that only waits for its workers
 WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
@@ -101,7 +102,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
             tune_config=tune.TuneConfig(
                 metric="accuracy",
                 mode="max",
-                num_samples=searcher.search.left,
+                num_samples=-1,  # the search says when it is over
                 search_alg=searcher,
                 max_concurrent_trials=places.slots,
                 reuse_actors=places.workers == 1,
@@ -110,7 +111,6 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
                 storage_path=scratch,
                 name="sweep",
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=DEATHS),
             ),
         ).fit()
     for result in results:
@@ -176,12 +176,13 @@ class LedgerSearcher(Searcher):
         self.places, self.shown = places, shown
         self.running: dict[str, Start] = {}
         self.latest: dict[str, Trial] = {}
+        self.deaths: Counter[str] = Counter()
         self.written = -math.inf  # when trials.csv was, on the monotonic clock
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        start = self.search.propose()
+        start = self.search.propose() if self.search.left else None
         if start is None:
-            return None
+            return None if self.running else Searcher.FINISHED
         wanted = synthetic_counts(self.real_counts, start.setting.synthetic_ratio)
         if (wanted > self.available).any():
             self.search.again.append(start.trial_id)  # next, when its images are there
@@ -201,7 +202,13 @@ class LedgerSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         start = self.running.pop(trial_id)
         self.latest.pop(start.trial_id, None)
-        trial = self._trial(start, result or {}, dead=error or "status" not in (result or {}))
+        dead = error or "status" not in (result or {})
+        if dead and self.deaths[start.trial_id] < DEATHS:
+            # Not left to Tune: it gives a trial up whose worker dies before it has begun.
+            self.deaths[start.trial_id] += 1
+            self.search.again.insert(0, start.trial_id)
+            return
+        trial = self._trial(start, result or {}, dead=dead)
         self.search.ledger.end(trial)
         if time.monotonic() - self.written > TABLE_EVERY:
             self.search.ledger.write_table()
