@@ -123,9 +123,10 @@ class Ledger:
         self.ended[trial.trial_id] = trial
 
     def explain(self, trial_id: str, error: str) -> None:
-        """Why a trial failed, where this was known only after it had ended."""
-        if trial_id in self.ended and not self.ended[trial_id].error:
-            self.end(replace(self.ended[trial_id], error=error))
+        """Why a trial failed, where this was known only after it had ended. One that did better later is left alone."""
+        trial = self.ended.get(trial_id)
+        if trial is not None and trial.status == "failed" and not trial.error:
+            self.end(replace(trial, error=error))
 
     def extend(self, num_trials: int) -> None:
         self._repair()

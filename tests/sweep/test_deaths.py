@@ -42,6 +42,10 @@ def test_a_trial_is_run_again_when_its_worker_dies_and_fails_in_the_end(tmp_path
     assert (failed.status, failed.again) == ("failed", True)
     assert one.suggest("d") is None
     one.on_trial_complete("b", DONE)
+    for trial_id in ("t00000", "t00001"):
+        one.search.ledger.explain(trial_id, "the worker died")
+    assert failed.error == one.search.ledger.ended["t00001"].error == ""
+    assert one.search.ledger.ended["t00000"].error == "the worker died"
     assert one.search.ledger.ended["t00001"].accuracy == 0.8
     assert one.suggest("e") == Searcher.FINISHED
 
