@@ -236,18 +236,25 @@ def _connected(address: str) -> JobSubmissionClient:
     if os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
-
+    except ModuleNotFoundError as error:
+        raise InputError(_missing(error)) from None
+    try:
         client = JobSubmissionClient(address)
         for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
             logging.getLogger(name).setLevel(logging.WARNING)  # what it uploads is told here
         return client
-    except ModuleNotFoundError as error:
-        raise InputError(f"submit needs {error.name}; type pip install 'ray_synth[cluster]'") from None
+    except ModuleNotFoundError as error:  # it looks for more when it is made
+        raise InputError(_missing(error)) from None
     except ConnectionError:
         raise InputError(_nobody(address)) from None
-    except (RuntimeError, ValueError) as error:
+    except (AuthenticationError, RuntimeError, ValueError) as error:
         raise _refused(address, error) from None
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return f"submit needs {error.name}; type pip install 'ray_synth[cluster]'"
 
 
 def _nobody(address: str) -> str:

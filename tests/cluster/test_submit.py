@@ -114,20 +114,21 @@ def test_a_job_from_start_to_report_and_no_secret_on_its_way(served: Served, tmp
 
 def test_a_job_that_was_stopped_goes_on(served: Served, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert served.submit(out, "--detach", "--verb", "generate").returncode == 0
+    words = ["--verb", "generate", "--set", "generate.images_per_class=40", "--set", "generate.num_inference_steps=80"]
+    assert served.submit(out, "--detach", *words).returncode == 0
     deadline = time.monotonic() + 300
     while not list(out.glob("synthetic/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    stopped = served.submit(out, "--stop", "--verb", "generate")
+    stopped = served.submit(out, "--stop", *words)
     assert stopped.returncode == 0, stopped.stderr
     before = {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")}
     assert before
-    assert served.submit(out, "--stop", "--verb", "generate").returncode == 2  # nothing runs
-    done = served.submit(out, "--verb", "generate")
+    assert served.submit(out, "--stop", *words).returncode == 2  # nothing runs
+    done = served.submit(out, *words)
     assert done.returncode == 0, done.stderr
     after = {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")}
     assert {name: after[name] for name in before} == before
-    assert json.loads((out / "generation.json").read_text())["kept"] == 80
+    assert json.loads((out / "generation.json").read_text())["kept"] == 400
 
 
 def test_versions_that_differ_end_the_job_before_it_begins(served: Served, tmp_path: Path) -> None:
