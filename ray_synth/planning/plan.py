@@ -236,7 +236,7 @@ class _Run:
 
     def _finetune(self) -> None:
         if self.work.generator_steps:
-            wall = self.work.generator_steps * self.draws.generator_step
+            wall = self.draws.generator_start + self.work.generator_steps * self.draws.generator_step
             self._add("finetune", wall)
             self._blame("head node", wall)
 

@@ -67,6 +67,7 @@ class Rates:
     limits: Limits
     start: Measure
     ray_start: Measure
+    generator_start: Measure  # imports, and the model built and saved
     generator_step: Measure
     pool_start: Measure
     chunk: Measure
@@ -218,6 +219,7 @@ def gpu_rates(name: str, e: Experiment, sizes: Sizes, *, gpus_per_node: int | No
         limits=Limits(**table()["limits"]),
         start=over["start"],
         ray_start=over["ray_start"],
+        generator_start=over["generator_start"],
         generator_step=_generator_step(gpu, flops, e, sizes),
         pool_start=over["pool_start"] if isinstance(e.generator, StableDiffusion) else over["tune_start"],
         chunk=over["chunk"],
