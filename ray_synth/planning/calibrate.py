@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,9 @@ def calibrate(run: Run, work: Work, *, started: float, say: Callable[[str], None
         _estimate(pieces)
         _trials(pieces)
         _results(pieces)
+        begin, up = time.monotonic(), pieces.found["ray_start"]
+        run.inputs.resources.close()  # at the end of a run it is waited for too
+        pieces.note("ray_start", up.value + time.monotonic() - begin, up.sigma)
         return _rates(pieces)
 
 
@@ -121,10 +124,8 @@ def _generator(pieces: _Pieces) -> None:
         if now > stop and len(seconds) >= 4:
             raise _Enough
 
-    try:
+    with suppress(_Enough):
         finetune(RunFolder(f"{pieces.folder.url}/more"), images, settings, seed=0, progress=progress)
-    except _Enough:
-        pass
     step = float(np.mean(seconds)) if seconds else first / 2
     blocks = [float(part.mean()) for part in np.array_split(np.asarray(seconds), 4) if len(part)]
     pieces.note("generator_step", step, spread(blocks))
@@ -250,9 +251,7 @@ def _image_guess(pieces: _Pieces, job: Any) -> float:
     from ray_synth.generator.kinds import load_sampler
 
     few = job.generate.model_copy(update={"num_inference_steps": 2})
-    sampler = load_sampler(
-        pieces.folder, job.generator, few, class_names=job.class_names, parents=None, device="cpu"
-    )
+    sampler = load_sampler(pieces.folder, job.generator, few, class_names=job.class_names, parents=None, device="cpu")
     batch = conditions(job.plan, Chunk(job.plan.chunk_digest[:12], 0, 0, 8), job.generator, job.class_names, None)
     sampler(batch)
     begin = time.monotonic()
@@ -354,9 +353,7 @@ def _trials(pieces: _Pieces) -> None:
     )
     over = time.monotonic() - begin
     rows = [
-        (t.num_synthetic, int(t.setting.classifier["updates"]), t.seconds)
-        for t in trials
-        if t.status == "complete"
+        (t.num_synthetic, int(t.setting.classifier["updates"]), t.seconds) for t in trials if t.status == "complete"
     ]
     _fit_trials(pieces, rows, len(real))
     _tune(pieces, [t.seconds for t in trials], list(ends.values()), over)
@@ -411,7 +408,7 @@ def _small(e: Experiment, ratio: float, levels: Sequence[int]) -> Experiment:
         "concurrency": None,
         "workers_per_trial": 1,
         "max_ratio": ratio,
-        "space": {name: None for name in raw["sweep"]["space"]}
+        "space": dict.fromkeys(raw["sweep"]["space"])
         | {"synthetic_ratio": {"choices": [0.0, ratio]}, "updates": {"choices": list(levels)}},
     }
     return Experiment.model_validate(raw)

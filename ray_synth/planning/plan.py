@@ -323,9 +323,7 @@ class _Run:
         segment = np.maximum(SEGMENT, seconds / sweep.evaluations)
         disturbed = np.stack(
             [
-                with_restarts(
-                    row, float(rate) * on_nodes, segment=part, replacement=float(wait), rng=rng
-                )
+                with_restarts(row, float(rate) * on_nodes, segment=part, replacement=float(wait), rng=rng)
                 for row, rate, part, wait in zip(seconds, self.kills, segment, self.draws.replacement, strict=True)
             ]
         )
@@ -365,10 +363,7 @@ class _Run:
             share = np.where(rng.random(shape) < kept[:, None], share, rung)
         share[:, : sweep.free(slots)] = 1.0
         updates = np.stack(
-            [
-                one.updates * (self.draws.update if one.both else self.draws.update_one_side)
-                for one in sweep.trials
-            ],
+            [one.updates * (self.draws.update if one.both else self.draws.update_one_side) for one in sweep.trials],
             axis=1,
         )
         team = 1.0 if sweep.workers_per_trial == 1 else sweep.workers_per_trial * self.draws.data_parallel[:, None]

@@ -320,7 +320,9 @@ def _image_seconds(gpu: Mapping[str, Any], flops: Mapping[str, Any], e: Experime
         decoder = flops["decoder_steps"]
         count = (steps * guided + decoder.value) * pixels
         sigma = decoder.sigma * decoder.value * pixels / count
-        return step.times(count, sigma=sigma, note=f"{steps} steps and the decoder, {image_side(e, sizes)} pixels a side")
+        return step.times(
+            count, sigma=sigma, note=f"{steps} steps and the decoder, {image_side(e, sizes)} pixels a side"
+        )
     evaluations = steps * (2 if e.generate.guidance_scale != 1.0 else 1)
     return _unet_seconds(gpu, flops, e, sizes).times(evaluations, note=f"{evaluations} evaluations an image")
 
@@ -338,7 +340,9 @@ def _generator_step(gpu: Mapping[str, Any], flops: Mapping[str, Any], e: Experim
     if not isinstance(e.generator, Diffusion):
         return NOTHING
     batch = min(e.generator.batch_size, sizes.generator)
-    return _unet_seconds(gpu, flops, e, sizes).times(FORWARD_AND_BACK * batch, note=f"batches of {batch}, forward and back")
+    return _unet_seconds(gpu, flops, e, sizes).times(
+        FORWARD_AND_BACK * batch, note=f"batches of {batch}, forward and back"
+    )
 
 
 def pixel_flops(e: Experiment, sizes: Sizes) -> float:

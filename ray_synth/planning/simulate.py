@@ -108,7 +108,9 @@ class _Node:
 
     def down(self, end: float) -> float:
         """Seconds before a time at which there was no node to pay for, after the first start."""
-        return sum(max(0.0, min(end, up) - died) for up, died in zip(self.up[1:], self.dies, strict=False) if died < end)
+        return sum(
+            max(0.0, min(end, up) - died) for up, died in zip(self.up[1:], self.dies, strict=False) if died < end
+        )
 
 
 def exact(pool: Pool, rng: np.random.Generator, free: np.ndarray | None = None) -> tuple[float, float, float]:

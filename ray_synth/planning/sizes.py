@@ -44,7 +44,9 @@ PUBLISHED = {
     "imagenet": Published(
         classes=1000, train=1_281_167, validation=None, test=50_000, origin="Russakovsky et al., 2015, Table 2"
     ),
-    "imagenette": Published(classes=10, train=9_469, validation=None, test=3_925, origin="fastai/imagenette, release 2"),
+    "imagenette": Published(
+        classes=10, train=9_469, validation=None, test=3_925, origin="fastai/imagenette, release 2"
+    ),
     "aircraft": Published(classes=100, train=3_334, validation=3_333, test=3_333, origin="Maji et al., 2013"),
     "pets": Published(classes=37, train=3_680, validation=None, test=3_669, origin="Parkhi et al., 2012"),
     "cars": Published(classes=196, train=8_144, validation=None, test=8_041, origin="Krause et al., 2013"),
@@ -56,12 +58,8 @@ PUBLISHED = {
     "eurosat": Published(classes=10, train=27_000, validation=None, test=None, origin="Helber et al., 2019"),
     "sun397": Published(classes=397, train=19_850, validation=None, test=19_850, origin="Xiao et al., 2010"),
     "cub200": Published(classes=200, train=5_994, validation=None, test=5_794, origin="Wah et al., 2011"),
-    "cifar10": Published(
-        classes=10, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32
-    ),
-    "cifar100": Published(
-        classes=100, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32
-    ),
+    "cifar10": Published(classes=10, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32),
+    "cifar100": Published(classes=100, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32),
 }
 
 
@@ -121,4 +119,3 @@ def published_sizes(experiment: Experiment) -> Sizes:
         shape=(side, side, 3),
         origin=known.origin,
     )
-
