@@ -305,7 +305,7 @@ class _Run:
             self._add("estimate", self.draws.estimate)
             self._blame("head node", self.draws.estimate)
 
-    def _training_seconds(self, one: Training, *, workers: int = 1) -> np.ndarray:
+    def training_seconds(self, one: Training, *, workers: int = 1) -> np.ndarray:
         d = self.draws
         update = d.update if one.both else d.update_one_side
         team = 1.0 if workers == 1 else workers * d.data_parallel
@@ -315,7 +315,7 @@ class _Run:
         sweep = self.work.sweep
         if sweep is None or not sweep.trials:
             return
-        slots = self._slots(sweep)
+        slots = self._checked_slots(sweep)
         seconds = self.trial_seconds(sweep, slots)
         rng = self.draws.random("interrupted trials")
         each = sweep.workers_per_trial
@@ -335,7 +335,7 @@ class _Run:
         most = self.nodes * self.rates.slots / max(each * 1.0, sweep.gpus_per_trial)
         self._blame("data", running - disturbed.sum(axis=1) / most)
 
-    def _slots(self, sweep: SweepWork) -> int:
+    def slots_of(self, sweep: SweepWork) -> int:
         """Trials at once, as sweep.places has it."""
         units = self.nodes * self.rates.slots
         if sweep.workers_per_trial > 1:
@@ -344,17 +344,22 @@ class _Run:
             slots = units * int(1 / sweep.gpus_per_trial + 1e-9)
         else:
             slots = units
-        slots = min(slots, sweep.concurrency or slots)
+        return min(slots, sweep.concurrency or slots)
+
+    def _checked_slots(self, sweep: SweepWork) -> int:
+        """Raises InputError for a sweep that finds no room."""
+        slots = self.slots_of(sweep)
         if slots < 1:
             raise InputError(
-                f"a trial takes sweep.workers_per_trial={sweep.workers_per_trial} and there are {units} "
-                f"{self.rates.kind.upper()}s; type --nodes {math.ceil(sweep.workers_per_trial / self.rates.slots)}"
+                f"a trial takes sweep.workers_per_trial={sweep.workers_per_trial} and there are "
+                f"{self.nodes * self.rates.slots} {self.rates.kind.upper()}s; type "
+                f"--nodes {math.ceil(sweep.workers_per_trial / self.rates.slots)}"
             )
         return slots
 
     def trial_seconds(self, sweep: SweepWork, slots: int) -> np.ndarray:
         """[R, trials]: what each takes, some of them stopped early."""
-        whole = np.stack([self._training_seconds(one, workers=sweep.workers_per_trial) for one in sweep.trials], axis=1)
+        whole = np.stack([self.training_seconds(one, workers=sweep.workers_per_trial) for one in sweep.trials], axis=1)
         rng = self.draws.random("early stops")
         shape = (REPETITIONS, len(sweep.trials))
         kept = rng.uniform(sweep.least_kept, sweep.most_kept, REPETITIONS)
@@ -375,7 +380,7 @@ class _Run:
             return
         wall = d.train_start + np.zeros(REPETITIONS)
         for k, one in enumerate(work.final):
-            seconds = self._training_seconds(one, workers=work.final_workers) * d.final
+            seconds = self.training_seconds(one, workers=work.final_workers) * d.final
             if k == 0 or one.ratio != work.final[k - 1].ratio:  # the first of each setting is diagnosed
                 seconds = seconds + diagnoses(one, self.work) * (one.images + work.validation) * d.diagnosis_image
             wall = wall + seconds
@@ -492,11 +497,11 @@ def _saving(work: Work, draws: _Draws, run: _Run) -> Saving | None:
     sweep, one = work.whole_sweep, work.one_training
     if sweep is None or one is None or not sweep.trials:
         return None
-    slots = run._slots(sweep)
+    slots = max(1, run.slots_of(sweep))
     each = sweep.workers_per_trial
-    once = np.median(run._training_seconds(one, workers=each)) * each
+    once = np.median(run.training_seconds(one, workers=each)) * each
     trials = np.median(run.trial_seconds(sweep, slots).sum(axis=1)) * each
-    bound = sum(np.median(run._training_seconds(t, workers=each)) for t in sweep.trials) * each * sweep.repeats
+    bound = sum(np.median(run.training_seconds(t, workers=each)) for t in sweep.trials) * each * sweep.repeats
     image = float(np.median(draws.image))
     fewer = max(work.images_at_prediction, work.pilot)
     return Saving(

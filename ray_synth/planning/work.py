@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import Diffusion, Dimension, Experiment, ImageFolder, StableDiffusion
+from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
 from ray_synth.planning.sizes import Sizes, sizes_of
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import STAGES
@@ -247,11 +247,12 @@ def trial_ratios(e: Experiment, max_ratio: float, predicted: float) -> list[floa
     dimension = e.sweep.searched.get("synthetic_ratio")
     first = [0.0] if e.sweep.prior == "none" else [predicted, 0.0, predicted / 2, min(2 * predicted, max_ratio)]
     if dimension is not None and dimension.choices is not None:
-        choices = sorted(ratio for ratio in dimension.choices if ratio <= max_ratio)
+        choices = sorted(float(ratio) for ratio in dimension.choices if ratio <= max_ratio)
         count = e.sweep.num_trials
-        if e.sweep.sampler == "grid":
-            count = min(count, _settings(e))
-        return (first + [choices[k % len(choices)] for k in range(count)])[:count] if count > len(choices) else choices
+        if e.sweep.sampler == "grid":  # every ratio with every combination of the rest
+            count = min(count, len(choices) * _others(e))
+            first = []
+        return (first + [choices[k % len(choices)] for k in range(count)])[:count]
     low, high = (dimension.low or 0.0, dimension.high or max_ratio) if dimension is not None else (0.0, max_ratio)
     left = max(0, e.sweep.num_trials - len(first))
     evenly = np.expm1(np.log1p(low) + (np.log1p(high) - np.log1p(low)) * (np.arange(left) + 0.5) / max(left, 1))
@@ -259,13 +260,10 @@ def trial_ratios(e: Experiment, max_ratio: float, predicted: float) -> list[floa
     return [min(ratio, max_ratio) for ratio in (first + shuffled.tolist())[: e.sweep.num_trials]]
 
 
-def _settings(e: Experiment) -> int:
-    """Combinations of all choices."""
-    return math.prod(_choices(dimension) for dimension in e.sweep.searched.values())
-
-
-def _choices(dimension: Dimension) -> int:
-    return len(dimension.choices) if dimension.choices is not None else 1
+def _others(e: Experiment) -> int:
+    """Combinations of all choices but the ratio's."""
+    dimensions = [each for name, each in e.sweep.searched.items() if name != "synthetic_ratio"]
+    return math.prod(len(each.choices) for each in dimensions if each.choices is not None)
 
 
 def middle(limit: float) -> float:
@@ -382,7 +380,7 @@ def up_to(work: Work, stage: str) -> Work:
     without: dict[str, dict[str, Any]] = {
         "generate": {"images": 0, "chunks": 0},
         "estimate": {"pilot": 0},
-        "sweep": {"sweep": None},
+        "sweep": {"sweep": None, "whole_sweep": None},
         "train": {"final": ()},
         "evaluate": {"tests": 0},
         "report": {"report": False},
