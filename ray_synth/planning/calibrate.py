@@ -185,7 +185,9 @@ def _few_steps(pieces: _Pieces, job: Any, parents: Any) -> None:
     seconds = ray.get([task.remote(job, shared) for _ in range(pieces.slots)])
     taken = time.monotonic() - begin
     pieces.note("image", float(np.mean(seconds)), max(0.1, spread(seconds)), "measured here on few steps of one image")
-    pieces.note("pool_start", max(2.0, taken - 6 * float(np.mean(seconds))), 0.5)
+    sampled = 12 / max(1, pieces.work.steps_per_image) * float(np.mean(seconds))  # two calls of 2 steps, two of 4
+    loading = max(2.0, taken - sampled)
+    pieces.note("pool_start", taken + loading, 0.3)  # the run measures this too, and then its actors start
     pieces.note("jitter", 0.05)
 
 
@@ -334,6 +336,7 @@ def _trials(pieces: _Pieces) -> None:
     synthetic = stand_in(real, math.ceil(ratio * pieces.sizes.most_real))
     levels = _levels(pieces, synthetic)
     small = _small(pieces.experiment, ratio, levels)
+    pieces.slots = _places(small)
     ends: dict[str, float] = {}
     begin = time.monotonic()
 
@@ -359,6 +362,16 @@ def _trials(pieces: _Pieces) -> None:
     _tune(pieces, [t.seconds for t in trials], list(ends.values()), over)
     if work.final:
         _final(pieces, small, synthetic, ratio, levels)
+
+
+def _places(e: Experiment) -> int:
+    """Trials at once."""
+    import ray
+
+    from ray_synth.sweep.places import Places
+
+    resources = ray.cluster_resources()
+    return Places.of(e.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0)).slots
 
 
 def _ratio(trainings: Sequence[Training], real: int) -> float:

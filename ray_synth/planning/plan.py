@@ -244,7 +244,7 @@ class _Run:
         if not self.work.chunks:
             return
         work, d = self.work, self.draws
-        per_node = max(1, int(self.rates.slots / work.gpus_per_actor + 1e-9)) if work.gpus_per_actor else 1
+        room = per_node = self._actors_per_node()
         allowed = min(work.max_actors or math.inf, work.chunks)
         used = min(self.nodes, max(1, math.ceil(allowed / per_node)))
         per_node = min(per_node, max(1, math.floor(allowed / used)))
@@ -257,10 +257,15 @@ class _Run:
         started = self._ray()
         self._add("generate", started + limited, work.chunks * seconds + redone, used)
         self.paid["generate"] = self.paid["generate"] - used * wall + paid  # a node that is gone is not paid
-        busy = work.chunks * seconds / (self.nodes * max(1, int(self.rates.slots / work.gpus_per_actor + 1e-9)))
+        busy = work.chunks * seconds / (self.nodes * room)
         self._blame("start-up", started + d.pool_start)
         self._blame("data", wall - d.pool_start - busy)
         self._blame("head node" if slowest == "head_tasks" else "storage", limited - wall)
+
+    def _actors_per_node(self) -> int:
+        """An actor holds a share of a GPU, several of them, or a CPU."""
+        each = self.work.gpus_per_actor if self.rates.kind == "gpu" else 1.0
+        return max(1, int(self.rates.slots / each + 1e-9))
 
     def _pool(self, r: int, nodes: int, per_node: int, seconds: float) -> tuple[float, float, float]:
         d = self.draws
@@ -381,7 +386,7 @@ class _Run:
         wall = d.train_start + np.zeros(REPETITIONS)
         for k, one in enumerate(work.final):
             seconds = self.training_seconds(one, workers=work.final_workers) * d.final
-            if k == 0 or one.ratio != work.final[k - 1].ratio:  # the first of each setting is diagnosed
+            if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
                 seconds = seconds + diagnoses(one, self.work) * (one.images + work.validation) * d.diagnosis_image
             wall = wall + seconds
         rng = d.random("interrupted trainings")

@@ -355,7 +355,7 @@ def pixel_flops(e: Experiment, sizes: Sizes) -> float:
     if not isinstance(e.generator, Diffusion):
         return 0.0
     height, width, channels = sizes.shape
-    unet = build_unet(e.generator, num_classes=sizes.classes, shape=sizes.shape).eval()
+    unet: Any = build_unet(e.generator, num_classes=sizes.classes, shape=sizes.shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(torch.zeros(1, channels, height, width), torch.zeros(1).long(), class_labels=torch.zeros(1).long())
     return float(counter.get_total_flops())

@@ -105,6 +105,7 @@ class Work:
     whole_sweep: SweepWork | None = None  # whatever is done already
     final: tuple[Training, ...] = ()
     final_workers: int = 1
+    final_repeats: int = 1
     validation: int = 0
     batch_size: int = 64  # of the final trainings
     tests: int = 0  # test images times classifiers that read them
@@ -158,6 +159,7 @@ def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = N
         whole_sweep=trials,
         final=tuple(final),
         final_workers=e.classifier.num_workers,
+        final_repeats=e.evaluate.repeats,
         validation=sizes.validation,
         batch_size=e.classifier.batch_size,
         tests=sizes.test * len(final),
@@ -277,7 +279,9 @@ def middle(limit: float) -> float:
 def work_of(run: Run) -> Work:
     """The work that is left of a run in its folder. Reads the folder and writes nothing."""
     predicted = run.prediction.ratio if run.prediction.exists() else None
-    work = counted(run.experiment, sizes_of(run), predicted=predicted)
+    # Where the file names no number there are at most as many as a generator that is a folder holds.
+    generate = run.experiment.generate.model_copy(update={"images_per_class": run.images.most_per_class})
+    work = counted(run.experiment.model_copy(update={"generate": generate}), sizes_of(run), predicted=predicted)
     work = replace(work, **_images_left(run, work))
     complete = []
     for name, stage in _stages(run):

@@ -226,3 +226,19 @@ def test_diagnoses_are_a_hundred_at_most(sizes: Sizes) -> None:
     one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
     assert diagnoses(one, work) == 8  # ten updates an epoch
     assert diagnoses(replace(one, updates=100_000), work) == 100
+
+
+def test_actors_share_gpus_and_hold_a_cpu_each(sizes: Sizes) -> None:
+    rates = rates_of(slots=2, image=1.0)
+    shared = images(sizes, gpus_per_actor=0.5)
+    assert walls(plan(shared, rates))["generate"] == 500.0
+    assert walls(plan(shared, replace(rates, kind="gpu")))["generate"] == 250.0
+    assert walls(plan(images(sizes, gpus_per_actor=2.0), replace(rates, kind="gpu")))["generate"] == 1000.0
+
+
+def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
+    work = images(sizes, chunks=0, images=0, final=(one,) * 6, final_repeats=2, batch_size=20, validation=0)
+    assert walls(plan(work, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(3 * 8 * 200 * 0.01)
+    part = replace(work, final=(one,) * 3)
+    assert walls(plan(part, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(8 * 200 * 0.01)
