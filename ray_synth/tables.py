@@ -140,16 +140,14 @@ def _plan_totals(plan: Mapping[str, Any], here: Mapping[str, Any], kind: str) ->
 
 
 def _scaling(plan: Mapping[str, Any]) -> Table:
-    table = _columns("over nodes", "nodes", "wall time", "efficiency", "on demand", "spot", "wall time on spot")
+    priced = [name for name in ("money", "spot") if plan["scaling"][0][name] is not None]
+    names = {"money": "on demand", "spot": "on spot"}
+    more = [*(names[name] for name in priced), *(["wall time on spot"] if "spot" in priced else [])]
+    table = _columns("over nodes", "nodes", "wall time", "efficiency", *more)
     for point in plan["scaling"]:
-        money = [point[name] and money_said(point[name]) for name in ("money", "spot")]
-        table.add_row(
-            f"{point['nodes']:,}",
-            seconds_said(point["wall"]),
-            f"{point['efficiency']:.0%}",
-            *(each or "-" for each in money),
-            seconds_said(point["wall_spot"]),
-        )
+        row = [f"{point['nodes']:,}", seconds_said(point["wall"]), f"{point['efficiency']:.0%}"]
+        row += [money_said(point[name]) for name in priced]
+        table.add_row(*row, *([seconds_said(point["wall_spot"])] if "spot" in priced else []))
     return table
 
 

@@ -519,7 +519,8 @@ def _saving(work: Work, draws: _Draws, run: _Run) -> Saving | None:
 
 def _rate_notes(rates: Rates) -> list[str]:
     notes = []
-    guesses = [name for name, origin in _origins(rates).items() if origin.startswith("guess")]
+    idle = {"replacement"} if not rates.interruptions.value else set()
+    guesses = [name for name, origin in _origins(rates).items() if origin.startswith("guess") and name not in idle]
     if guesses:
         notes.append(f"no source was found for {', '.join(guesses)}: guesses (ray_synth/planning/gpus.yaml)")
     if rates.kind == "gpu" and not rates.measured_for:
