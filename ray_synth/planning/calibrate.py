@@ -48,7 +48,9 @@ class _Pieces:
     say: Callable[[str], None]
     folder: RunFolder
     found: dict[str, Measure] = field(default_factory=dict)
-    slots: int = 1
+    slots: int = 1  # of the pool, then of the trials
+    cpus: int = 1  # of all nodes that Ray has
+    gpus: int = 0
     image_bytes: float | None = None
 
     @property
@@ -71,6 +73,7 @@ def calibrate(run: Run, work: Work, *, started: float, say: Callable[[str], None
         _generator(pieces)
         with _timed(pieces, "ray_start"):
             run.inputs.start_ray()
+        pieces.cpus, pieces.gpus = _resources()
         _sampling(pieces)
         _estimate(pieces)
         _trials(pieces)
@@ -79,6 +82,14 @@ def calibrate(run: Run, work: Work, *, started: float, say: Callable[[str], None
         run.inputs.resources.close()  # at the end of a run it is waited for too
         pieces.note("ray_start", up.value + time.monotonic() - begin, up.sigma)
         return _rates(pieces)
+
+
+def _resources() -> tuple[int, int]:
+    """CPUs and GPUs of the cluster: of this machine, unless RAY_ADDRESS names another."""
+    import ray
+
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
 
 
 @contextmanager
@@ -329,6 +340,7 @@ def _trials(pieces: _Pieces) -> None:
     trainings = (work.sweep.trials if work.sweep is not None else ()) + work.final
     if not trainings:
         return
+    from ray_synth.sweep.places import Places
     from ray_synth.sweep.tuner import run_sweep
 
     real, validation = pieces.run.inputs.splits.train, pieces.run.inputs.splits.validation
@@ -336,7 +348,7 @@ def _trials(pieces: _Pieces) -> None:
     synthetic = stand_in(real, math.ceil(ratio * pieces.sizes.most_real))
     levels = _levels(pieces, synthetic)
     small = _small(pieces.experiment, ratio, levels)
-    pieces.slots = _places(small)
+    pieces.slots = Places.of(small.sweep, cpus=pieces.cpus, gpus=pieces.gpus).slots
     ends: dict[str, float] = {}
     begin = time.monotonic()
 
@@ -362,16 +374,6 @@ def _trials(pieces: _Pieces) -> None:
     _tune(pieces, [t.seconds for t in trials], list(ends.values()), over)
     if work.final:
         _final(pieces, small, synthetic, ratio, levels)
-
-
-def _places(e: Experiment) -> int:
-    """Trials at once."""
-    import ray
-
-    from ray_synth.sweep.places import Places
-
-    resources = ray.cluster_resources()
-    return Places.of(e.sweep, cpus=resources.get("CPU", 1), gpus=resources.get("GPU", 0)).slots
 
 
 def _ratio(trainings: Sequence[Training], real: int) -> float:
@@ -547,18 +549,16 @@ def _results(pieces: _Pieces) -> None:
 
 
 def _rates(pieces: _Pieces) -> Rates:
-    import torch
-
     known, over = table(), table()["overheads"]
-    gpus = torch.cuda.device_count()
     found = pieces.found
     if isinstance(pieces.experiment.generator, ImageFolder):
         found.setdefault("read_image", over["read_image"])
     nothing = {name: NOTHING for name in _MEASURED if name not in found}
+    where = "of the cluster" if os.environ.get("RAY_ADDRESS") else "here"
     return Rates(
-        hardware=f"{gpus} x {torch.cuda.get_device_name(0)}" if gpus else f"{os.cpu_count()} CPUs here",
-        kind="gpu" if gpus else "cpu",
-        slots=gpus or os.cpu_count() or 1,
+        hardware=f"{pieces.gpus} GPUs {where}" if pieces.gpus else f"{pieces.cpus} CPUs {where}",
+        kind="gpu" if pieces.gpus else "cpu",
+        slots=pieces.gpus or pieces.cpus,
         limits=Limits(**known["limits"]),
         chunk=NOTHING,
         stragglers=NOTHING,
