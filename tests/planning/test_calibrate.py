@@ -106,7 +106,7 @@ def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -
     ):
         assert getattr(rates, name).value > 0, name
     assert rates.image_bytes is not None
-    assert 50 < rates.image_bytes < 1000
+    assert 10 < rates.image_bytes < 1000  # small, beside what a parquet file holds around them
     assert not (tmp_path / "out").exists()
     save_rates(rates, tmp_path / "rates.json")
     assert load_rates(tmp_path / "rates.json").for_experiment(run.experiment, work.sizes) == rates
