@@ -491,6 +491,108 @@ def _check_sender() -> None:
         check_versions(os.environ[SENT_FROM])
 
 
+@app.command(short_help="What the run will cost before it starts: hours, wall time, storage, money")
+def plan(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="NAME", help="published rates: T4, L4, A10G, A100 or H100")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="measure this machine, in about a minute; the default")
+    ] = False,
+    rates: Annotated[
+        Path | None, typer.Option("--rates", metavar="FILE.json", help="rates that --save-rates kept")
+    ] = None,
+    save_rates: Annotated[
+        Path | None, typer.Option("--save-rates", metavar="FILE.json", help="keep what was measured")
+    ] = None,
+    nodes: Annotated[
+        str, typer.Option("--nodes", metavar="N[,N...]", help="several: a scaling curve, and where it bends")
+    ] = "1",
+    gpus_per_node: Annotated[
+        int | None, typer.Option("--gpus-per-node", metavar="N", help="default: as the table's instance, or as here")
+    ] = None,
+    spot_interruptions: Annotated[
+        float | None, typer.Option("--spot-interruptions", metavar="PER_HOUR", help="of a node; default the table's")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", metavar="X", help="dollars of a node and hour; prices of the table age")
+    ] = None,
+    until: Annotated[
+        str, typer.Option("--until", metavar="STAGE", help="plan no further than this stage, such as generate")
+    ] = "report",
+    without_data: Annotated[
+        bool, typer.Option("--without-data", help="count a known data set by its published size, and read nothing")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="draw the scaling curve (.png, .svg or .pdf)")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    smoke: Smoke = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Example: ray-synth plan sweeps/digits.yaml --out runs/digits
+
+    \b
+    On other hardware, with the curve over nodes:
+    ray-synth plan sweeps/imagenet.yaml --gpu A100 --nodes 1,2,4,8,16
+
+    What a run will cost before it starts: images, hours, wall time, storage and money, with their intervals, and what
+    the predicted ratio saves against the full sweep. What is complete in --out is not counted again.
+    """
+    import time
+
+    from ray_synth.progress import Reporter
+
+    started, reporter = time.monotonic(), Reporter()
+    with _exit_codes(reporter):
+        from ray_synth.config import parse_assignments
+        from ray_synth.planning.request import Request, parse_nodes, plan_for
+
+        if plot is not None:
+            from ray_synth.report.plots import check_picture
+
+            check_picture(plot)
+        overrides = parse_assignments(set_ or [])
+        if allow_pickle:
+            overrides["generator.allow_pickle"] = True
+        request = Request(
+            experiment=experiment,
+            overrides=overrides,
+            seed=seed,
+            out=out,
+            until=until,
+            smoke=smoke,
+            without_data=without_data,
+            gpu=gpu,
+            rates=rates,
+            calibrate=calibrate,
+            save_rates=save_rates,
+            nodes=parse_nodes(nodes),
+            gpus_per_node=gpus_per_node,
+            spot_interruptions=spot_interruptions,
+            price=price,
+        )
+        found = plan_for(request, reporter, started=started).to_dict()
+        try:
+            if plot is not None:
+                from ray_synth.report.costs import scaling_picture
+                from ray_synth.report.plots import write_picture
+
+                write_picture(scaling_picture(found), plot)
+                reporter.say(f"picture: {plot}")
+        finally:  # a full disk must not take the numbers with it
+            if as_json:
+                typer.echo(json.dumps(found, indent=2, allow_nan=False))
+            else:
+                from ray_synth import tables
+
+                tables.print_plan(found)
+
+
 def main() -> None:
     """The `ray-synth` command."""
     # OpenMP threads spin while they wait: with anything else running on the machine, training took 14 times as long,

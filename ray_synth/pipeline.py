@@ -64,19 +64,38 @@ def run(
         raise InputError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
     if export is not None and export not in EXPORTS:
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
-    experiment, reporter = load_experiment(path, overrides, seed=seed), reporter or Reporter()
-    if smoke:
-        from ray_synth.smoke import WARNING, shrunk, tiny_models
-
-        reporter.say(WARNING)
-        experiment = shrunk(experiment, tiny_models(experiment))
-    job = Run(experiment, RunFolder(out if out is not None else Path("runs") / experiment.name), reporter)
+    reporter = reporter or Reporter()
+    experiment = loaded(path, overrides=overrides, seed=seed, smoke=smoke, reporter=reporter)
+    job = Run(experiment, folder_of(experiment, out), reporter)
     if dry_run:
         return job.check()
     result = job.perform(until, extend=extend)
     if export is not None:
         job.export(export)
     return result
+
+
+def loaded(
+    path: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any] | None,
+    seed: int | None,
+    smoke: bool,
+    reporter: Reporter,
+) -> Experiment:
+    """An experiment file as it will be run: in small, where asked."""
+    experiment = load_experiment(path, overrides, seed=seed)
+    if not smoke:
+        return experiment
+    from ray_synth.smoke import WARNING, shrunk, tiny_models
+
+    reporter.say(WARNING)
+    return shrunk(experiment, tiny_models(experiment))
+
+
+def folder_of(experiment: Experiment, out: str | os.PathLike[str] | None) -> RunFolder:
+    """The run folder that was named, or `runs/NAME`."""
+    return RunFolder(out if out is not None else Path("runs") / experiment.name)
 
 
 class Run:

@@ -266,6 +266,8 @@ def _nobody(address: str) -> str:
 
 def _refused(address: str, error: Exception) -> InputError:
     text = " ".join(str(error).split())
+    if "ray[default]" in text:
+        return InputError("submit needs ray[default]; type pip install 'ray_synth[cluster]'")
     if "uthenti" in text or "nauthorized" in text or "oken" in text:
         return InputError(
             f"the cluster at {address} wants another token; put the one that it was started with into "

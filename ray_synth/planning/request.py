@@ -1,0 +1,130 @@
+"""The words of `ray-synth plan` in, the plan out: where data and rates come from, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_synth.config import Experiment
+from ray_synth.errors import InputError
+from ray_synth.pipeline import Run, folder_of, loaded
+from ray_synth.planning.rates import Rates, gpu_rates, load_rates, priced, save_rates
+from ray_synth.planning.sizes import data_are_here, published_sizes
+from ray_synth.planning.work import Work, counted, up_to, work_of
+from ray_synth.progress import Reporter
+from ray_synth.stages.inputs import STAGES
+
+if TYPE_CHECKING:
+    from ray_synth.planning.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The words of `ray-synth plan`. Without gpu and rates, this machine is measured."""
+
+    experiment: str | os.PathLike[str]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    out: str | None = None
+    until: str = "report"
+    smoke: bool = False
+    without_data: bool = False
+    gpu: str | None = None
+    rates: Path | None = None
+    calibrate: bool = False
+    save_rates: Path | None = None
+    nodes: Sequence[int] = (1,)
+    gpus_per_node: int | None = None
+    spot_interruptions: float | None = None
+    price: float | None = None
+
+
+def parse_nodes(text: str) -> list[int]:
+    """`1,2,4,8` -> [1, 2, 4, 8]. Raises InputError."""
+    from ray_synth.planning.plan import check_nodes
+
+    try:
+        nodes = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"--nodes takes whole numbers, got {text!r}; type --nodes 1,2,4,8") from None
+    check_nodes(nodes)
+    return nodes
+
+
+def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
+    """Writes nothing into the run folder. started: monotonic time at which the command began.
+
+    Raises:
+        InputError: wrong input, or no rates to plan with.
+    """
+    from ray_synth.planning.plan import plan
+
+    _check(request)
+    experiment = loaded(
+        request.experiment,
+        overrides=request.overrides,
+        seed=request.seed,
+        smoke=request.smoke,
+        reporter=reporter,
+    )
+    if request.without_data or ((request.gpu or request.rates) and not data_are_here(experiment)):
+        work = up_to(counted(experiment, published_sizes(experiment)), request.until)
+        return plan(work, _rates(request, experiment, work), request.nodes, seed=experiment.seed)
+    run = Run(experiment, folder_of(experiment, request.out), reporter)
+    with run.inputs.resources:
+        run.folder.check_free_for(experiment)
+        work = up_to(work_of(run), request.until)
+        if request.gpu is not None or request.rates is not None:
+            rates = _rates(request, experiment, work)
+        else:
+            rates = _measured(request, work, run, started)
+    return plan(work, rates, request.nodes, seed=experiment.seed)
+
+
+def _check(request: Request) -> None:
+    ways = {"--gpu": request.gpu, "--rates": request.rates, "--calibrate": request.calibrate or None}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: rates come from one place; leave one out")
+    if request.save_rates is not None and (request.gpu or request.rates):
+        raise InputError(f"--save-rates keeps what was measured here; leave {given[0]} out")
+    if request.without_data and not (request.gpu or request.rates):
+        raise InputError("--without-data leaves nothing to measure with; add --gpu NAME or --rates FILE")
+    if request.until not in STAGES:
+        raise InputError(f"--until must be one of {', '.join(STAGES)}, got {request.until!r}")
+    if request.gpus_per_node is not None and not 1 <= request.gpus_per_node <= 64:
+        raise InputError(
+            f"--gpus-per-node must be between 1 and 64, got {request.gpus_per_node}; type --gpus-per-node 8"
+        )
+
+
+def _rates(request: Request, experiment: Experiment, work: Work) -> Rates:
+    """Published ones, or those of a file."""
+    if request.gpu is not None:
+        rates = gpu_rates(request.gpu, experiment, work.sizes, gpus_per_node=request.gpus_per_node)
+    else:
+        rates = load_rates(request.rates or "").for_experiment(experiment, work.sizes)
+    return _as_asked(rates, request)
+
+
+def _measured(request: Request, work: Work, run: Run, started: float) -> Rates:
+    from ray_synth.planning.calibrate import calibrate
+
+    say = run.inputs.reporter.say
+    rates = calibrate(run, work, started=started, say=say)
+    if request.save_rates is not None:
+        save_rates(rates, request.save_rates)
+        say(f"rates: {request.save_rates}")
+    return _as_asked(rates, request)
+
+
+def _as_asked(rates: Rates, request: Request) -> Rates:
+    return priced(
+        rates,
+        price=request.price,
+        spot_interruptions=request.spot_interruptions,
+        gpus_per_node=request.gpus_per_node,
+    )

@@ -1,0 +1,123 @@
+"""The calibration: its arithmetic on made-up times, and once on the real code in small."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_synth.config import Experiment, load_experiment
+from ray_synth.data.images import ImageSet
+from ray_synth.pipeline import Run
+from ray_synth.planning import calibrate as c
+from ray_synth.planning.calibrate import calibrate, chunk_seconds, fit_trials, spread, stand_in
+from ray_synth.planning.plan import plan
+from ray_synth.planning.rates import load_rates, save_rates
+from ray_synth.planning.work import work_of
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+
+from ..conftest import DIGITS
+
+
+def test_trials_give_fixed_seconds_and_those_of_an_update() -> None:
+    real = 100
+    rows = [
+        (synthetic, updates, 0.5 + 0.001 * (real + synthetic) + updates * (0.02 if synthetic else 0.01))
+        for synthetic in (0, 800)
+        for updates in (10, 40, 70, 100)
+    ]
+    assert fit_trials(rows, real) == pytest.approx((0.5, 0.001, 0.02, 0.01, 0.0), abs=1e-6)
+
+
+def test_noise_becomes_the_sigma_and_no_rate_is_negative() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        (synthetic, updates, updates * 0.02 * float(np.exp(0.2 * rng.standard_normal())))
+        for synthetic in (0, 800)
+        for updates in (10, 40, 70, 100)
+    ]
+    found = fit_trials(rows, 100)
+    assert min(found) >= 0
+    assert found[2] == pytest.approx(0.02, rel=0.3)
+    assert 0.05 < found[4] < 0.4
+    only_real = [(0, updates, updates * 0.02) for updates in (10, 50, 100)]
+    assert fit_trials(only_real, 100)[2:4] == pytest.approx((0.02, 0.02), rel=0.2)
+
+
+def test_chunks_of_busy_actors() -> None:
+    assert chunk_seconds([12.0, 12.1, 14.0, 14.2, 16.1, 16.2], actors=2)[0] == pytest.approx(2.05)
+    assert chunk_seconds([5.0], actors=2) == (5.0, 0.3)
+    steady, uneven = (chunk_seconds(ends, 1)[1] for ends in ([1, 2, 3, 4.0], [1, 2, 5, 5.5]))
+    assert uneven > steady
+
+
+def test_spread_of_repeated_pieces() -> None:
+    assert spread([1.0]) == 0.0
+    assert spread([2.0, 2.0, 2.0]) == 0.0
+    logs = np.random.default_rng(0).normal(0, 0.3, 400)
+    assert spread(np.exp(logs).tolist()) == pytest.approx(0.3 / 20, rel=0.1)
+
+
+def test_stand_ins_fill_every_class(digits: ImageSet) -> None:
+    few = digits.take(slice(0, 60))
+    images = stand_in(few, 25)
+    assert np.bincount(images.labels).tolist() == [25] * 10
+    assert images.images.shape == (250, 8, 8, 1)
+    assert images.images.dtype == np.uint8
+
+
+def test_the_small_sweep_is_an_experiment(small: Experiment) -> None:
+    e = c._small(small, 3.0, [5, 20, 50])
+    assert e.sweep.num_trials == 6
+    assert set(e.sweep.searched) == {"synthetic_ratio", "updates"}
+    assert (e.sweep.pruner, e.sweep.prior, e.classifier.updates, e.classifier.budget) == ("none", "none", 50, "updates")
+
+
+@pytest.mark.slow
+def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
+    tiny = {
+        "generator.block_out_channels": [8, 16],
+        "generator.steps": 40,
+        "generate.images_per_class": 12,
+        "generate.num_inference_steps": 4,
+        "generate.chunk_size": 6,
+        "data.shots": 4,
+        "classifier.updates": 24,
+        "classifier.evaluations": 2,
+        "classifier.batch_size": 16,
+        "sweep.num_trials": 5,
+        "evaluate.repeats": 1,
+    }
+    run = Run(load_experiment(DIGITS, tiny), RunFolder(tmp_path / "out"), Reporter())
+    work = work_of(run)
+    rates = calibrate(run, work, started=time.monotonic())
+    for name in (
+        "generator_step",
+        "image",
+        "pool_start",
+        "estimate",
+        "tune_start",
+        "update",
+        "train_start",
+        "evaluate",
+    ):
+        assert getattr(rates, name).value > 0, name
+    assert rates.image_bytes is not None
+    assert 10 < rates.image_bytes < 1000  # small, beside what a parquet file holds around them
+    assert not (tmp_path / "out").exists()
+    save_rates(rates, tmp_path / "rates.json")
+    assert load_rates(tmp_path / "rates.json").for_experiment(run.experiment, work.sizes) == rates
+    found = plan(work, rates)
+    assert [stage.name for stage in found.stages][1:] == [
+        "finetune",
+        "generate",
+        "estimate",
+        "sweep",
+        "train",
+        "evaluate",
+        "report",
+    ]
+    assert found.here.money is None

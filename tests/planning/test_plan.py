@@ -1,0 +1,244 @@
+"""A plan against closed forms: what it says without noise, how it scales, where it bends, what the prediction saves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from ray_synth.config import Experiment, load_experiment
+from ray_synth.errors import InputError
+from ray_synth.planning import simulate
+from ray_synth.planning.plan import REPETITIONS, Plan, diagnoses, plan
+from ray_synth.planning.rates import Limits, Rates, gpu_rates, priced
+from ray_synth.planning.sizes import Sizes, published_sizes
+from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
+
+from ..conftest import ROOT
+from .conftest import exactly, rates_of
+
+
+def images(sizes: Sizes, **changes: object) -> Work:
+    """A generation and nothing else."""
+    work = Work(name="images", sizes=sizes, images=1000, chunks=100, chunk_size=10, image_bytes=50.0, steps_per_image=5)
+    return replace(work, **changes)  # type: ignore[arg-type]
+
+
+def walls(found: Plan) -> dict[str, float]:
+    return {stage.name: stage.wall.median for stage in found.stages}
+
+
+def test_a_generation_without_noise_is_a_whole_number_of_rounds(sizes: Sizes) -> None:
+    rates = rates_of(slots=3, start=4.0, ray_start=5.0, pool_start=6.0, chunk=1.0, image=0.2)
+    found = plan(images(sizes), rates, [1, 2])
+    assert walls(found) == {"start": 4.0, "generate": 5.0 + 6.0 + math.ceil(100 / 3) * 3.0}
+    assert found.scaling[1].wall.median == 4.0 + 5.0 + 6.0 + math.ceil(100 / 6) * 3.0
+    assert found.here.wall.low == found.here.wall.high
+    assert found.hours.median == pytest.approx(100 * 3.0 / 3600)
+    assert found.bytes_written == 1000 * 50 + 100 * 5000
+
+
+def test_all_stages_add_up(small: Experiment, sizes: Sizes) -> None:
+    rates = rates_of(
+        slots=2,
+        start=1.0,
+        ray_start=2.0,
+        generator_start=1.0,
+        generator_step=0.1,
+        image=0.01,
+        read_image=0.001,
+        estimate=7.0,
+        tune_start=3.0,
+        trial=0.5,
+        update=0.02,
+        update_one_side=0.02,
+        train_start=4.0,
+        evaluate=2.0,
+        test_image=0.001,
+        report=1.5,
+    )
+    unpruned = small.model_copy(update={"sweep": small.sweep.model_copy(update={"pruner": "none"})})
+    found = plan(counted(unpruned, sizes), rates)
+    assert walls(found) == pytest.approx(
+        {
+            "start": 1.0,
+            "finetune": 1.0 + 50 * 0.1,
+            "generate": 2.0 + 10 * 0.8,
+            "estimate": 1600 * 0.001 + 7.0,
+            "sweep": 3.0 + 3 * 2.5,  # six trials, two at a time
+            "train": 4.0 + 3 * 2.5,
+            "evaluate": 2.0 + 200 * 3 * 0.001,
+            "report": 1.5,
+        }
+    )
+    assert found.here.wall.median == pytest.approx(sum(walls(found).values()))
+
+
+def test_early_stops_shorten_the_sweep(small: Experiment, sizes: Sizes) -> None:
+    many = small.model_copy(update={"sweep": small.sweep.model_copy(update={"num_trials": 200})})
+    rates = rates_of(update=0.1, update_one_side=0.1)
+    work = counted(many, sizes)
+    assert work.sweep is not None
+    hours = {stage.name: stage.hours.median for stage in plan(work, rates).stages}
+    assert hours["sweep"] * 3600 == pytest.approx(work.sweep.expected(slots=2) * 0.1, rel=0.05)
+
+
+def test_more_nodes_are_never_slower(small: Experiment, sizes: Sizes) -> None:
+    rates = rates_of(start=9.0, pool_start=5.0, image=0.5, update=0.1, update_one_side=0.1, estimate=3.0)
+    jittery = replace(rates, jitter=exactly(0.2), image=replace(rates.image, sigma=0.3))
+    found = plan(counted(small, sizes), jittery, [1, 2, 4, 8, 16, 64, 256])
+    medians = [point.wall.median for point in found.scaling]
+    assert all(later <= before * 1.02 for before, later in itertools.pairwise(medians))
+    assert medians[-1] >= 9.0 + 5.0 + 3.0
+
+
+def test_nothing_left_costs_the_start_alone(sizes: Sizes) -> None:
+    found = plan(Work(name="done", sizes=sizes, complete=("finetune",)), rates_of(start=3.0))
+    assert walls(found) == {"start": 3.0}
+    assert found.saving is None
+
+
+def bend(work: Work, rates: Rates, nodes: list[int]) -> tuple[int, str] | None:
+    found = plan(work, rates, nodes).bend
+    return (found.nodes, found.cause) if found else None
+
+
+def test_the_curve_bends_where_something_runs_out(sizes: Sizes) -> None:
+    rates = rates_of(slots=1, image=1.0)
+    nodes = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert bend(images(sizes), rates, [1, 2, 4]) is None
+    # A hundred chunks of 10 s: with 128 nodes a fifth of them has nothing to do, with 256 more than half.
+    assert bend(images(sizes), rates, nodes) == (256, "data")
+    assert bend(images(sizes), replace(rates, start=exactly(200.0)), nodes) == (8, "start-up")
+    slow_head = replace(rates, limits=replace(rates.limits, head_tasks=exactly(0.25)))
+    assert bend(images(sizes), slow_head, nodes) == (8, "head node")
+    slow_disk = replace(rates, limits=replace(rates.limits, storage_bytes=exactly(2000.0)))
+    assert bend(images(sizes), slow_disk, nodes) == (8, "storage")
+    final = images(sizes, final=(Training(ratio=0.0, real=10, synthetic=0, updates=100),))
+    assert bend(final, replace(rates, update_one_side=exactly(5.0)), nodes) == (8, "training")
+
+
+def test_a_limit_is_waited_for(sizes: Sizes) -> None:
+    rates = rates_of(slots=1, image=1.0)
+    limits: Limits = replace(rates.limits, storage_puts=exactly(0.05))
+    assert walls(plan(images(sizes), replace(rates, limits=limits), [50]))["generate"] == pytest.approx(100 / 0.05)
+
+
+def test_money_is_paid_for_nodes_that_a_stage_uses(sizes: Sizes) -> None:
+    rates = replace(rates_of(slots=1, image=1.0, estimate=1000.0), price=exactly(3.6), spot_price=exactly(0.36))
+    found = plan(images(sizes, pilot=10), rates, [10])
+    assert found.here.money is not None
+    assert found.here.spot is not None
+    assert found.here.money.median == pytest.approx((100 * 10.0 + 1000.0) * 3.6 / 3600)
+    assert found.here.spot.median == pytest.approx(found.here.money.median / 10)
+    assert plan(images(sizes), rates_of(image=1.0)).here.money is None
+
+
+def test_interruptions_cost_what_is_redone(sizes: Sizes) -> None:
+    rates = replace(rates_of(slots=1, image=6.0), price=exactly(1.0), spot_price=exactly(1.0))
+    often = priced(rates, price=None, spot_interruptions=12.0)  # every 5 minutes; a chunk takes one
+    found = plan(images(sizes), often, [4])
+    expected = 100 * simulate.lost_to_restarts(60.0, 12.0 / 3600) / 4
+    assert found.here.wall.median == pytest.approx(100 * 60.0 / 4)
+    assert found.here.wall_spot.median == pytest.approx(expected, rel=0.08)
+    assert found.here.wall_spot.high > found.here.wall_spot.low
+
+
+def test_the_prediction_saves_all_trainings_but_one(sizes: Sizes) -> None:
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=500)
+    sweep = SweepWork(
+        trials=(one,) * 8,
+        repeats=1,
+        evaluations=5,
+        rungs=(),
+        least_kept=1.0,
+        most_kept=1.0,
+        workers_per_trial=1,
+        gpus_per_trial=1.0,
+        concurrency=None,
+    )
+    work = images(sizes, sweep=sweep, whole_sweep=sweep, one_training=one, all_images=1000, images_at_prediction=100)
+    saving = plan(work, rates_of(update=0.1)).saving
+    assert saving is not None
+    assert saving.trainings == pytest.approx(1 - 1 / 8)  # the paper's "1 model instead of 8", which it calls 90 %
+    with_images = plan(work, rates_of(update=0.1, image=0.4)).saving
+    assert with_images is not None
+    assert with_images.everything == pytest.approx(1 - (50 + 40) / (400 + 400))
+
+
+def test_thirteen_million_images_on_a_thousand_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = []
+    exact = simulate.exact
+
+    def counted_exact(pool: simulate.Pool, *rest: object) -> tuple[float, float, float]:
+        followed.append(pool.chunks)
+        return exact(pool, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(simulate, "exact", counted_exact)
+    e = load_experiment(ROOT / "sweeps" / "imagenet.yaml", {"generate.num_actors": None})
+    sizes = published_sizes(e)
+    found = plan(counted(e, sizes), gpu_rates("A100", e, sizes), [125])
+    assert found.images == 12_840_000
+    assert found.nodes * found.slots == 1000
+    # On demand and on spot: the last chunks of each worker, whatever the number before.
+    assert sum(followed) == 2 * REPETITIONS * simulate.TAIL * 1000
+    generate = next(stage for stage in found.stages if stage.name == "generate")
+    assert generate.hours.median == pytest.approx(1400, rel=0.15)  # of one A100, as sweeps/imagenet.yaml reckons
+    assert 1.0 < generate.wall.median / 3600 < 3.0
+
+
+def test_a_pool_of_so_many_actors_is_no_faster_on_more_nodes(sizes: Sizes) -> None:
+    rates = rates_of(slots=2, image=1.0)
+    capped = images(sizes, max_actors=4)
+    found = plan(capped, rates, [1, 2, 8])
+    assert [point.wall.median for point in found.scaling] == [500.0, 250.0, 250.0]
+
+
+def test_trials_find_room_or_are_refused(sizes: Sizes) -> None:
+    e = load_experiment(ROOT / "sweeps" / "imagenet.yaml")
+    imagenet = published_sizes(e)
+    work, rates = counted(e, imagenet), gpu_rates("T4", e, imagenet)
+    with pytest.raises(InputError, match=r"sweep.workers_per_trial=8 and there are 1 GPUs; type --nodes 8"):
+        plan(work, rates)
+    assert plan(up_to(work, "estimate"), rates).nodes == 1
+    assert plan(work, rates, [8]).nodes == 8
+
+
+@pytest.mark.parametrize("nodes", [[], [0], [1, -4], [10**9]])
+def test_numbers_of_nodes_that_are_none(sizes: Sizes, nodes: list[int]) -> None:
+    with pytest.raises(InputError, match=r"--nodes takes whole numbers from 1 to .*; type --nodes 1,2,4,8"):
+        plan(images(sizes), rates_of(), nodes)
+
+
+def test_a_plan_is_json_and_the_same_every_time(small: Experiment, sizes: Sizes) -> None:
+    rates = gpu_rates("A10G", small, sizes)
+    first, second = (plan(counted(small, sizes), rates, [1, 2]).to_dict() for _ in range(2))
+    assert json.loads(json.dumps(first, allow_nan=False)) == first == second
+    assert first["origins"]["price"].startswith("AWS")
+    assert any("guess" in note for note in first["notes"])
+
+
+def test_diagnoses_are_a_hundred_at_most(sizes: Sizes) -> None:
+    work = images(sizes, batch_size=20)
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
+    assert diagnoses(one, work) == 8  # ten updates an epoch
+    assert diagnoses(replace(one, updates=100_000), work) == 100
+
+
+def test_actors_share_gpus_and_hold_a_cpu_each(sizes: Sizes) -> None:
+    rates = rates_of(slots=2, image=1.0)
+    shared = images(sizes, gpus_per_actor=0.5)
+    assert walls(plan(shared, rates))["generate"] == 500.0
+    assert walls(plan(shared, replace(rates, kind="gpu")))["generate"] == 250.0
+    assert walls(plan(images(sizes, gpus_per_actor=2.0), replace(rates, kind="gpu")))["generate"] == 1000.0
+
+
+def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
+    work = images(sizes, chunks=0, images=0, final=(one,) * 6, final_repeats=2, batch_size=20, validation=0)
+    assert walls(plan(work, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(3 * 8 * 200 * 0.01)
+    part = replace(work, final=(one,) * 3)
+    assert walls(plan(part, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(8 * 200 * 0.01)

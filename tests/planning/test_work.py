@@ -1,0 +1,178 @@
+"""Counted work: what the settings say, what is published of data that are not here, what is complete already."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_synth.config import Experiment, load_experiment
+from ray_synth.errors import InputError
+from ray_synth.generator.chunks import Chunk, write_chunk
+from ray_synth.pipeline import Run
+from ray_synth.planning import work as w
+from ray_synth.planning.sizes import Sizes, data_are_here, published_sizes, sizes_of
+from ray_synth.planning.work import counted, expected_share, middle, trial_ratios, up_to, work_of
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+
+from ..conftest import DIGITS, ROOT
+
+TINY = {"data.shots": 4, "generate.images_per_class": 8, "generate.chunk_size": 3, "generator.steps": 30}
+
+
+def run_in(out: Path, **changes: object) -> Run:
+    return Run(load_experiment(DIGITS, {**TINY, **changes}), RunFolder(out), Reporter())
+
+
+def test_the_demo_is_counted_as_it_runs(tmp_path: Path) -> None:
+    run = Run(load_experiment(DIGITS), RunFolder(tmp_path / "out"), Reporter())
+    work = work_of(run)
+    assert (work.generator_steps, work.images, work.chunks, work.steps_per_image) == (400, 1600, 20, 20)
+    assert work.sweep is not None
+    assert len(work.sweep.trials) == 24
+    assert work.sweep.bound == 24 * 400
+    assert len(work.final) == 9
+    assert work.pilot == 800
+    assert work.complete == ()
+    assert not (tmp_path / "out").exists()
+
+
+def test_chunks_and_trainings_follow_the_settings(small: Experiment, sizes: Sizes) -> None:
+    work = counted(small, sizes)
+    assert (work.images, work.chunks, work.chunk_size) == (1600, 20, 80)
+    assert work.sweep is not None
+    assert [t.updates for t in work.sweep.trials] == [100] * 6
+    assert all(t.real == 100 and t.synthetic == round(100 * t.ratio) for t in work.sweep.trials)
+    assert work.tests == 200 * 3
+
+
+def test_epochs_grow_with_the_ratio(small: Experiment, sizes: Sizes) -> None:
+    classifier = small.classifier.model_copy(update={"budget": "epochs", "epochs": 10, "batch_size": 20})
+    e = small.model_copy(update={"classifier": classifier})
+    assert w.training(e, sizes, 0.0).updates == 10 * 100 // 20
+    assert w.training(e, sizes, 8.0).updates == 10 * 800 // 10
+
+
+def test_a_latent_prior_takes_a_part_of_the_steps() -> None:
+    e = load_experiment(ROOT / "sweeps" / "imagenet.yaml")
+    assert w.denoising_steps(e) == 22  # .75 of 30
+
+
+def test_early_stops() -> None:
+    assert expected_share((), 0.3) == 1.0
+    assert expected_share((0.4,), 0.5) == pytest.approx(0.4 + 0.5 * 0.6)
+    assert expected_share((0.2, 0.6), 1 / 3) == pytest.approx(0.2 + 0.4 / 3 + 0.4 / 9)
+
+
+def test_no_trial_is_stopped_before_there_is_anything_to_compare_it_with(small: Experiment, sizes: Sizes) -> None:
+    sweep = counted(small, sizes).sweep
+    assert sweep is not None
+    assert sweep.expected(slots=3) == sweep.bound
+    assert sweep.bound > sweep.expected(slots=1) >= sweep.expected(slots=1, kept=0.0)
+    without = small.model_copy(update={"sweep": small.sweep.model_copy(update={"pruner": "none"})})
+    unpruned = counted(without, sizes).sweep
+    assert unpruned is not None
+    assert unpruned.expected(slots=1) == unpruned.bound
+
+
+def test_ratios_lie_where_the_space_is(small: Experiment) -> None:
+    ratios = trial_ratios(small, 16.0, predicted=4.0)
+    assert ratios[:2] == [4.0, 0.0]
+    assert len(ratios) == 6
+    assert 0 <= min(ratios) <= max(ratios) <= 16
+    grid = load_experiment(ROOT / "sweeps" / "real_fake" / "imagenette.yaml")
+    assert trial_ratios(grid, 10.0, predicted=4.0) == [0, 1, 2, 5, 10]
+    assert trial_ratios(grid, 3.0, predicted=2.0) == [0, 1, 2]
+    assert math.log1p(middle(15)) == pytest.approx(math.log1p(15) / 2)
+
+
+def test_imagenet_is_counted_from_its_published_size() -> None:
+    e = load_experiment(ROOT / "sweeps" / "imagenet.yaml")
+    assert not data_are_here(e)
+    sizes = published_sizes(e)
+    assert (sizes.classes, sizes.validation, sizes.test) == (1000, 16_000, 50_000)
+    assert sizes.train == sizes.generator == 1_281_167 - 16_000
+    work = counted(e, sizes)
+    assert work.images == 12_840_000
+    assert work.chunks == 1000 * math.ceil(12_840 / 160)
+    assert work.bytes_in_all == pytest.approx(1.41e12, rel=0.02)  # 1.4 TB, says the file
+
+
+def test_data_of_unknown_size_are_refused_by_name(tmp_path: Path) -> None:
+    e = load_experiment(DIGITS, {"data.kind": "folder", "data.path": str(tmp_path / "nowhere"), "data.image_size": 8})
+    with pytest.raises(InputError, match=r"is not here.*kind: folder.*imagenet"):
+        published_sizes(e)
+
+
+def write_chunks(run: Run, chunks: list[tuple[int, int, int]]) -> None:
+    plan = run.images.plan
+    for label, start, stop in chunks:
+        count = stop - start
+        rows = {
+            "key": [plan.key(label, i) for i in range(start, stop)],
+            "image": [b"x" * 300] * count,
+            "label": label,
+            "rejected": [""] * count,
+        } | dict.fromkeys(("class_name", "source", "prompt", "negative_prompt", "parent_key"), "")
+        rows |= dict.fromkeys(("model_id", "model_revision", "model_license"), "") | {"seed": 0, "cluster": None}
+        write_chunk(run.folder, Chunk(plan.chunk_digest[:12], label, start, stop), rows)
+
+
+def test_what_is_there_is_not_counted_again(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    whole = work_of(run)
+    write_chunks(run, [(0, 0, 3), (4, 3, 6)])
+    work = work_of(run)
+    assert (whole.images, whole.chunks) == (80, 30)
+    assert (work.images, work.chunks) == (74, 28)
+    assert work.images_there == 6
+    assert work.all_images == 80
+    other = work_of(run_in(tmp_path, **{"generator.steps": 31}))
+    assert (other.images, other.chunks) == (80, 30)
+
+
+def test_a_complete_stage_is_not_counted_again(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    stage = run.stage("finetune")
+    (tmp_path / "generator").mkdir()
+    with run.folder.working_on("finetune", stage.digest, stage.outputs):
+        from ray_synth.generator.artifacts import WEIGHTS
+
+        run.folder.write(WEIGHTS, b"weights")
+    work = work_of(run)
+    assert work.complete == ("finetune",)
+    assert work.generator_steps == 0
+    assert work_of(run_in(tmp_path, **{"generator.steps": 31})).generator_steps == 31
+
+
+def test_planning_writes_nothing_into_the_folder(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    write_chunks(run, [(0, 0, 3)])
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    work_of(run)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_a_plan_may_end_earlier(small: Experiment, sizes: Sizes) -> None:
+    work = up_to(counted(small, sizes), "generate")
+    assert (work.chunks, work.generator_steps, work.pilot, work.sweep, work.final, work.tests) == (
+        20,
+        50,
+        0,
+        None,
+        (),
+        0,
+    )
+    assert up_to(work, "finetune").chunks == 0
+    assert up_to(counted(small, sizes), "report") == counted(small, sizes)
+
+
+def test_sizes_are_those_that_were_read(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    sizes = sizes_of(run)
+    assert (sizes.classes, sizes.train, sizes.most_real, sizes.shape) == (10, 40, 4, (8, 8, 1))
+    assert sizes.test == len(run.inputs.splits.test)
+    assert np.bincount(run.inputs.splits.train.labels).max() == sizes.most_real
