@@ -17,7 +17,7 @@ from ray_synth.data.images import ImageSet
 
 from .conftest import DIGITS, write_folder
 
-VERBS = ["run", "finetune", "generate", "estimate", "sweep", "train", "evaluate", "report", "plan"]
+VERBS = ["run", "finetune", "generate", "estimate", "sweep", "train", "evaluate", "report", "plan", "submit"]
 
 
 def ray_synth(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
