@@ -1,25 +1,36 @@
 """A token in, a Ray cluster of one node with its dashboard out, in a process of its own; ends when its input does.
 
-python -m tests.cluster.served
+    python -m tests.cluster.served
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
-import ray
+from ray.cluster_utils import Cluster
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def main() -> None:
-    context = ray.init(
-        address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
-        object_store_memory=200 * 2**20, log_to_driver=False,
-    )  # fmt: skip
-    print(f"http://{context.dashboard_url}", flush=True)
-    print(context.address_info["gcs_address"], flush=True)
+    head = {
+        "num_cpus": 2,
+        "object_store_memory": 200 * 2**20,
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "dashboard_port": free_port(),
+        "dashboard_agent_listen_port": free_port(),  # another Ray on this machine has the usual one
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    print(f"http://{cluster.webui_url}", flush=True)
     sys.stdin.read()
-    ray.shutdown()
+    cluster.shutdown()
 
 
 if __name__ == "__main__":
