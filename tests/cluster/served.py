@@ -1,6 +1,6 @@
 """A token in, a Ray cluster of one node with its dashboard out, in a process of its own; ends when its input does.
 
-    python -m tests.cluster.served
+python -m tests.cluster.served
 """
 
 from __future__ import annotations

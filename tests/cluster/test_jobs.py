@@ -176,5 +176,6 @@ def test_wrong_words_need_no_cluster_to_be_found(words: dict[str, Any], said: st
 
 
 def test_no_cluster_at_the_address() -> None:
+    pytest.importorskip("aiohttp", reason="needs ray[default]: pip install 'ray_synth[cluster]'")
     with pytest.raises(InputError, match=r"no cluster answers at http://127.0.0.1:9; start one with ray up"):
         Cluster("http://127.0.0.1:9", Told())

@@ -22,6 +22,7 @@ import yaml
 from tests.cluster.test_cluster_yaml import LOCAL
 from tests.conftest import ROOT, TINY
 
+pytest.importorskip("aiohttp", reason="needs ray[default]: pip install 'ray_synth[cluster]'")
 NEEDED = ("ip", "dropbear", "dropbearkey", "ssh", "ssh-keygen", "rsync")
 MISSING = [name for name in NEEDED if shutil.which(name) is None]
 pytestmark = [

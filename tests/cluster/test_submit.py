@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 
+pytest.importorskip("aiohttp", reason="needs ray[default]: pip install 'ray_synth[cluster]'")
 pytestmark = pytest.mark.slow
 PLANTED = "planted-4f1d9c"
 
