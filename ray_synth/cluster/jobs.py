@@ -132,9 +132,7 @@ class Cluster:
         while True:
             try:
                 return str(self.client.submit_job(**job))
-            except (ConnectionError, OSError) as error:
-                raise InputError(_nobody(self.address)) from error
-            except RuntimeError as error:
+            except Exception as error:
                 if "No available agent" not in str(error) or time.monotonic() - begun > PATIENCE:
                     raise _refused(self.address, error) from error
             time.sleep(LOOK_EVERY)
@@ -225,9 +223,7 @@ class Cluster:
         """An answer of the cluster, or what is wrong with the question in one sentence."""
         try:
             return call()
-        except (ConnectionError, OSError) as error:
-            raise InputError(_nobody(self.address)) from error
-        except RuntimeError as error:
+        except Exception as error:
             raise _refused(self.address, error) from error
 
 
@@ -236,38 +232,26 @@ def _connected(address: str) -> JobSubmissionClient:
     if os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
-        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
-    except ModuleNotFoundError as error:
-        raise InputError(_missing(error)) from None
-    try:
+
         client = JobSubmissionClient(address)
         for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
             logging.getLogger(name).setLevel(logging.WARNING)  # what it uploads is told here
         return client
-    except ModuleNotFoundError as error:  # it looks for more when it is made
-        raise InputError(_missing(error)) from None
-    except ConnectionError:
-        raise InputError(_nobody(address)) from None
-    except (AuthenticationError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise _refused(address, error) from None
 
 
-def _missing(error: ModuleNotFoundError) -> str:
-    return f"submit needs {error.name}; type pip install 'ray_synth[cluster]'"
-
-
-def _nobody(address: str) -> str:
-    return (
-        f"no cluster answers at {address}; start one with ray up cluster.yaml, and bring its port here with "
-        "ray dashboard cluster.yaml (in another terminal), or type --address http://HOST:8265"
-    )
-
-
 def _refused(address: str, error: Exception) -> InputError:
+    """What is wrong with a question to the cluster, in one sentence."""
     text = " ".join(str(error).split())
-    if "ray[default]" in text:
+    if isinstance(error, ModuleNotFoundError) or "ray[default]" in text:
         return InputError("submit needs ray[default]; type pip install 'ray_synth[cluster]'")
+    if isinstance(error, OSError):  # a ConnectionError is one
+        return InputError(
+            f"no cluster answers at {address}; start one with ray up cluster.yaml, and bring its port here with "
+            "ray dashboard cluster.yaml (in another terminal), or type --address http://HOST:8265"
+        )
     if "uthenti" in text or "nauthorized" in text or "oken" in text:
         return InputError(
             f"the cluster at {address} wants another token; put the one that it was started with into "
