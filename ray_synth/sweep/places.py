@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ray_synth.config import Sweep
 from ray_synth.errors import InputError
 
+WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
+
 
 @dataclass(frozen=True, kw_only=True)
 class Places:

@@ -22,7 +22,7 @@ from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
-from ray_synth.sweep.places import Places
+from ray_synth.sweep.places import WINDOW, Places
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from ray_synth.sweep.trial import Work, known_features, run_trial
@@ -30,7 +30,6 @@ from ray_synth.sweep.trial import Work, known_features, run_trial
 DEATHS = 2  # of its worker that a trial may survive
 TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
 TRIAL_CPU = 0.01  # of a trial that only waits for its workers
-WINDOW = 2  # proposals go by results this many times the trials at once ago, so that a slow trial keeps nobody waiting
 
 
 def run_sweep(

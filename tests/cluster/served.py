@@ -1,6 +1,6 @@
 """A token in, a Ray cluster of one node with its dashboard out, in a process of its own; ends when its input does.
 
-python -m tests.cluster.served
+python -m tests.cluster.served [PORT]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
         "object_store_memory": 200 * 2**20,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
-        "dashboard_port": free_port(),
+        "dashboard_port": int(sys.argv[1]) if len(sys.argv) > 1 else free_port(),
         "dashboard_agent_listen_port": free_port(),  # another Ray on this machine has the usual one
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, TINY
@@ -38,12 +41,23 @@ class Served:
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "OMP_NUM_THREADS": "1",
         }
+        self.start()
+
+    def start(self, *port: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.served"], cwd=ROOT, env=self.environment, text=True,
+            [sys.executable, "-m", "tests.cluster.served", *port], cwd=ROOT, env=self.environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
+
+    def die(self) -> None:
+        """The machine is gone: its processes all at once, jobs' drivers among them."""
+        head = psutil.Process(self.process.pid)
+        for one in [head, *head.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
 
     def command(self, out: Path, *words: str) -> list[str]:
         settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
@@ -140,3 +154,40 @@ def test_versions_that_differ_end_the_job_before_it_begins(served: Served, tmp_p
     done = served.submit(tmp_path / "run", PYTHONPATH=path)
     assert done.returncode == 2, done.stderr
     assert "ray_synth 0.1.0 here, 9.9.9 where the job was sent from" in done.stderr
+
+
+def test_the_head_dies_and_the_job_that_is_sent_again_continues(tmp_path: Path) -> None:
+    served, out = Served(tmp_path), tmp_path / "run"
+    following = subprocess.Popen(
+        served.command(out), cwd=served.tree, env=served.environment, stderr=subprocess.PIPE, text=True
+    )
+    ledger = out / "sweep" / "ledger.jsonl"
+    deadline = time.monotonic() + 300
+    while not (ledger.exists() and ledger.read_text().count('"ended"') >= 2) and time.monotonic() < deadline:
+        assert following.poll() is None, following.communicate()[1]
+        time.sleep(0.05)
+    served.die()
+    before = tmp_path / "before"
+    shutil.copytree(out, before)
+    assert not (before / "summary.json").exists(), "over before the head died"
+    served.start(served.address.rpartition(":")[2])
+    try:
+        _, said = following.communicate(timeout=200)
+        assert following.returncode == 1, said
+        assert "knows nothing of" in said
+        assert "run folder" in said
+        done = served.submit(out)
+        assert done.returncode == 0, done.stderr
+    finally:
+        served.process.communicate("")
+    for name in ("generator/diffusion_pytorch_model.safetensors", "estimate.json"):
+        assert (out / name).read_bytes() == (before / name).read_bytes()
+    chunks = {path.name: path.read_bytes() for path in before.glob("synthetic/*.parquet")}
+    assert {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")} == chunks
+    assert (out / "sweep" / "ledger.jsonl").read_text().startswith(whole_lines(before / "sweep" / "ledger.jsonl"))
+    assert json.loads((out / "summary.json").read_text())["num_trials"] == 5
+
+
+def whole_lines(path: Path) -> str:
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1]

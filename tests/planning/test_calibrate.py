@@ -11,8 +11,11 @@ import pytest
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.pipeline import Run
-from ray_synth.planning import calibrate as c
-from ray_synth.planning.calibrate import calibrate, chunk_seconds, fit_trials, spread, stand_in
+from ray_synth.planning.calibrate import calibrate
+from ray_synth.planning.calibration import classification as c
+from ray_synth.planning.calibration.classification import fit_trials
+from ray_synth.planning.calibration.generation import chunk_seconds
+from ray_synth.planning.calibration.pieces import spread, stand_in
 from ray_synth.planning.plan import plan
 from ray_synth.planning.rates import load_rates, save_rates
 from ray_synth.planning.work import work_of

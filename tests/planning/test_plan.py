@@ -12,8 +12,9 @@ import pytest
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.planning import simulate
-from ray_synth.planning.plan import REPETITIONS, Plan, diagnoses, plan
+from ray_synth.planning.plan import Plan, plan
 from ray_synth.planning.rates import Limits, Rates, gpu_rates, priced
+from ray_synth.planning.run import REPETITIONS, diagnoses
 from ray_synth.planning.sizes import Sizes, published_sizes
 from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
 

@@ -1,0 +1,1 @@
+"""Pieces of a run in, how long each takes on this machine out."""

@@ -1,0 +1,196 @@
+"""A generator's settings in; seconds of its training steps and of an image, sampled with all actors busy, out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ray_synth.config import Diffusion, StableDiffusion, with_absolute_paths
+from ray_synth.nodes import cluster_nodes
+from ray_synth.planning.calibration.pieces import Pieces, spread
+from ray_synth.planning.work import CHUNK_BYTES
+from ray_synth.runs import RunFolder
+
+GENERATOR_SECONDS, CHUNK_SECONDS = 5.0, 8.0  # that a piece is meant to take
+ROUNDS = 3  # chunks of each actor
+
+
+class _Enough(Exception):
+    pass
+
+
+def generator_steps(pieces: Pieces) -> None:
+    settings = pieces.experiment.generator
+    if not isinstance(settings, Diffusion):
+        return
+    from ray_synth.generator.finetune import finetune
+
+    images, seconds = pieces.run.inputs.splits.generator, []
+    begin = time.monotonic()
+    finetune(pieces.folder, images, settings.model_copy(update={"steps": 2}), seed=0)  # its weights sample below
+    first = time.monotonic() - begin
+    last, stop = time.monotonic(), time.monotonic() + GENERATOR_SECONDS
+
+    def progress(step: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if step > 2:
+            seconds.append(now - last)
+        last = now
+        if now > stop and len(seconds) >= 4:
+            raise _Enough
+
+    with suppress(_Enough):
+        finetune(RunFolder(f"{pieces.folder.url}/more"), images, settings, seed=0, progress=progress)
+    step = float(np.mean(seconds)) if seconds else first / 2
+    blocks = [float(part.mean()) for part in np.array_split(np.asarray(seconds), 4) if len(part)]
+    pieces.note("generator_step", step, spread(blocks))
+    pieces.note("generator_start", first - 2 * step, 0.2)
+
+
+def sampling(pieces: Pieces) -> None:
+    from ray_synth.generator.generate import Job
+    from ray_synth.generator.pool import num_slots
+
+    e, nodes = pieces.experiment, cluster_nodes()
+    pieces.slots, _ = num_slots(nodes, e.generate.gpus_per_actor)
+    if not pieces.work.chunks:
+        return
+    job = Job(
+        url=pieces.folder.absolute_url,
+        plan=replace(pieces.run.images.plan, images_per_class=10**6),
+        generator=with_absolute_paths(e.generator),
+        generate=with_absolute_paths(e.generate),
+        class_names=pieces.run.inputs.class_names,
+        origin=pieces.run.model.origin,
+    )
+    parents = _parents(pieces)
+    if isinstance(e.generator, StableDiffusion) and not nodes.on_gpus:
+        _few_steps(pieces, job, parents)
+    else:
+        _chunks(pieces, job, parents)
+
+
+def _parents(pieces: Pieces) -> Any:
+    """A few real images of the first class, described as the run would."""
+    from ray_synth.generator.conditions import Parents
+    from ray_synth.generator.describe import described_parents
+
+    settings, real = pieces.experiment.generator, pieces.run.inputs.splits.generator
+    conditioned = isinstance(settings, StableDiffusion) and settings.uses_real_images
+    if not conditioned and not pieces.experiment.generate.filter.near_copies:
+        return None
+    parents = Parents.of(real.take(np.flatnonzero(real.labels == 0)[:8]))
+    if isinstance(settings, StableDiffusion) and conditioned:
+        parts, captions = pieces.run.model.origin.parts, pieces.run.images.captions
+        parents = described_parents(pieces.folder, parents, settings, captions, parts)
+    return parents
+
+
+def _few_steps(pieces: Pieces, job: Any, parents: Any) -> None:
+    """Stable Diffusion on CPUs: what the run itself says beforehand, on all of them at once."""
+    import ray
+
+    from ray_synth.generator.generate import seconds_per_image
+
+    begin = time.monotonic()
+    task, shared = ray.remote(num_cpus=1)(seconds_per_image), ray.put(parents)
+    seconds = ray.get([task.remote(job, shared) for _ in range(pieces.slots)])
+    taken = time.monotonic() - begin
+    pieces.note("image", float(np.mean(seconds)), max(0.1, spread(seconds)), "measured here on few steps of one image")
+    sampled = 12 / max(1, pieces.work.steps_per_image) * float(np.mean(seconds))  # two calls of 2 steps, two of 4
+    loading = max(2.0, taken - sampled)
+    pieces.note("pool_start", taken + loading, 0.3)  # the run measures this too, and then its actors start
+    pieces.note("jitter", 0.05)
+
+
+def _chunks(pieces: Pieces, job: Any, parents: Any) -> None:
+    """Whole chunks through the pool of actors as the run has it: filtered, encoded and written."""
+    from ray_synth.generator.chunks import FOLDER
+    from ray_synth.generator.generate import SampleChunks
+    from ray_synth.generator.pool import over_pool
+
+    items = _items(pieces, job)
+    size = items[0]["stop"] - items[0]["start"]
+    begin, ends = time.monotonic(), []
+    actors = min(pieces.slots, len(items), pieces.work.max_actors or pieces.slots)
+    for _ in over_pool(
+        items,
+        SampleChunks,
+        (job,),
+        parents,
+        pool=(actors, actors),
+        gpus_per_actor=job.generate.gpus_per_actor,
+        concurrent=2,
+    ):
+        ends.append(time.monotonic() - begin)
+    over = time.monotonic() - begin
+    chunk, sigma = chunk_seconds(ends, actors)
+    pieces.note("image", chunk / size, sigma)
+    pieces.note("pool_start", max(0.0, ends[0] - chunk) + over - ends[-1], 0.2)
+    pieces.note("jitter", min(0.5, max(0.02, sigma)))
+    names = pieces.folder.list(FOLDER)
+    total = sum(os.path.getsize(pieces.folder.path(f"{FOLDER}/{name}")) for name in names)
+    pieces.image_bytes = max(1.0, (total - CHUNK_BYTES * len(names)) / (len(names) * size))
+    _reading(pieces, names[0])
+
+
+def chunk_seconds(ends: Sequence[float], actors: int) -> tuple[float, float]:
+    """Seconds of a chunk on one of several busy actors, and its sigma. ends: when each chunk was there.
+
+    The first round also holds what the actors took to start.
+    """
+    rounds = [ends[min(i + actors, len(ends)) - 1] for i in range(0, len(ends), actors)]
+    steady = np.diff(rounds)
+    if not len(steady):
+        return float(ends[-1]), 0.3
+    return float(steady.mean()), max(0.03, spread(steady.tolist()))
+
+
+def _items(pieces: Pieces, job: Any) -> list[dict[str, int]]:
+    """Chunks for every actor; smaller ones where a whole one would take too long."""
+    e, plan = pieces.experiment, job.plan
+    size = min(e.generate.chunk_size, max(1, pieces.work.chunk_size))
+    if plan.available is not None:
+        size = max(1, min(size, *plan.available))
+        return [{"label": k % plan.num_classes, "start": 0, "stop": size} for k in range(ROUNDS * pieces.slots)]
+    if isinstance(e.generator, Diffusion):
+        size = max(1, min(size, int(CHUNK_SECONDS / _image_guess(pieces, job))))
+    return [{"label": 0, "start": k * size, "stop": (k + 1) * size} for k in range(ROUNDS * pieces.slots)]
+
+
+def _image_guess(pieces: Pieces, job: Any) -> float:
+    """Seconds of one image of the pixel model in a small batch, in this process."""
+    from ray_synth.generator.chunks import Chunk
+    from ray_synth.generator.conditions import conditions
+    from ray_synth.generator.kinds import load_sampler
+
+    few = job.generate.model_copy(update={"num_inference_steps": 2})
+    sampler = load_sampler(pieces.folder, job.generator, few, class_names=job.class_names, parents=None, device="cpu")
+    batch = conditions(job.plan, Chunk(job.plan.chunk_digest[:12], 0, 0, 8), job.generator, job.class_names, None)
+    sampler(batch)
+    begin = time.monotonic()
+    sampler(batch)
+    return max(1e-6, (time.monotonic() - begin) / 2 / 8 * job.generate.num_inference_steps)
+
+
+def _reading(pieces: Pieces, name: str) -> None:
+    """A chunk's images, decoded as the driver does."""
+    import pyarrow.parquet as pq
+
+    from ray_synth.data.decoding import unified
+    from ray_synth.generator.chunks import FOLDER, _decoded
+
+    begin = time.monotonic()
+    with pieces.folder.open(f"{FOLDER}/{name}") as file:
+        rows = pq.read_table(file, columns=["key", "rejected", "image"]).to_pylist()
+    kept = [row["image"] for row in rows if row["image"]]
+    for image in kept:
+        unified(_decoded(image), pieces.sizes.shape, crop=pieces.experiment.data.crop)
+    pieces.note("read_image", (time.monotonic() - begin) / max(len(rows), 1), 0.2)

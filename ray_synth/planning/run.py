@@ -1,0 +1,290 @@
+"""Counted work, rates and a number of nodes in; the seconds of each stage out, a value for each draw of the rates.
+
+Nodes are paid for while a stage uses them: a pool that grows and shrinks is what sampling and sweep are made for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import numpy as np
+
+from ray_synth.classifier.train import MOST_DIAGNOSES
+from ray_synth.errors import InputError
+from ray_synth.planning.rates import STRAGGLER, Measure, Rates
+from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
+from ray_synth.planning.work import SweepWork, Training, Work
+from ray_synth.seeding import derive_seed
+from ray_synth.sweep.places import WINDOW
+
+REPETITIONS = 60
+HOUR = 3600.0
+LISTED, LIST_EVERY = 1000, 20.0  # names that a request lists; seconds between two looks of an actor at the folder
+SEGMENT = 60.0  # seconds of a training between two checkpoints, at least
+
+
+class Draws:
+    """Every rate as an array of repetitions: its value, times what its uncertainty gave."""
+
+    def __init__(self, rates: Rates, seed: int):
+        self.rates, self.seed = rates, seed
+        self.values: dict[str, np.ndarray] = {}
+        for source in (rates, rates.limits):
+            for one in fields(source):
+                measure = getattr(source, one.name)
+                if isinstance(measure, Measure):
+                    rng = np.random.default_rng(derive_seed("plan", seed, one.name))
+                    self.values[one.name] = measure.value * np.exp(measure.sigma * rng.standard_normal(REPETITIONS))
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self.__dict__["values"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def random(self, name: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed("plan", self.seed, "draw", name))
+
+
+class PlannedRun:
+    """A run on a number of nodes, stage by stage: `wall`, `worker` seconds and `paid` node-seconds, [R] each."""
+
+    def __init__(self, work: Work, draws: Draws, nodes: int, *, spot: bool):
+        self.work, self.draws, self.rates, self.nodes = work, draws, draws.rates, nodes
+        zero = np.zeros(REPETITIONS)
+        # Interruptions a node and second: none where nobody takes the node away.
+        self.kills = draws.interruptions / HOUR if spot else zero
+        self.wall: dict[str, np.ndarray] = {}
+        self.worker: dict[str, np.ndarray] = {}
+        self.paid: dict[str, np.ndarray] = {}
+        self.lost: dict[str, np.ndarray] = {}  # cause -> seconds of wall time that more nodes do not shorten
+        self.ray_is_up = False
+        self._start()
+        self._finetune()
+        self._generate()
+        self._read_back()
+        self._estimate()
+        self._sweep()
+        self._train()
+        self._results()
+
+    @property
+    def total(self) -> np.ndarray:
+        return np.sum(list(self.wall.values()), axis=0)
+
+    @property
+    def hours(self) -> np.ndarray:
+        return np.sum(list(self.worker.values()), axis=0) / HOUR
+
+    @property
+    def node_hours(self) -> np.ndarray:
+        return np.sum(list(self.paid.values()), axis=0) / HOUR
+
+    def _add(self, name: str, wall: np.ndarray, worker: np.ndarray | None = None, nodes_used: float = 1) -> None:
+        used = min(self.nodes, max(1, math.ceil(nodes_used)))
+        self.wall[name] = self.wall.get(name, 0.0) + wall
+        self.worker[name] = self.worker.get(name, 0.0) + (wall if worker is None else worker)
+        self.paid[name] = self.paid.get(name, 0.0) + wall * used
+
+    def _blame(self, cause: str, seconds: np.ndarray) -> None:
+        self.lost[cause] = self.lost.get(cause, 0.0) + np.maximum(seconds, 0.0)
+
+    def _ray(self) -> np.ndarray:
+        """Ray is started by the first stage that needs it."""
+        first, self.ray_is_up = not self.ray_is_up, True
+        return self.draws.ray_start if first else np.zeros(REPETITIONS)
+
+    def _start(self) -> None:
+        wall = self.draws.start + self.draws.node_start
+        self._add("start", wall, np.zeros(REPETITIONS))
+        self._blame("start-up", wall)
+
+    def _finetune(self) -> None:
+        if self.work.generator_steps:
+            wall = self.draws.generator_start + self.work.generator_steps * self.draws.generator_step
+            self._add("finetune", wall)
+            self._blame("head node", wall)
+
+    def _generate(self) -> None:
+        if not self.work.chunks:
+            return
+        work, d = self.work, self.draws
+        room = per_node = self._actors_per_node()
+        allowed = min(work.max_actors or math.inf, work.chunks)
+        used = min(self.nodes, max(1, math.ceil(allowed / per_node)))
+        per_node = min(per_node, max(1, math.floor(allowed / used)))
+        seconds = d.chunk + work.images / work.chunks * d.image
+        rows = [self._pool(r, used, per_node, float(seconds[r])) for r in range(REPETITIONS)]
+        wall, paid, redone = (np.array(column) for column in zip(*rows, strict=True))
+        limits = self._limits(used * per_node)
+        slowest = max(limits, key=lambda name: float(np.median(limits[name])))
+        limited = np.maximum(wall, limits[slowest] + d.pool_start)
+        started = self._ray()
+        self._add("generate", started + limited, work.chunks * seconds + redone, used)
+        self.paid["generate"] = self.paid["generate"] - used * wall + paid  # a node that is gone is not paid
+        busy = work.chunks * seconds / (self.nodes * room)
+        self._blame("start-up", started + d.pool_start)
+        self._blame("data", wall - d.pool_start - busy)
+        self._blame("head node" if slowest == "head_tasks" else "storage", limited - wall)
+
+    def _actors_per_node(self) -> int:
+        """An actor holds a share of a GPU, several of them, or a CPU."""
+        each = self.work.gpus_per_actor if self.rates.kind == "gpu" else 1.0
+        return max(1, int(self.rates.slots / each + 1e-9))
+
+    def _pool(self, r: int, nodes: int, per_node: int, seconds: float) -> tuple[float, float, float]:
+        d = self.draws
+        pool = Pool(
+            chunks=self.work.chunks,
+            seconds=seconds,
+            nodes=nodes,
+            workers_per_node=per_node,
+            worker_start=float(d.pool_start[r]),
+            jitter=float(d.jitter[r]),
+            stragglers=min(1.0, float(d.stragglers[r])),
+            straggler_factor=STRAGGLER,
+            interruptions=float(self.kills[r]),
+            replacement=float(d.replacement[r]),
+        )
+        out = simulate(pool, 1, d.random(f"chunks {r}"))
+        return float(out.wall[0]), float(out.paid[0]), float(out.redone[0])
+
+    def _limits(self, actors: int) -> dict[str, np.ndarray]:
+        """Seconds in which all chunks could be made if nothing but this held them up."""
+        work, d = self.work, self.draws
+        files = (work.images_there / work.chunk_size + work.chunks / 2) / LISTED  # requests of one look, on average
+        lists = actors * max(1.0, files) / LIST_EVERY  # a second
+        rounds = work.chunks * (d.chunk + work.images / work.chunks * d.image) / actors
+        return {
+            "head_tasks": work.chunks / d.head_tasks,
+            "storage_bytes": work.bytes_written / d.storage_bytes,
+            "storage_puts": work.chunks / d.storage_puts,
+            "storage_lists": rounds * np.maximum(0.0, lists / d.storage_lists - 1),
+        }
+
+    def _read_back(self) -> None:
+        """The driver decodes all images, one after the other, for the first stage that looks at them."""
+        work = self.work
+        if work.pilot or work.sweep is not None or work.final or work.tests:
+            wall = work.all_images * self.draws.read_image
+            self._add("estimate" if work.pilot else "sweep" if work.sweep is not None else "train", wall)
+            self._blame("head node", wall)
+
+    def _estimate(self) -> None:
+        if self.work.pilot:
+            self._add("estimate", self.draws.estimate)
+            self._blame("head node", self.draws.estimate)
+
+    def training_seconds(self, one: Training, *, workers: int = 1) -> np.ndarray:
+        d = self.draws
+        update = d.update if one.both else d.update_one_side
+        team = 1.0 if workers == 1 else workers * d.data_parallel
+        return d.trial + one.images * d.trial_image + one.updates * update / team
+
+    def _sweep(self) -> None:
+        sweep = self.work.sweep
+        if sweep is None or not sweep.trials:
+            return
+        slots = self._checked_slots(sweep)
+        seconds = self.trial_seconds(sweep, slots)
+        rng = self.draws.random("interrupted trials")
+        each = sweep.workers_per_trial
+        on_nodes = max(1.0, each / self.rates.slots)
+        segment = np.maximum(SEGMENT, seconds / sweep.evaluations)
+        disturbed = np.stack(
+            [
+                with_restarts(row, float(rate) * on_nodes, segment=part, replacement=float(wait), rng=rng)
+                for row, rate, part, wait in zip(seconds, self.kills, segment, self.draws.replacement, strict=True)
+            ]
+        )
+        running = in_slots(disturbed, slots, window=WINDOW * slots)
+        started = self._ray() + self.draws.tune_start
+        busy = min(slots, len(sweep.trials)) * max(each * 1.0, sweep.gpus_per_trial) / self.rates.slots
+        self._add("sweep", started + running, disturbed.sum(axis=1) * each, busy)
+        self._blame("start-up", started)
+        most = self.nodes * self.rates.slots / max(each * 1.0, sweep.gpus_per_trial)
+        self._blame("data", running - disturbed.sum(axis=1) / most)
+
+    def slots_of(self, sweep: SweepWork) -> int:
+        """Trials at once, as sweep.places has it."""
+        units = self.nodes * self.rates.slots
+        if sweep.workers_per_trial > 1:
+            slots = units // sweep.workers_per_trial
+        elif self.rates.kind == "gpu" and sweep.gpus_per_trial < 1:
+            slots = units * int(1 / sweep.gpus_per_trial + 1e-9)
+        else:
+            slots = units
+        return min(slots, sweep.concurrency or slots)
+
+    def _checked_slots(self, sweep: SweepWork) -> int:
+        """Raises InputError for a sweep that finds no room."""
+        slots = self.slots_of(sweep)
+        if slots < 1:
+            raise InputError(
+                f"a trial takes sweep.workers_per_trial={sweep.workers_per_trial} and there are "
+                f"{self.nodes * self.rates.slots} {self.rates.kind.upper()}s; type "
+                f"--nodes {math.ceil(sweep.workers_per_trial / self.rates.slots)}"
+            )
+        return slots
+
+    def trial_seconds(self, sweep: SweepWork, slots: int) -> np.ndarray:
+        """[R, trials]: what each takes, some of them stopped early."""
+        whole = np.stack([self.training_seconds(one, workers=sweep.workers_per_trial) for one in sweep.trials], axis=1)
+        rng = self.draws.random("early stops")
+        shape = (REPETITIONS, len(sweep.trials))
+        kept = rng.uniform(sweep.least_kept, sweep.most_kept, REPETITIONS)
+        share = np.ones(shape)
+        for rung in reversed(sweep.rungs):
+            share = np.where(rng.random(shape) < kept[:, None], share, rung)
+        share[:, : sweep.free(slots)] = 1.0
+        updates = np.stack(
+            [one.updates * (self.draws.update if one.both else self.draws.update_one_side) for one in sweep.trials],
+            axis=1,
+        )
+        team = 1.0 if sweep.workers_per_trial == 1 else sweep.workers_per_trial * self.draws.data_parallel[:, None]
+        return np.asarray(sweep.repeats * (whole - (1 - share) * updates / team))
+
+    def _train(self) -> None:
+        work, d = self.work, self.draws
+        if not work.final:
+            return
+        wall = d.train_start + np.zeros(REPETITIONS)
+        for k, one in enumerate(work.final):
+            seconds = self.training_seconds(one, workers=work.final_workers) * d.final
+            if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
+                seconds = seconds + diagnoses(one, self.work) * (one.images + work.validation) * d.diagnosis_image
+            wall = wall + seconds
+        rng = d.random("interrupted trainings")
+        nodes = max(1.0, work.final_workers / self.rates.slots)
+        wall = np.array(
+            [
+                with_restarts(
+                    np.array([taken]),
+                    float(rate) * nodes,
+                    segment=np.array([max(SEGMENT, taken / 50)]),
+                    replacement=float(wait),
+                    rng=rng,
+                )[0]
+                for taken, rate, wait in zip(wall, self.kills, d.replacement, strict=True)
+            ]
+        )
+        self._add("train", self._ray() + wall, wall * work.final_workers, work.final_workers / self.rates.slots)
+        self._blame("training", wall)
+
+    def _results(self) -> None:
+        work, d = self.work, self.draws
+        if work.tests:
+            self._add("evaluate", d.evaluate + work.tests * d.test_image)
+            self._blame("head node", self.wall["evaluate"])
+        if work.report:
+            self._add("report", d.report)
+            self._blame("head node", d.report)
+
+
+def diagnoses(one: Training, work: Work) -> int:
+    """How often a final training takes the bound's terms: twice an epoch, a hundred times at most."""
+    side = work.batch_size // 2 if one.both else work.batch_size
+    epoch = math.ceil(max(one.real, one.synthetic) / max(side, 1))
+    every = max(1, epoch // 2, math.ceil(one.updates / MOST_DIAGNOSES))
+    return one.updates // every
