@@ -334,19 +334,14 @@ def estimate(
                 smoke=smoke,
                 reporter=reporter,
             )
-        try:
-            if plot is not None:
-                from ray_synth.report.plots import estimate_picture, write_picture
+        from ray_synth import tables
 
-                write_picture(estimate_picture(result), plot)
-                reporter.say(f"picture: {plot}")
-        finally:  # a full disk must not take the numbers with it
-            if as_json:
-                typer.echo(json.dumps(result, indent=2, allow_nan=False))
-            else:
-                from ray_synth import tables
+        _show(result, tables.print_estimate, as_json)
+        if plot is not None:
+            from ray_synth.report.plots import estimate_picture, write_picture
 
-                tables.print_estimate(result)
+            write_picture(estimate_picture(result), plot)
+            reporter.say(f"picture: {plot}")
 
 
 def _estimate_folders(
@@ -361,6 +356,14 @@ def _estimate_folders(
         reporter.say(f"note: {note}")
     result = found.to_dict()
     return result if prices is None else {**result, "cheapest": cheapest(found.estimate, prices)}
+
+
+def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], None], as_json: bool) -> None:
+    """JSON or a table. Before any picture: a full disk must not take the numbers with it."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        table(result)
 
 
 def _refuse_folder_options(given: dict[str, Any]) -> None:
@@ -577,20 +580,15 @@ def plan(
             price=price,
         )
         found = plan_for(request, reporter, started=started).to_dict()
-        try:
-            if plot is not None:
-                from ray_synth.report.costs import scaling_picture
-                from ray_synth.report.plots import write_picture
+        from ray_synth import tables
 
-                write_picture(scaling_picture(found), plot)
-                reporter.say(f"picture: {plot}")
-        finally:  # a full disk must not take the numbers with it
-            if as_json:
-                typer.echo(json.dumps(found, indent=2, allow_nan=False))
-            else:
-                from ray_synth import tables
+        _show(found, tables.print_plan, as_json)
+        if plot is not None:
+            from ray_synth.report.costs import scaling_picture
+            from ray_synth.report.plots import write_picture
 
-                tables.print_plan(found)
+            write_picture(scaling_picture(found), plot)
+            reporter.say(f"picture: {plot}")
 
 
 def main() -> None:

@@ -5,24 +5,28 @@
 
 `runs`: a plan with a calibration, then the real thing in a new folder: the demo, a few-shot sweep in small, and 5,000
 images of the demo's generator in light settings. The bar: the ratio of predicted to measured within 20 %.
-`nodes`: light generation on clusters of one, two and three nodes of one CPU (ray.cluster_utils), undisturbed, and with
-nodes killed at random moments and replaced; what a chunk and a start take is measured on the cluster of one node, and
-the Monte-Carlo predicts the others. The bar: within 15 %. A machine that does other work at the same time fails both.
+`nodes`: light generation (chunks of 2 s that mostly wait) on clusters of one, two and three nodes of one CPU
+(ray.cluster_utils), undisturbed, and with nodes killed at random moments and replaced; what a chunk, a start and a
+replacement take is measured on the cluster of one node, and the Monte-Carlo predicts the others. The bar: within 15 %.
+A machine that does other work at the same time fails both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +45,27 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "a smoke sweep": ("sweep", ["sweeps/few_shot/aircraft.yaml", "--smoke"]),
     "5,000 light images": ("generate", ["sweeps/digits.yaml"]),
 }
-# Of the clusters: chunks of some seconds, so that a kill costs something and a run takes a minute.
+# Of the clusters: 40 chunks that wait, as a driver waits for a GPU, so that three nodes have room on two cores.
 CHUNKS = {
     "generator.block_out_channels": [8, 16],
     "generator.steps": 20,
-    "generate.num_inference_steps": 40,
-    "generate.chunk_size": 40,
+    "generate.num_inference_steps": 2,
+    "generate.images_per_class": 16,
+    "generate.chunk_size": 4,
     "data.shots": 4,
 }
+CHUNK_SECONDS = 2.0
+# Loaded by every Python that starts; in Ray's workers a chunk waits before it is sampled.
+LIGHT_WORK = """
+import os, sys, time
+if any("default_worker" in word for word in sys.orig_argv):
+    from ray_synth.generator import generate
+    whole = generate.sample_chunk
+    def waiting(*given):
+        time.sleep(float(os.environ["CHUNK_SECONDS"]))
+        return whole(*given)
+    generate.sample_chunk = waiting
+"""
 REPETITIONS = 200
 
 
@@ -107,16 +124,17 @@ def by_stage(found: dict[str, Any], out: Path) -> None:
 class Clusters:
     """A generator that is trained once, and clusters of some nodes that sample from it."""
 
-    def __init__(self, scratch: Path, images_per_class: int):
-        self.scratch, self.settings = scratch, {**CHUNKS, "generate.images_per_class": images_per_class}
-        self.trained = scratch / "trained"
-        seconds_of([*RAY_SYNTH, "finetune", "sweeps/digits.yaml", "--out", str(self.trained), *words(self.settings)])
-        self.count = 0
+    def __init__(self, scratch: Path):
+        self.scratch, self.trained, self.count = scratch, scratch / "trained", 0
+        seconds_of([*RAY_SYNTH, "finetune", "sweeps/digits.yaml", "--out", str(self.trained), *words(CHUNKS)])
+        (scratch / "light").mkdir()
+        (scratch / "light" / "sitecustomize.py").write_text(LIGHT_WORK)
+        paths = [f"{scratch}/light", *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the nodes pass it on to their workers
 
-    def run(self, nodes: int, kill_every: float | None, seed: int) -> tuple[list[float], int]:
-        """Seconds from the command to each chunk and to its end; how many nodes were killed."""
-        import shutil
-
+    def run(self, nodes: int, pauses: Iterator[float], chance: random.Random) -> tuple[list[float], list[float]]:
+        """pauses: seconds until a node is killed, again and again. Seconds from the command to each chunk and to its
+        end; those to each kill."""
         from ray.cluster_utils import Cluster
 
         self.count += 1
@@ -126,21 +144,19 @@ class Clusters:
         head = {**node, "num_cpus": 0}  # it is never killed, and samples nothing
         cluster = Cluster(initialize_head=True, head_node_args=head)
         alive = [cluster.add_node(**node) for _ in range(nodes)]
-        chance, killed = random.Random(seed), 0
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-        command = [*RAY_SYNTH, "generate", "sweeps/digits.yaml", "--out", str(out), *words(self.settings)]
+        kills: list[float] = []
+        command = [*RAY_SYNTH, "generate", "sweeps/digits.yaml", "--out", str(out), *words(CHUNKS)]
         clock, start = time.time(), time.monotonic()
         driver = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "RAY_ADDRESS": cluster.address},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            pause = chance.expovariate(1 / kill_every) if kill_every else float("inf")
-            last = start
+            pause, last = next(pauses, math.inf), start
             while driver.poll() is None:
                 time.sleep(0.1)
                 now = time.monotonic()
@@ -148,10 +164,10 @@ class Clusters:
                     pause -= now - last
                 last = now
                 if pause <= 0:
+                    kills.append(time.monotonic() - start)
                     cluster.remove_node(alive.pop(chance.randrange(len(alive))), allow_graceful=False)
                     alive.append(cluster.add_node(**node))
-                    killed += 1
-                    pause = chance.expovariate(1 / (kill_every or 1.0))
+                    pause = next(pauses, math.inf)
             end = time.monotonic() - start
             if driver.returncode:
                 raise SystemExit(f"the driver exited with {driver.returncode}")
@@ -161,24 +177,30 @@ class Clusters:
                 driver.wait()
             cluster.shutdown()
         files = sorted(file.stat().st_mtime - clock for file in out.glob("synthetic/*.parquet"))
-        return [*files, end], killed
+        return [*files, end], kills
 
 
-def nodes(images_per_class: int, kill_every: float, seeds: int) -> None:
-    """One node gives the rates, the Monte-Carlo the rest."""
+def nodes(kill_every: float, seeds: int) -> None:
+    """Two runs on one node give the rates, the second with a kill in its middle; the Monte-Carlo gives the rest."""
     from ray_synth.planning.simulate import Pool, simulate
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["CHUNK_SECONDS"] = str(CHUNK_SECONDS)
     with tempfile.TemporaryDirectory() as scratch:
-        clusters = Clusters(Path(scratch), images_per_class)
-        times, _ = clusters.run(1, None, 0)
-        files, end = times[:-1], times[-1]
+        clusters = Clusters(Path(scratch))
+        (*files, end), _ = clusters.run(1, iter(()), random.Random(0))
         gaps = np.diff(files)
         chunk, jitter = float(gaps.mean()), float(np.std(np.log(np.maximum(gaps, 1e-3))))
-        ending = end - files[-1]
-        print(f"one node: {len(files)} chunks of {chunk:.2f} s (jitter {jitter:.2f}), first after {files[0]:.1f} s")
+        start, ending = files[0] - chunk, end - files[-1]
+        (*files, _), (kill,) = clusters.run(1, iter([len(files) * chunk / 2]), random.Random(0))
+        replacement = next(time for time in files if time > kill) - chunk - kill
+        print(
+            f"one node: {len(files)} chunks of {chunk:.2f} s (jitter {jitter:.2f}), begun after {start:.1f} s; "
+            f"{replacement:.1f} s from a kill to the next chunk's beginning; {ending:.1f} s "
+            "from the last chunk to the end"
+        )
         print(f"{'':34}{'predicted, s':>12}{'measured, s':>12}{'ratio':>9}")
         for count in (1, 2, 3):
             for every in (None, kill_every):
@@ -186,26 +208,28 @@ def nodes(images_per_class: int, kill_every: float, seeds: int) -> None:
                     chunks=len(files),
                     seconds=chunk,
                     nodes=count,
-                    node_start=files[0] - chunk,
+                    node_start=start,
                     jitter=min(jitter, 0.5),
                     interruptions=1 / every / count if every else 0.0,
-                    replacement=files[0] - chunk,  # a new node's actor starts as the first one did, without the driver
+                    replacement=replacement,
                 )
-                predicted = float(np.median(simulate(pool, REPETITIONS, np.random.default_rng(0)).wall)) + ending
+                predicted = float(np.mean(simulate(pool, REPETITIONS, np.random.default_rng(0)).wall)) + ending
                 measured, kills = [], 0
                 for seed in range(seeds if every else 1):
-                    taken, killed = clusters.run(count, every, seed)
+                    chance = random.Random(seed)
+                    pauses = iter(lambda: chance.expovariate(1 / every), None) if every else iter(())  # noqa: B023
+                    taken, killed = clusters.run(count, pauses, chance)
                     measured.append(taken[-1])
-                    kills += killed
+                    kills += len(killed)
                 name = f"{count} node(s)" + (f", {kills} kills in {len(measured)} runs" if every else "")
-                print(said(name, predicted, statistics.mean(measured), 0.15), flush=True)
+                each = f"   {', '.join(f'{one:.0f}' for one in measured)} s" if every else ""
+                print(said(name, predicted, statistics.mean(measured), 0.15, each), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["runs", "nodes"])
     parser.add_argument("--case", help="of runs: only cases whose name holds this")
-    parser.add_argument("--images", type=int, default=240, help="of nodes: images per class")
     parser.add_argument("--every", type=float, default=25.0, help="of nodes: mean seconds between kills")
     parser.add_argument("--seeds", type=int, default=3, help="of nodes: runs with kills")
     options = parser.parse_args()
@@ -213,7 +237,7 @@ def main() -> None:
     if options.what == "runs":
         runs(options.case)
     else:
-        nodes(options.images, options.every, options.seeds)
+        nodes(options.every, options.seeds)
 
 
 if __name__ == "__main__":
