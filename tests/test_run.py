@@ -26,16 +26,6 @@ from .conftest import DIGITS, TINY
 
 pytestmark = pytest.mark.slow
 
-OUTPUTS = {
-    "finetune": ["generator"],
-    "generate": ["synthetic", "generation.json"],
-    "estimate": ["estimate.json"],
-    "sweep": ["sweep"],
-    "train": ["model"],
-    "evaluate": ["metrics.json", "summary.json"],
-    "report": ["report.html"],
-}
-
 
 def command(out: Path, verb: str = "run", **changes: Any) -> list[str]:
     settings = {**TINY, **changes}
@@ -132,17 +122,6 @@ def test_images_that_nobody_counted_are_made_as_trials_need_them(tmp_path: Path)
     assert contents(out) == before
 
 
-def as_before(stage: str, undisturbed: Path, out: Path) -> Path:
-    """A copy of the run, as its folder was before this stage began."""
-    shutil.copytree(undisturbed, out)
-    for later in STAGES[STAGES.index(stage) :]:
-        (out / "stages" / f"{later}.json").unlink()
-        for output in OUTPUTS[later]:
-            path = out / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return out
-
-
 def wait_for(stage: str, process: subprocess.Popen[Any], out: Path) -> None:
     """Until the stage is under way: its record is open, and something of it is done where it takes long."""
     record = out / "stages" / f"{stage}.json"
@@ -162,15 +141,16 @@ def wait_for(stage: str, process: subprocess.Popen[Any], out: Path) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed: Path, tmp_path: Path) -> None:
-    out = as_before(stage, undisturbed, tmp_path / "run")
-    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(stage, process, out)
-        os.kill(process.pid, signal.SIGKILL)
-    record = json.loads((out / "stages" / f"{stage}.json").read_text())
-    assert not record["complete"], f"{stage} was over before the signal came"
-    perform(out, "sweep" if STAGES.index(stage) <= STAGES.index("sweep") else "run")
+def test_killed_in_every_stage_it_continues_to_the_same_end(undisturbed: Path, tmp_path: Path) -> None:
+    """One run, killed in each of its stages in turn, and begun again by the same command each time."""
+    out = tmp_path / "run"
+    for stage in STAGES:
+        with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            wait_for(stage, process, out)
+            os.kill(process.pid, signal.SIGKILL)
+        record = json.loads((out / "stages" / f"{stage}.json").read_text())
+        assert not record["complete"], f"{stage} was over before the signal came"
+    perform(out)
     assert (out / "estimate.json").read_bytes() == (undisturbed / "estimate.json").read_bytes()
     assert sorted(keys(out)) == sorted(keys(undisturbed))
     for part in ("generator", "synthetic"):
@@ -178,6 +158,8 @@ def test_killed_in_a_stage_it_continues_to_the_same_end(stage: str, undisturbed:
         assert after == before, f"{part} differs from the undisturbed run"
     assert trials(out) == trials(undisturbed)
     assert len(trials(out)) == TINY["sweep.num_trials"]
+    accuracies = [json.loads((run / "summary.json").read_text())["accuracy"] for run in (undisturbed, out)]
+    assert accuracies[0] == accuracies[1]
     assert not (out / "stale").exists()
 
 
@@ -193,19 +175,19 @@ def test_killed_after_the_last_chunk_it_continues(undisturbed: Path, tmp_path: P
     assert changed == {"stages/finetune.json", "stages/generate.json", "summary.json"}  # seconds
 
 
-@pytest.mark.parametrize("stage", ["finetune", "generate", "sweep", "train"])
-def test_ctrl_c_exits_with_130_and_the_next_start_continues(stage: str, undisturbed: Path, tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_and_the_next_start_continues(tmp_path: Path) -> None:
     # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    out = as_before(stage, undisturbed, tmp_path / "run")
-    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(stage, process, out)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.strip().endswith("run the same command again to continue")
-    assert "Traceback" not in errors
-    perform(out, stage)
+    out = tmp_path / "run"
+    for stage in ("finetune", "generate", "sweep", "train"):
+        with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(stage, process, out)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert errors.strip().endswith("run the same command again to continue")
+        assert "Traceback" not in errors
+    perform(out, "train")
 
 
 def test_fewer_shots_reuse_the_generator_and_redo_the_rest(undisturbed: Path, tmp_path: Path) -> None:

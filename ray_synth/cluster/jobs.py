@@ -163,7 +163,7 @@ class Cluster:
                 if "does not exist" in str(error):
                     raise WorkError(
                         f"the cluster knows nothing of {job} any more: its head was started again; what is finished "
-                        "lies in the run folder"
+                        "lies in the run folder, and the same command sends the job again to continue"
                     ) from None
                 if time.monotonic() - heard > PATIENCE:
                     raise WorkError(f"the cluster at {self.address} has been silent for {PATIENCE:.0f} s") from None
