@@ -34,24 +34,32 @@ def calibrate(run: Run, work: Work, *, started: float, say: Callable[[str], None
         pieces = Pieces(run, work, work.sizes, say, RunFolder(scratch))
         pieces.note("start", time.monotonic() - started, 0.1)
         say("plan: measuring pieces of the run on this machine")
-        generator_steps(pieces)
-        with timed(pieces, "ray_start"):
-            run.inputs.start_ray()
-        pieces.cpus, pieces.gpus = _resources()
-        sampling(pieces)
-        estimate(pieces)
-        trials(pieces)
-        results(pieces)
+        for name, measure in PARTS.items():
+            begin = time.monotonic()
+            measure(pieces)
+            say(f"  {name}: {time.monotonic() - begin:.0f} s")
         begin, up = time.monotonic(), pieces.found["ray_start"]
         run.inputs.resources.close()  # at the end of a run it is waited for too
         pieces.note("ray_start", up.value + time.monotonic() - begin, up.sigma)
         return _rates(pieces)
 
 
-def _resources() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster: of this machine, unless RAY_ADDRESS names another."""
+def _ray(pieces: Pieces) -> None:
+    """Start it, and see what it has: this machine, unless RAY_ADDRESS names a cluster."""
+    with timed(pieces, "ray_start"):
+        pieces.run.inputs.start_ray()
     nodes = cluster_nodes()
-    return int(nodes.cpus), sum(nodes.gpus)
+    pieces.cpus, pieces.gpus = int(nodes.cpus), sum(nodes.gpus)
+
+
+PARTS: dict[str, Callable[[Pieces], None]] = {
+    "training the generator": generator_steps,
+    "starting Ray": _ray,
+    "sampling": sampling,
+    "estimating": estimate,
+    "trials and final trainings": trials,
+    "evaluating": results,
+}
 
 
 def _rates(pieces: Pieces) -> Rates:
