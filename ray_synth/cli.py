@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -601,7 +602,13 @@ def main() -> None:
             _check_sender()
         except typer.Exit as exit_:
             sys.exit(exit_.exit_code)
-    app(prog_name="ray-synth")
+    # Imports make a million objects that stay to the end. Looking for garbage among them took a second and a half while
+    # they are made, and two at the exit.
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        app(prog_name="ray-synth")
+    finally:
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ LEVELS = (0.1, 0.4, 0.7, 1.0)  # of updates, in trials of two ratios each
 def estimate(pieces: Pieces) -> None:
     if not pieces.work.pilot:
         return
+    begin = time.monotonic()
     from ray_synth.bound.estimator import estimate_ratio
 
     e, real = pieces.experiment, some(pieces.run.inputs.splits.train, MOST_REAL)
     classes = pieces.sizes.classes
     synthetic = stand_in(real, max(1, min(pieces.work.pilot, MOST_SYNTHETIC) // classes))
-    begin = time.monotonic()
     estimate_ratio(
         real.images,
         real.labels,
@@ -55,9 +55,11 @@ def trials(pieces: Pieces) -> None:
     trainings = (work.sweep.trials if work.sweep is not None else ()) + work.final
     if not trainings:
         return
+    begin = time.monotonic()
     from ray_synth.sweep.places import Places
     from ray_synth.sweep.tuner import run_sweep
 
+    imports = time.monotonic() - begin
     real, validation = pieces.run.inputs.splits.train, pieces.run.inputs.splits.validation
     ratio = _ratio(trainings, len(real))
     synthetic = stand_in(real, math.ceil(ratio * pieces.sizes.most_real))
@@ -86,7 +88,7 @@ def trials(pieces: Pieces) -> None:
         (t.num_synthetic, int(t.setting.classifier["updates"]), t.seconds) for t in trials if t.status == "complete"
     ]
     _fit_trials(pieces, rows, len(real))
-    _tune(pieces, [t.seconds for t in trials], list(ends.values()), over)
+    _tune(pieces, [t.seconds for t in trials], list(ends.values()), over, imports)
     if work.final:
         _final(pieces, small, synthetic, ratio, levels)
 
@@ -176,21 +178,24 @@ def fit_trials(rows: Sequence[tuple[int, int, float]], real: int) -> tuple[float
     return fixed, image, two or one, one or two, min(1.0, sigma)
 
 
-def _tune(pieces: Pieces, seconds: Sequence[float], ends: Sequence[float], over: float) -> None:
+def _tune(pieces: Pieces, seconds: Sequence[float], ends: Sequence[float], over: float, imports: float) -> None:
     """What Tune takes to start and end, and beside each trial: wall time over that of a plain schedule."""
     ended = sorted(ends)
     plain = float(in_slots(np.asarray([seconds]), pieces.slots)[0])
     start = max(0.0, ended[0] - min(seconds))
     beside = max(0.0, ended[-1] - start - plain) * pieces.slots / len(seconds)
-    pieces.note("tune_start", start + over - ended[-1], 0.2)
+    pieces.note("tune_start", imports + start + over - ended[-1], 0.2)
     before = pieces.found["trial"]
     pieces.note("trial", before.value + beside, before.sigma)
 
 
 def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, levels: Sequence[int]) -> None:
     """Final trainings on Ray Train, timed by when their files are there: a first one, two lengths, one diagnosed."""
+    began = time.monotonic()
     from ray_synth.classifier.final import Training as FinalTraining
     from ray_synth.classifier.final import train_final
+
+    imports = time.monotonic() - began
     from ray_synth.sweep.space import default_setting
     from ray_synth.sweep.trial import known_features, train_setting
 
@@ -220,7 +225,7 @@ def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, lev
     found = pieces.found
     expected = found["trial"].value + images * found["trial_image"].value + high * found["update"].value
     pieces.note("final", float(long) / max(expected, 1e-9), 0.1)
-    pieces.note("train_start", max(0.0, there[0] - float(short)) + max(0.0, over - there[-1]), 0.2)
+    pieces.note("train_start", imports + max(0.0, there[0] - float(short)) + max(0.0, over - there[-1]), 0.2)
     side = e.classifier.batch_size // 2
     every = max(1, math.ceil(max(len(splits.train), len(synthetic)) / side) // 2, math.ceil(high / 100))
     count = max(1, high // every)

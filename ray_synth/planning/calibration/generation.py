@@ -17,8 +17,8 @@ from ray_synth.planning.calibration.pieces import Pieces, spread
 from ray_synth.planning.work import CHUNK_BYTES
 from ray_synth.runs import RunFolder
 
-GENERATOR_SECONDS, CHUNK_SECONDS = 5.0, 8.0  # that a piece is meant to take
-ROUNDS = 3  # chunks of each actor
+GENERATOR_SECONDS, CHUNK_SECONDS = 5.0, 4.0  # that a piece is meant to take
+ROUNDS, MOST_ROUNDS = 3, 20  # chunks of each actor
 
 
 class _Enough(Exception):
@@ -29,10 +29,10 @@ def generator_steps(pieces: Pieces) -> None:
     settings = pieces.experiment.generator
     if not isinstance(settings, Diffusion):
         return
+    begin = time.monotonic()
     from ray_synth.generator.finetune import finetune
 
     images, seconds = pieces.run.inputs.splits.generator, []
-    begin = time.monotonic()
     finetune(pieces.folder, images, settings.model_copy(update={"steps": 2}), seed=0)  # its weights sample below
     first = time.monotonic() - begin
     last, stop = time.monotonic(), time.monotonic() + GENERATOR_SECONDS
@@ -55,9 +55,11 @@ def generator_steps(pieces: Pieces) -> None:
 
 
 def sampling(pieces: Pieces) -> None:
+    begin = time.monotonic()
     from ray_synth.generator.generate import Job
     from ray_synth.generator.pool import num_slots
 
+    imports = time.monotonic() - begin
     e, nodes = pieces.experiment, cluster_nodes()
     pieces.slots, _ = num_slots(nodes, e.generate.gpus_per_actor)
     if not pieces.work.chunks:
@@ -74,7 +76,7 @@ def sampling(pieces: Pieces) -> None:
     if isinstance(e.generator, StableDiffusion) and not nodes.on_gpus:
         _few_steps(pieces, job, parents)
     else:
-        _chunks(pieces, job, parents)
+        _chunks(pieces, job, parents, imports)
 
 
 def _parents(pieces: Pieces) -> Any:
@@ -110,7 +112,7 @@ def _few_steps(pieces: Pieces, job: Any, parents: Any) -> None:
     pieces.note("jitter", 0.05)
 
 
-def _chunks(pieces: Pieces, job: Any, parents: Any) -> None:
+def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
     """Whole chunks through the pool of actors as the run has it: filtered, encoded and written."""
     from ray_synth.generator.chunks import FOLDER
     from ray_synth.generator.generate import SampleChunks
@@ -133,7 +135,7 @@ def _chunks(pieces: Pieces, job: Any, parents: Any) -> None:
     over = time.monotonic() - begin
     chunk, sigma = chunk_seconds(ends, actors)
     pieces.note("image", chunk / size, sigma)
-    pieces.note("pool_start", max(0.0, ends[0] - chunk) + over - ends[-1], 0.2)
+    pieces.note("pool_start", imports + max(0.0, ends[0] - chunk) + over - ends[-1], 0.2)
     pieces.note("jitter", min(0.5, max(0.02, sigma)))
     names = pieces.folder.list(FOLDER)
     total = sum(os.path.getsize(pieces.folder.path(f"{FOLDER}/{name}")) for name in names)
@@ -154,15 +156,18 @@ def chunk_seconds(ends: Sequence[float], actors: int) -> tuple[float, float]:
 
 
 def _items(pieces: Pieces, job: Any) -> list[dict[str, int]]:
-    """Chunks for every actor; smaller ones where a whole one would take too long."""
+    """Chunks for every actor: smaller ones where a whole one would take too long, more where it is over at once."""
     e, plan = pieces.experiment, job.plan
     size = min(e.generate.chunk_size, max(1, pieces.work.chunk_size))
     if plan.available is not None:
         size = max(1, min(size, *plan.available))
         return [{"label": k % plan.num_classes, "start": 0, "stop": size} for k in range(ROUNDS * pieces.slots)]
+    rounds = ROUNDS
     if isinstance(e.generator, Diffusion):
-        size = max(1, min(size, int(CHUNK_SECONDS / _image_guess(pieces, job))))
-    return [{"label": 0, "start": k * size, "stop": (k + 1) * size} for k in range(ROUNDS * pieces.slots)]
+        image = _image_guess(pieces, job)
+        size = max(1, min(size, int(CHUNK_SECONDS / image)))
+        rounds = max(ROUNDS, min(MOST_ROUNDS, int(CHUNK_SECONDS / (image * size))))
+    return [{"label": 0, "start": k * size, "stop": (k + 1) * size} for k in range(rounds * pieces.slots)]
 
 
 def _image_guess(pieces: Pieces, job: Any) -> float:
