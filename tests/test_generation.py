@@ -18,13 +18,13 @@ from PIL import Image
 
 import ray_synth as rs
 from ray_synth.config import load_experiment
-from ray_synth.data.readers import read_folder
+from ray_synth.data.readers import read_digits, read_folder
 from ray_synth.generator.tiny import tiny_captioner, tiny_pipeline, tiny_vision_encoder
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 
-from .conftest import DIGITS
+from .conftest import DIGITS, write_folder
 from .generator.conftest import loras, model_copy, stable_diffusion  # noqa: F401
 from .generator.tiny_models import tiny_lora
 
@@ -39,12 +39,25 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def settings(stable_diffusion: Path, image_folder: Path) -> dict[str, Any]:  # noqa: F811
     """Three classes of real digits, and a tiny Stable Diffusion."""
+    return small(image_folder, stable_diffusion)
+
+
+def small(images: Path, model: Path) -> dict[str, Any]:
     return {
         **SMALL,
-        "data.path": str(image_folder),
+        "data.path": str(images),
         "generate.num_inference_steps": 3,
-        "generator": {"kind": "stable_diffusion", "model": str(stable_diffusion)},
+        "generator": {"kind": "stable_diffusion", "model": str(model)},
     }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stable_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """What `settings` make when nothing happens."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    images = write_folder(root / "photos", read_digits(), classes=(0, 1, 2), each=30)
+    generate(root / "run", small(images, stable_diffusion))
+    return root / "run"
 
 
 def generate(
@@ -150,7 +163,7 @@ def test_everything_that_conditions_an_image_at_once(
 
 @pytest.mark.slow
 def test_an_image_that_kills_its_worker_is_set_aside_and_the_rest_completes(
-    settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], undisturbed: Path, tmp_path: Path
 ) -> None:
     plan = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "none"), Reporter()).images.plan
     poison = plan.key(1, 7)
@@ -177,8 +190,6 @@ batches.InBatches.__call__ = call
     generation = json.loads((out / "generation.json").read_text())
     assert generation["rejected_keys"] == [{"key": poison, "reason": "killed_worker"}]
     assert tries.read_text().split() == ["5", "5", "1", "1", "1"]
-    undisturbed = tmp_path / "undisturbed"
-    generate(undisturbed, settings)
     same = rows(undisturbed)
     assert all(
         np.abs(pixels(row) - pixels(same[key])).max() <= 1 for key, row in found.items() if key in same and row["image"]
@@ -212,14 +223,13 @@ os.fsync = fsync
 
 
 @pytest.mark.slow
-def test_two_drivers_at_once_write_the_same_files(settings: dict[str, Any], tmp_path: Path) -> None:
-    out, alone = tmp_path / "both", tmp_path / "alone"
-    generate(alone, settings)
+def test_two_drivers_at_once_write_the_same_files(settings: dict[str, Any], undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both"
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     command = [sys.executable, "-m", "ray_synth.cli", "generate", str(DIGITS), "--out", str(out), *changes]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [one.wait(timeout=300) for one in both] == [0, 0]
-    assert digests(out) == digests(alone)
+    assert digests(out) == digests(undisturbed)
     assert len(rows(out)) == 36
 
 

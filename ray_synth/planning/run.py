@@ -22,6 +22,7 @@ REPETITIONS = 60
 HOUR = 3600.0
 LISTED, LIST_EVERY = 1000, 20.0  # names that a request lists; seconds between two looks of an actor at the folder
 SEGMENT = 60.0  # seconds of a training between two checkpoints, at least
+PACE = 0.1  # log standard deviation of a machine's speed between a calibration and the run: own, nine pairs
 
 
 class Draws:
@@ -29,6 +30,8 @@ class Draws:
 
     def __init__(self, rates: Rates, seed: int):
         self.rates, self.seed = rates, seed
+        pace = np.random.default_rng(derive_seed("plan", seed, "pace")).standard_normal(REPETITIONS)
+        self.pace = np.exp((PACE if rates.measured_for else 0.0) * pace)
         self.values: dict[str, np.ndarray] = {}
         for source in (rates, rates.limits):
             for one in fields(source):
@@ -81,11 +84,24 @@ class PlannedRun:
     def node_hours(self) -> np.ndarray:
         return np.sum(list(self.paid.values()), axis=0) / HOUR
 
-    def _add(self, name: str, wall: np.ndarray, worker: np.ndarray | None = None, nodes_used: float = 1) -> None:
+    def _add(
+        self,
+        name: str,
+        wall: np.ndarray,
+        worker: np.ndarray | None = None,
+        *,
+        nodes_used: float = 1,
+        paid: np.ndarray | None = None,
+    ) -> None:
         used = min(self.nodes, max(1, math.ceil(nodes_used)))
-        self.wall[name] = self.wall.get(name, 0.0) + wall
-        self.worker[name] = self.worker.get(name, 0.0) + (wall if worker is None else worker)
-        self.paid[name] = self.paid.get(name, 0.0) + wall * used
+        seconds = {
+            "wall": wall,
+            "worker": wall if worker is None else worker,
+            "paid": wall * used if paid is None else paid,
+        }
+        for kind, more in seconds.items():
+            sums = getattr(self, kind)
+            sums[name] = sums.get(name, 0.0) + more * self.draws.pace
 
     def _blame(self, cause: str, seconds: np.ndarray) -> None:
         self.lost[cause] = self.lost.get(cause, 0.0) + np.maximum(seconds, 0.0)
@@ -121,8 +137,8 @@ class PlannedRun:
         slowest = max(limits, key=lambda name: float(np.median(limits[name])))
         limited = np.maximum(wall, limits[slowest] + d.pool_start)
         started = self._ray()
-        self._add("generate", started + limited, work.chunks * seconds + redone, used)
-        self.paid["generate"] = self.paid["generate"] - used * wall + paid  # a node that is gone is not paid
+        paid = paid + used * (started + limited - wall)  # a node that is gone is not paid
+        self._add("generate", started + limited, work.chunks * seconds + redone, paid=paid)
         busy = work.chunks * seconds / (self.nodes * room)
         self._blame("start-up", started + d.pool_start)
         self._blame("data", wall - d.pool_start - busy)
@@ -201,7 +217,7 @@ class PlannedRun:
         running = in_slots(disturbed, slots, window=WINDOW * slots)
         started = self._ray() + self.draws.tune_start
         busy = min(slots, len(sweep.trials)) * max(each * 1.0, sweep.gpus_per_trial) / self.rates.slots
-        self._add("sweep", started + running, disturbed.sum(axis=1) * each, busy)
+        self._add("sweep", started + running, disturbed.sum(axis=1) * each, nodes_used=busy)
         self._blame("start-up", started)
         most = self.nodes * self.rates.slots / max(each * 1.0, sweep.gpus_per_trial)
         self._blame("data", running - disturbed.sum(axis=1) / most)
@@ -269,7 +285,8 @@ class PlannedRun:
                 for taken, rate, wait in zip(wall, self.kills, d.replacement, strict=True)
             ]
         )
-        self._add("train", self._ray() + wall, wall * work.final_workers, work.final_workers / self.rates.slots)
+        used = work.final_workers / self.rates.slots
+        self._add("train", self._ray() + wall, wall * work.final_workers, nodes_used=used)
         self._blame("training", wall)
 
     def _results(self) -> None:
