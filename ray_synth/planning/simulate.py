@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,12 +87,9 @@ def simulate(pool: Pool, repetitions: int, rng: np.random.Generator) -> Outcome:
 class _Node:
     """The lives of one node: when it came up and when it dies."""
 
-    def __init__(self, pool: Pool, rng: np.random.Generator):
-        self.pool, self.rng = pool, rng
-        self.up, self.dies = [pool.node_start], [pool.node_start + self._life()]
-
-    def _life(self) -> float:
-        return float(self.rng.exponential(1 / self.pool.interruptions)) if self.pool.interruptions else math.inf
+    def __init__(self, pool: Pool, lives: Iterator[float]):
+        self.pool, self.lives = pool, lives
+        self.up, self.dies = [pool.node_start], [pool.node_start + next(lives)]
 
     def life(self, time: float) -> int:
         """The first life that has not ended at a time."""
@@ -100,7 +98,7 @@ class _Node:
             if i > MOST_INTERVALS:
                 return i
             self.up.append(self.dies[i] + self.pool.replacement)
-            self.dies.append(self.up[-1] + self._life())
+            self.dies.append(self.up[-1] + next(self.lives))
             i += 1
         while i > 0 and self.dies[i - 1] > time:
             i -= 1
@@ -113,11 +111,25 @@ class _Node:
         )
 
 
-def exact(pool: Pool, rng: np.random.Generator, free: np.ndarray | None = None) -> tuple[float, float, float]:
-    """(wall, paid, redone) of one repetition, chunk by chunk. free: when each worker is free, default at its start."""
+def _drawn(pool: Pool, rng: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield float(rng.exponential(1 / pool.interruptions)) if pool.interruptions else math.inf
+
+
+def exact(
+    pool: Pool,
+    rng: np.random.Generator,
+    free: np.ndarray | None = None,
+    lives: Sequence[Iterator[float]] | None = None,
+) -> tuple[float, float, float]:
+    """(wall, paid, redone) of one repetition, chunk by chunk.
+
+    free: when each worker is free, default at its start. lives: seconds that each node lives, one life after the other,
+    default drawn.
+    """
     if pool.chunks == 0:
         return 0.0, 0.0, 0.0
-    nodes = [_Node(pool, rng) for _ in range(pool.nodes)]
+    nodes = [_Node(pool, each) for each in lives or [_drawn(pool, rng)] * pool.nodes]
     starts = [pool.start] * pool.workers if free is None else free.tolist()
     events = [(time, worker) for worker, time in enumerate(starts)]
     heapq.heapify(events)

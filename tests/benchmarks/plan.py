@@ -8,8 +8,8 @@ images of the demo's generator in light settings, several times in turn. The bar
 and measured within 20 %.
 `nodes`: light generation (chunks of 2 s that mostly wait) on clusters of one, two and three nodes of one CPU
 (ray.cluster_utils), undisturbed, and with nodes killed at random moments and replaced; what a chunk, a start and a
-replacement take is measured on the cluster of one node, and the Monte-Carlo predicts the others. The bar: within 15 %.
-A machine that does other work at the same time fails both.
+replacement take is measured on the cluster of one node, and the Monte-Carlo predicts the others: each run of it has the
+lives of nodes that the real one has. The bar: within 15 %. A machine that does other work at the same time fails both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,6 @@ if any("default_worker" in word for word in sys.orig_argv):
         return whole(*given)
     generate.sample_chunk = waiting
 """
-REPETITIONS = 200
 
 
 def words(settings: dict[str, Any]) -> list[str]:
@@ -141,9 +140,10 @@ class Clusters:
         paths = [f"{scratch}/light", *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the nodes pass it on to their workers
 
-    def run(self, nodes: int, pauses: Iterator[float], chance: random.Random) -> tuple[list[float], list[float]]:
-        """pauses: seconds until a node is killed, again and again. Seconds from the command to each chunk and to its
-        end; those to each kill."""
+    def run(self, lives: Sequence[Iterator[float]], replacement: float) -> tuple[list[float], list[float]]:
+        """A node for each of `lives`, the seconds that it works before it is killed, again and again: its first life
+        begins about with the first chunk, the others `replacement` after a death. Seconds from the command to each
+        chunk and to its end; those to each kill."""
         from ray.cluster_utils import Cluster
 
         self.count += 1
@@ -152,8 +152,8 @@ class Clusters:
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         head = {**node, "num_cpus": 0}  # it is never killed, and samples nothing
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        alive = [cluster.add_node(**node) for _ in range(nodes)]
-        kills: list[float] = []
+        alive = [cluster.add_node(**node) for _ in lives]
+        deaths, kills = [math.inf] * len(lives), []
         command = [*RAY_SYNTH, "generate", "sweeps/digits.yaml", "--out", str(out), *words(CHUNKS)]
         clock, start = time.time(), time.monotonic()
         driver = subprocess.Popen(
@@ -165,18 +165,18 @@ class Clusters:
             start_new_session=True,
         )
         try:
-            pause, last = next(pauses, math.inf), start
+            begun = False
             while driver.poll() is None:
-                time.sleep(0.1)
-                now = time.monotonic()
-                if any(out.glob("synthetic/*.parquet")):  # a node that nothing is done on yet is no loss
-                    pause -= now - last
-                last = now
-                if pause <= 0:
-                    kills.append(time.monotonic() - start)
-                    cluster.remove_node(alive.pop(chance.randrange(len(alive))), allow_graceful=False)
-                    alive.append(cluster.add_node(**node))
-                    pause = next(pauses, math.inf)
+                time.sleep(0.05)
+                now = time.monotonic() - start
+                if not begun and any(out.glob("synthetic/*.parquet")):
+                    begun, deaths = True, [now - CHUNK_SECONDS + next(each) for each in lives]
+                for i, death in enumerate(deaths):
+                    if death <= now:
+                        kills.append(now)
+                        cluster.remove_node(alive[i], allow_graceful=False)
+                        alive[i] = cluster.add_node(**node)
+                        deaths[i] = now + replacement + next(lives[i])
             end = time.monotonic() - start
             if driver.returncode:
                 raise SystemExit(f"the driver exited with {driver.returncode}")
@@ -189,9 +189,19 @@ class Clusters:
         return [*files, end], kills
 
 
+def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
+    """The lives of each node; endless ones without a mean."""
+
+    def lives(chance: random.Random) -> Iterator[float]:
+        while True:
+            yield chance.expovariate(1 / mean) if mean else math.inf
+
+    return [lives(random.Random(f"{seed} {i}")) for i in range(nodes)]
+
+
 def nodes(kill_every: float, seeds: int) -> None:
     """Two runs on one node give the rates, the second with a kill in its middle; the Monte-Carlo gives the rest."""
-    from ray_synth.planning.simulate import Pool, simulate
+    from ray_synth.planning.simulate import Pool, exact
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -199,40 +209,39 @@ def nodes(kill_every: float, seeds: int) -> None:
     os.environ["CHUNK_SECONDS"] = str(CHUNK_SECONDS)
     with tempfile.TemporaryDirectory() as scratch:
         clusters = Clusters(Path(scratch))
-        (*files, end), _ = clusters.run(1, iter(()), random.Random(0))
+        (*files, end), _ = clusters.run(drawn(1, None, 0), 0.0)
         gaps = np.diff(files)
         chunk, jitter = float(gaps.mean()), float(np.std(np.log(np.maximum(gaps, 1e-3))))
         start, ending = files[0] - chunk, end - files[-1]
-        (*files, _), (kill,) = clusters.run(1, iter([len(files) * chunk / 2]), random.Random(0))
+        (*files, _), (kill,) = clusters.run([iter([len(files) * chunk / 2, math.inf])], 0.0)
         replacement = next(time for time in files if time > kill) - chunk - kill
         print(
             f"one node: {len(files)} chunks of {chunk:.2f} s (jitter {jitter:.2f}), begun after {start:.1f} s; "
             f"{replacement:.1f} s from a kill to the next chunk's beginning; {ending:.1f} s "
             "from the last chunk to the end"
         )
-        print(f"{'':34}{'predicted, s':>12}{'measured, s':>12}{'ratio':>9}")
+        print(f"{'':34}{'predicted, s':>12}{'measured, s':>12}{'ratio':>9}", flush=True)
         for count in (1, 2, 3):
-            for every in (None, kill_every):
-                pool = Pool(
-                    chunks=len(files),
-                    seconds=chunk,
-                    nodes=count,
-                    node_start=start,
-                    jitter=min(jitter, 0.5),
-                    interruptions=1 / every / count if every else 0.0,
-                    replacement=replacement,
-                )
-                predicted = float(np.mean(simulate(pool, REPETITIONS, np.random.default_rng(0)).wall)) + ending
-                measured, kills = [], 0
-                for seed in range(seeds if every else 1):
-                    chance = random.Random(seed)
-                    pauses = iter(lambda: chance.expovariate(1 / every), None) if every else iter(())  # noqa: B023
-                    taken, killed = clusters.run(count, pauses, chance)
+            pool = Pool(
+                chunks=len(files),
+                seconds=chunk,
+                nodes=count,
+                node_start=start,
+                jitter=min(jitter, 0.5),
+                replacement=replacement,
+            )
+            for mean, repetitions in ((None, 1), (kill_every * count, seeds)):
+                predicted, measured, kills = [], [], 0
+                for seed in range(repetitions):
+                    wall, _, _ = exact(pool, np.random.default_rng(seed), lives=drawn(count, mean, seed))
+                    predicted.append(wall + ending)
+                    taken, killed = clusters.run(drawn(count, mean, seed), replacement)
                     measured.append(taken[-1])
                     kills += len(killed)
-                name = f"{count} node(s)" + (f", {kills} kills in {len(measured)} runs" if every else "")
-                each = f"   {', '.join(f'{one:.0f}' for one in measured)} s" if every else ""
-                print(said(name, predicted, statistics.mean(measured), 0.15, each), flush=True)
+                name = f"{count} node(s)" + (f", {kills} kills in {len(measured)} runs" if mean else "")
+                pairs = zip(predicted, measured, strict=True)
+                each = "   " + ", ".join(f"{a:.0f}/{b:.0f}" for a, b in pairs) if mean else ""
+                print(said(name, statistics.mean(predicted), statistics.mean(measured), 0.15, each), flush=True)
 
 
 def main() -> None:
@@ -240,7 +249,9 @@ def main() -> None:
     parser.add_argument("what", choices=["runs", "nodes"])
     parser.add_argument("--case", help="of runs: only cases whose name holds this")
     parser.add_argument("--rounds", type=int, default=3, help="of runs: plans and runs of each case")
-    parser.add_argument("--every", type=float, default=25.0, help="of nodes: mean seconds between kills")
+    parser.add_argument(
+        "--every", type=float, default=25.0, help="of nodes: mean seconds between kills, over all nodes"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of nodes: runs with kills")
     options = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")

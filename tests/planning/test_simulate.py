@@ -129,3 +129,13 @@ def test_a_job_with_checkpoints_loses_half_a_segment() -> None:
     taken = with_restarts(seconds, rate, segment=np.full(4000, 600.0), replacement=300.0, rng=rng())
     assert taken.mean() == pytest.approx(5 * HOUR + 2.5 * 600.0, rel=0.01)
     assert (with_restarts(seconds, 0.0, segment=seconds, replacement=1.0, rng=rng()) == seconds).all()
+
+
+def test_lives_that_are_given_are_lived() -> None:
+    """Two chunks are done when the node dies in its third; three seconds later the other two follow."""
+    pool = Pool(chunks=4, seconds=2.0, nodes=1, replacement=3.0)
+    assert exact(pool, np.random.default_rng(0), lives=[iter([5.0, math.inf])]) == (12.0, 9.0, 1.0)
+    # Of two nodes one dies at once: the other does all until it is back, and they share the rest.
+    pool = Pool(chunks=5, seconds=2.0, nodes=2, replacement=5.0)
+    wall, _, redone = exact(pool, np.random.default_rng(0), lives=[iter([1.0, math.inf]), iter([math.inf])])
+    assert (wall, redone) == (8.0, 1.0)
