@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for each other by spinning take ten times as long where the cores are shared.
 export GOMP_SPINCOUNT ?= 1000
-.PHONY: demo test test-slow bench ratiobench lint clean
+.PHONY: demo test test-slow test-long bench ratiobench lint clean
 
 demo: .venv/installed
 	$(BIN)/ray-synth run sweeps/digits.yaml --out runs/digits
@@ -13,7 +13,10 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not long'
+
+test-long: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/demo.py

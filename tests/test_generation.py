@@ -106,6 +106,7 @@ def in_workers(tmp_path: Path, code: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_batch_size_and_pool_change_nothing_but_rounding(settings: dict[str, Any], tmp_path: Path) -> None:
     settings |= {"generate.images_per_class": 40, "generate.chunk_size": 32}
     settings["generator"] = {**settings["generator"], "strength": 0.75, "prompt": ["photo of {class}", "a {class}"]}

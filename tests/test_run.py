@@ -105,6 +105,7 @@ def test_a_finished_sweep_is_extended(undisturbed: Path, tmp_path: Path) -> None
     assert "complete" in again.stderr  # those that were added belong to it now
 
 
+@pytest.mark.long
 def test_images_that_nobody_counted_are_made_as_trials_need_them(tmp_path: Path) -> None:
     changes = {"generate.images_per_class": None, "estimate.pilot_ratio": 2, "evaluate.repeats": 1}
     out = tmp_path / "run"
@@ -178,6 +179,7 @@ def test_killed_after_the_last_chunk_it_continues(undisturbed: Path, tmp_path: P
     assert changed == {"stages/finetune.json", "stages/generate.json", "summary.json"}  # seconds
 
 
+@pytest.mark.long
 def test_ctrl_c_exits_with_130_and_the_next_start_continues(tmp_path: Path) -> None:
     # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -221,6 +223,7 @@ def test_more_images_are_added_and_none_is_made_again(undisturbed: Path, tmp_pat
     assert len(set(keys(out))) == len(keys(out)) == 110
 
 
+@pytest.mark.long
 def test_two_train_workers_share_each_batch(undisturbed: Path, tmp_path: Path) -> None:
     """Without the two terms over pairs, the mean of two workers' gradients is the gradient of the whole batch."""
     accuracies = []
@@ -234,6 +237,7 @@ def test_two_train_workers_share_each_batch(undisturbed: Path, tmp_path: Path) -
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
 
 
+@pytest.mark.long
 def test_a_folder_of_photos_runs_from_python(image_folder: Path, tmp_path: Path) -> None:
     overrides = {**TINY, "data.kind": "folder", "data.path": str(image_folder), "sweep.num_trials": 2}
     summary = rs.run(DIGITS, out=tmp_path / "run", overrides=overrides)
@@ -258,6 +262,7 @@ def test_a_stage_that_fails_exits_with_1_and_says_how_to_go_on(undisturbed: Path
     perform(out)
 
 
+@pytest.mark.long
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     """`sweeps/digits.yaml` as it is, on the real digits."""
     summary = rs.run(DIGITS, out=tmp_path / "digits")

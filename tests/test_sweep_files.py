@@ -24,7 +24,11 @@ SWEEPS = ROOT / "sweeps"
 FILES = sorted(SWEEPS.rglob("*.yaml"))
 TEN = ["imagenet", "caltech101", "dtd", "eurosat", "aircraft", "pets", "cars", "sun397", "food101", "flowers102"]
 SEVEN = ["imagenette", "imagenet100", "imagenet", "cub200", "cars", "pets", "eurosat"]
-SLOW = ("digits.yaml", "few_shot/pets_lightweight.yaml", "real_fake/imagenette.yaml")
+SLOW = (
+    "digits.yaml",
+    pytest.param("few_shot/pets_lightweight.yaml", marks=pytest.mark.long),
+    pytest.param("real_fake/imagenette.yaml", marks=pytest.mark.long),
+)
 
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SWEEPS)))
 

@@ -127,6 +127,7 @@ def test_a_job_from_start_to_report_and_no_secret_on_its_way(served: Served, tmp
     assert again.returncode == 2, again.stderr
 
 
+@pytest.mark.long
 def test_a_job_that_was_stopped_goes_on(served: Served, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--verb", "generate", "--set", "generate.images_per_class=40", "--set", "generate.num_inference_steps=80"]

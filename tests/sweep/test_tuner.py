@@ -95,6 +95,7 @@ def test_trials_of_two_workers(tmp_path: Path, splits: Splits) -> None:
         assert len(b.history) == len(a.history)
 
 
+@pytest.mark.long
 def test_a_trial_of_two_workers_that_is_stopped_early_gives_its_place_back(tmp_path: Path, splits: Splits) -> None:
     trials, _ = swept(
         tmp_path, splits, num_trials=4, prior="none", sampler="random", grace=1, reduction_factor=1.01,
