@@ -69,7 +69,7 @@ def test_three_nodes_of_which_one_dies_in_each_stage_make_what_one_makes(tmp_pat
         with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             for stage in ("generate", "sweep", "train"):
                 wait_for(stage, process, out)
-                assert process.poll() is None, f"over before a node died in {stage}: {process.communicate()[1].decode()}"
+                assert process.poll() is None, f"over before a node died in {stage}: {process.communicate()[1]!r}"
                 victim = busiest(workers)
                 cluster.remove_node(victim, allow_graceful=False)
                 assert not json.loads((out / "stages" / f"{stage}.json").read_text())["complete"]
