@@ -6,13 +6,20 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from ray_synth.errors import InputError
 
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray, quiet and on loopback. A session that is up already is used and left up."""
+    """Ray, quiet and on loopback. A session that is up already is used and left up.
+
+    Raises:
+        InputError: nobody answers at RAY_ADDRESS, or the token is another one.
+    """
     # Read by Ray when it is first imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -28,7 +35,14 @@ def ray_session() -> Iterator[None]:
         return
     with _native_stderr_closed():
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            use_token()
+            try:
+                ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            except (ConnectionError, RuntimeError) as error:
+                raise InputError(
+                    f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it wants another token "
+                    "(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH); unset RAY_ADDRESS to use this machine alone"
+                ) from error
         else:
             ray.init(
                 address="local",  # not whatever cluster was started on this machine last
@@ -43,6 +57,13 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def use_token() -> None:
+    """Where there is a token, show it: Ray, left to itself, starts a cluster with it and then does not."""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+from ray_synth.runtime import ray_session
 
 from .conftest import DIGITS, write_folder
 
@@ -157,3 +159,16 @@ def test_estimate_says_what_it_lacks(tmp_path: Path, image_folder: Path) -> None
         (other / name).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(other / name / "a.png")
     refused(ray_synth("estimate", "--real", image_folder, "--synthetic", other), "no class name in common", "'cat'")
+
+
+def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refused(**words: object) -> None:
+        raise RuntimeError("Failed to connect to GCS. Last connection error: Traceback (most recent call last):")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(InputError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379: no Ray cluster answers there"), ray_session():
+        pass

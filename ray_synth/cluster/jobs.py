@@ -26,6 +26,7 @@ from ray_synth.config import digest
 from ray_synth.errors import InputError, WorkError
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.runtime import use_token
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -228,9 +229,7 @@ class Cluster:
 
 
 def _connected(address: str) -> JobSubmissionClient:
-    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    use_token()
     try:
         from ray.job_submission import JobSubmissionClient
 
