@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from ray_synth.errors import InputError
 
 OBJECT_STORE_BYTES = 512 * 2**20
+LISTENS_WITHIN = 10.0  # seconds
 
 
 @contextmanager
@@ -33,16 +35,16 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_listens(address)
     with _native_stderr_closed():
-        if os.environ.get("RAY_ADDRESS"):
+        if address:
             use_token()
             try:
                 ray.init(logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError) as error:
-                raise InputError(
-                    f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers there, or it wants another token "
-                    "(RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH); unset RAY_ADDRESS to use this machine alone"
-                ) from error
+                raise InputError(f"RAY_ADDRESS={address}: {_why_not_joined(error)}") from error
         else:
             ray.init(
                 address="local",  # not whatever cluster was started on this machine last
@@ -57,6 +59,35 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Raise InputError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise InputError(
+            f"RAY_ADDRESS={address} is for Ray's own client, through which a run cannot work; type ray-synth submit "
+            "EXPERIMENT.yaml, or log in to the head node and set RAY_ADDRESS=auto"
+        )
+    if not port.isdigit():  # auto, local: Ray looks for itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENS_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster listens there ({error}); start one with ray start --head or "
+            "ray up cluster.yaml, or unset RAY_ADDRESS to use this machine alone"
+        ) from None
+
+
+def _why_not_joined(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    if "Version mismatch" in said:  # it names Ray and Python at both ends
+        return f"{said}; start this command with the Python and the Ray of the cluster, or type ray-synth submit"
+    return (
+        "no Ray cluster answers there, or it wants another token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH); unset "
+        "RAY_ADDRESS to use this machine alone"
+    )
 
 
 def use_token() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -161,14 +162,42 @@ def test_estimate_says_what_it_lacks(tmp_path: Path, image_folder: Path) -> None
     refused(ray_synth("estimate", "--real", image_folder, "--synthetic", other), "no class name in common", "'cat'")
 
 
-def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+OTHER_VERSION = """Version mismatch: The cluster was started with:
+    Ray: 2.9.0
+    Python: 3.9.1
+This process on 127.0.0.1 was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("Failed to connect to GCS. Last connection error: Traceback", "no Ray cluster answers there, or it wants"),
+        (OTHER_VERSION, r"Ray: 2\.9\.0 Python: 3\.9\.1 This process .* Ray: 2\.60\.0 Python: 3\.11\.7; start this"),
+    ],
+)
+def test_a_cluster_that_is_not_joined_is_told(monkeypatch: pytest.MonkeyPatch, error: str, said: str) -> None:
     import ray
 
     def refused(**words: object) -> None:
-        raise RuntimeError("Failed to connect to GCS. Last connection error: Traceback (most recent call last):")
+        raise RuntimeError(error)
 
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setattr(ray, "init", refused)
-    with pytest.raises(InputError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379: no Ray cluster answers there"), ray_session():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        monkeypatch.setattr(ray, "init", refused)
+        with pytest.raises(InputError, match=rf"RAY_ADDRESS={address}: .*{said}"), ray_session():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:1", "no Ray cluster listens there"), ("ray://127.0.0.1:10001", "type ray-synth submit")],
+)
+def test_nobody_is_waited_for_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, address: str, said: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=said), ray_session():
         pass

@@ -7,9 +7,11 @@
 images of the demo's generator in light settings, several times in turn. The bar: the ratio of the medians of predicted
 and measured within 20 %.
 `nodes`: light generation (chunks of 2 s that mostly wait) on clusters of one, two and three nodes of one CPU
-(ray.cluster_utils), undisturbed, and with nodes killed at random moments and replaced; what a chunk, a start and a
-replacement take is measured on the cluster of one node, and the Monte-Carlo predicts the others: each run of it has the
-lives of nodes that the real one has. The bar: within 15 %. A machine that does other work at the same time fails both.
+(ray.cluster_utils), undisturbed, and with nodes killed at random moments and replaced. What a chunk and a replacement
+take is measured on the cluster of one node. When each worker begins is measured by a short run on each cluster, as a
+calibration on a cluster has it: here all nodes start on the same cores. The Monte-Carlo predicts the rest, each run of
+it with the lives of nodes that the real one has. The bar: within 15 %. A machine that does other work at the same time
+fails both.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +58,18 @@ CHUNKS = {
     "generate.chunk_size": 4,
     "data.shots": 4,
 }
+SHORT = {"generate.images_per_class": 8}  # 20 chunks: enough to show when each worker begins
 CHUNK_SECONDS = 2.0
-# Loaded by every Python that starts; in Ray's workers a chunk waits before it is sampled.
+# Loaded by every Python that starts; in Ray's workers a chunk is noted, and waits, before it is sampled.
 LIGHT_WORK = """
 import os, sys, time
 if any("default_worker" in word for word in sys.orig_argv):
     from ray_synth.generator import generate
     whole = generate.sample_chunk
     def waiting(*given):
+        log = os.open(os.environ["CHUNKS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(log, f"{os.getpid()} {time.time()}\\n".encode())
+        os.close(log)
         time.sleep(float(os.environ["CHUNK_SECONDS"]))
         return whole(*given)
     generate.sample_chunk = waiting
@@ -129,6 +136,17 @@ def by_stage(found: dict[str, Any], out: Path) -> None:
             print(f"    {stage['name']:30}{stage['wall']['median']:12.1f}{taken:12.1f}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lived:
+    """What happened on a cluster, in seconds from the command: when each worker began its first chunk, each chunk's
+    file was there, nodes were killed, and the command ended."""
+
+    begun: list[float]
+    files: list[float]
+    kills: list[float]
+    end: float
+
+
 class Clusters:
     """A generator that is trained once, and clusters of some nodes that sample from it."""
 
@@ -140,21 +158,21 @@ class Clusters:
         paths = [f"{scratch}/light", *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the nodes pass it on to their workers
 
-    def run(self, lives: Sequence[Iterator[float]], replacement: float) -> tuple[list[float], list[float]]:
+    def run(self, lives: Sequence[Iterator[float]], replacement: float = 0.0, **settings: int) -> Lived:
         """A node for each of `lives`, the seconds that it works before it is killed, again and again: its first life
-        begins about with the first chunk, the others `replacement` after a death. Seconds from the command to each
-        chunk and to its end; those to each kill."""
+        begins with the first chunk, the others `replacement` after a death."""
         from ray.cluster_utils import Cluster
 
         self.count += 1
-        out = self.scratch / f"run{self.count}"
+        out, log = self.scratch / f"run{self.count}", self.scratch / f"chunks{self.count}.log"
+        os.environ["CHUNKS_LOG"] = str(log)
         shutil.copytree(self.trained, out)
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         head = {**node, "num_cpus": 0}  # it is never killed, and samples nothing
         cluster = Cluster(initialize_head=True, head_node_args=head)
         alive = [cluster.add_node(**node) for _ in lives]
         deaths, kills = [math.inf] * len(lives), []
-        command = [*RAY_SYNTH, "generate", "sweeps/digits.yaml", "--out", str(out), *words(CHUNKS)]
+        command = [*RAY_SYNTH, "generate", "sweeps/digits.yaml", "--out", str(out), *words(CHUNKS | settings)]
         clock, start = time.time(), time.monotonic()
         driver = subprocess.Popen(
             command,
@@ -169,8 +187,8 @@ class Clusters:
             while driver.poll() is None:
                 time.sleep(0.05)
                 now = time.monotonic() - start
-                if not begun and any(out.glob("synthetic/*.parquet")):
-                    begun, deaths = True, [now - CHUNK_SECONDS + next(each) for each in lives]
+                if not begun and log.exists():
+                    begun, deaths = True, [now + next(each) for each in lives]
                 for i, death in enumerate(deaths):
                     if death <= now:
                         kills.append(now)
@@ -185,8 +203,12 @@ class Clusters:
                 os.killpg(driver.pid, signal.SIGTERM)
                 driver.wait()
             cluster.shutdown()
+        first: dict[str, float] = {}
+        for line in log.read_text().splitlines():
+            worker, at = line.split()
+            first.setdefault(worker, float(at) - clock)
         files = sorted(file.stat().st_mtime - clock for file in out.glob("synthetic/*.parquet"))
-        return [*files, end], kills
+        return Lived(begun=sorted(first.values()), files=files, kills=kills, end=end)
 
 
 def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
@@ -200,7 +222,8 @@ def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
 
 
 def nodes(kill_every: float, seeds: int) -> None:
-    """Two runs on one node give the rates, the second with a kill in its middle; the Monte-Carlo gives the rest."""
+    """Short runs say when workers begin, two on one node, the second with a kill, the other rates; the Monte-Carlo
+    predicts the rest."""
     from ray_synth.planning.simulate import Pool, exact
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -209,35 +232,39 @@ def nodes(kill_every: float, seeds: int) -> None:
     os.environ["CHUNK_SECONDS"] = str(CHUNK_SECONDS)
     with tempfile.TemporaryDirectory() as scratch:
         clusters = Clusters(Path(scratch))
-        (*files, end), _ = clusters.run(drawn(1, None, 0), 0.0)
-        gaps = np.diff(files)
+        alone = clusters.run(drawn(1, None, 0))
+        gaps = np.diff(alone.files)
         chunk, jitter = float(gaps.mean()), float(np.std(np.log(np.maximum(gaps, 1e-3))))
-        start, ending = files[0] - chunk, end - files[-1]
-        (*files, _), (kill,) = clusters.run([iter([len(files) * chunk / 2, math.inf])], 0.0)
-        replacement = next(time for time in files if time > kill) - chunk - kill
+        chunks, ending = len(alone.files), alone.end - alone.files[-1]
+        disturbed = clusters.run([iter([chunks * chunk / 2, math.inf])])
+        (kill,) = disturbed.kills
+        replacement = disturbed.begun[1] - kill
         print(
-            f"one node: {len(files)} chunks of {chunk:.2f} s (jitter {jitter:.2f}), begun after {start:.1f} s; "
-            f"{replacement:.1f} s from a kill to the next chunk's beginning; {ending:.1f} s "
-            "from the last chunk to the end"
+            f"one node: {chunks} chunks of {chunk:.2f} s (jitter {jitter:.2f}); {replacement:.1f} s from a kill to the "
+            f"next chunk's beginning; {ending:.1f} s from the last chunk to the end"
         )
         print(f"{'':34}{'predicted, s':>12}{'measured, s':>12}{'ratio':>9}", flush=True)
         for count in (1, 2, 3):
+            begun = clusters.run(drawn(count, None, 0), **SHORT).begun
+            print(f"{count} node(s): workers begin after {', '.join(f'{each:.1f}' for each in begun)} s", flush=True)
+            free = np.array(begun[:count])
             pool = Pool(
-                chunks=len(files),
+                chunks=chunks,
                 seconds=chunk,
                 nodes=count,
-                node_start=start,
+                node_start=float(free.min()),
                 jitter=min(jitter, 0.5),
                 replacement=replacement,
             )
             for mean, repetitions in ((None, 1), (kill_every * count, seeds)):
                 predicted, measured, kills = [], [], 0
                 for seed in range(repetitions):
-                    wall, _, _ = exact(pool, np.random.default_rng(seed), lives=drawn(count, mean, seed))
+                    rng, lives = np.random.default_rng(seed), drawn(count, mean, seed)
+                    wall, _, _ = exact(pool, rng, free, lives)
                     predicted.append(wall + ending)
-                    taken, killed = clusters.run(drawn(count, mean, seed), replacement)
-                    measured.append(taken[-1])
-                    kills += len(killed)
+                    lived = clusters.run(drawn(count, mean, seed), replacement)
+                    measured.append(lived.end)
+                    kills += len(lived.kills)
                 name = f"{count} node(s)" + (f", {kills} kills in {len(measured)} runs" if mean else "")
                 pairs = zip(predicted, measured, strict=True)
                 each = "   " + ", ".join(f"{a:.0f}/{b:.0f}" for a, b in pairs) if mean else ""
