@@ -434,7 +434,7 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="leave once it runs; the same command follows it")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="stop the job that these words started")] = False,
     fetch: Annotated[
-        Path | None, typer.Option("--fetch", metavar="DIR", help="where the report goes; default runs/NAME")
+        Path | None, typer.Option("--fetch", metavar="DIR", help="where the report goes; default runs/NAME-cluster")
     ] = None,
 ) -> None:
     """Example: ray-synth submit sweeps/digits.yaml --out s3://BUCKET/runs/digits

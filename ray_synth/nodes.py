@@ -1,18 +1,24 @@
-"""The Ray cluster in, what it has and may come to have out; and whether all its nodes see the run folder."""
+"""The Ray cluster in, what it has and may come to have out; work put where GPUs are; whether all see the run folder."""
 
 from __future__ import annotations
 
 import os
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-from ray_synth.errors import InputError
+import yaml
+
+from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "9p", "fuse")
 SEEN_WITHIN = 120.0  # seconds for a node to look
+DEATHS = 3  # of the machine of one piece of work
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,26 +46,82 @@ def cluster_nodes() -> Nodes:
     import ray
 
     up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return nodes_of(up, _cluster_file() or {})
+
+
+def nodes_of(up: Sequence[Mapping[str, float]], cluster: Mapping[str, Any]) -> Nodes:
+    """up: resources of each node that is up. cluster: what cluster.yaml became, or nothing."""
     cpus, gpus = sum(node.get("CPU", 0) for node in up), tuple(int(node.get("GPU", 0)) for node in up)
-    groups = list(_groups())
-    possible = tuple(int(group.resources.get("GPU", 0)) for group, count in groups for _ in range(count))
-    most_cpus = sum(group.resources.get("CPU", 0) * count for group, count in groups)
+    most_cpus = sum(node.get("CPU", 0) for node in _largest(cluster, "CPU"))
+    possible = tuple(int(node.get("GPU", 0)) for node in _largest(cluster, "GPU"))
     return Nodes(
         cpus=cpus,
         gpus=gpus,
         most_cpus=max(cpus, most_cpus),
         most_gpus=possible if sum(possible) > sum(gpus) else gpus,
-        grows=sum(count for _, count in groups) > len(up),
+        grows=len(possible) > len(up),
     )
 
 
-def _groups() -> Iterable[tuple[object, int]]:
-    """Kinds of nodes that the autoscaler knows, and how many there may be of each."""
-    from ray._private.state import state
+def _largest(cluster: Mapping[str, Any], resource: str) -> list[Mapping[str, float]]:
+    """Resources of each node of the cluster with most of a resource that the autoscaler may build: the head and, within
+    the limits of each kind and of all kinds together, others."""
+    kinds: Mapping[str, Any] = cluster.get("available_node_types") or {}
+    head = cluster.get("head_node_type") or next(iter(kinds), None)
+    nodes = [kinds[head].get("resources") or {}] if head in kinds else []
+    limit = int(cluster.get("max_workers") or 0)
+    workers = [kind for name, kind in kinds.items() if name != head or len(kinds) == 1]
+    for kind in sorted(workers, key=lambda kind: -(kind.get("resources") or {}).get(resource, 0)):
+        count = min(limit, int(kind.get("max_workers", limit)))
+        nodes += [kind.get("resources") or {}] * count
+        limit -= count
+    return nodes
 
-    config = state.get_cluster_config()  # as Ray Data's own autoscaler reads it
-    for group in config.node_group_configs if config is not None else ():
-        yield group, max(0, int(group.max_count))
+
+def _cluster_file() -> dict[str, Any] | None:
+    """What cluster.yaml became, by which the autoscaler of this cluster works: where it runs here, on the head, its
+    command line names the file. Ray tells it nobody else (its own `get_cluster_config` is never filled)."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_text(errors="replace").split("\0")
+            if f"--gcs-address={address}" in words:
+                for word in words:
+                    if word.startswith("--autoscaling-config="):
+                        found = yaml.safe_load(Path(word.partition("=")[2]).expanduser().read_text())
+                        return found if isinstance(found, dict) else None
+        except (OSError, yaml.YAMLError):  # a process that is gone, another user's file
+            continue
+    return None
+
+
+def where_gpus_are(function: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:
+    """What a generator function yields: in this process, or, where the cluster has or may have GPUs and this machine
+    has none, in one that holds a GPU. When that one's machine dies it begins again, and so does what it yields.
+
+    Raises:
+        WorkError: machines died under it more often than DEATHS times.
+    """
+    import ray
+    import torch
+
+    if torch.cuda.is_available() or not ray.is_initialized() or not cluster_nodes().on_gpus:
+        yield from function(*arguments)
+        return
+    shared = [ray.put(argument) for argument in arguments]
+    task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0, num_returns="streaming")(function)
+    for death in range(DEATHS + 1):
+        try:
+            for value in task.remote(*shared):
+                yield ray.get(value)
+            return
+        except ray.exceptions.RayTaskError:
+            raise  # the function's own
+        except ray.exceptions.RayError as error:
+            if death == DEATHS:
+                raise WorkError(f"machines died under {function.__name__} {DEATHS + 1} times: {error}") from error
 
 
 def check_shared(folder: RunFolder) -> None:

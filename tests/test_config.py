@@ -108,6 +108,7 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
             ["multiple of 2 x sweep.workers_per_trial (4), got 66"],
         ),
         ({"data.kind": "folder"}, ["data.path is missing", "--set data.path=FOLDER"]),
+        ({"data.kind": "npz", "data.path": "s3://b/x.npz"}, ["data.path must be a file or folder", "ray rsync-up"]),
         ({"data.test_fraction": 0.9}, ["must be < 1", "1.48"]),
         (
             {"data.generator_split": "shared", "data.test_fraction": 0.8},

@@ -41,9 +41,11 @@ def _open_clip(spec: str) -> Encoder:
     path = Path(rest[0])
     if not model or not rest[0] or not path.is_file():
         raise InputError(f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {USAGE}")
+    import torch
+
     from ray_synth.clip import OpenClip
 
-    clip = OpenClip(model, path)
+    clip = OpenClip(model, path, device="cuda" if torch.cuda.is_available() else "cpu")
     return lambda images: _run_module(clip.visual, images, clip.prepared)
 
 
@@ -57,8 +59,8 @@ def _run_module(module: Any, images: np.ndarray, prepare: Callable[[Any], Any]) 
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), BATCH):
-            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
+            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(first.device)
             batch = prepare(pixels.permute(0, 3, 1, 2).float() / 255.0)
-            parts.append(module(batch.to(device=first.device, dtype=first.dtype)).float().flatten(1).cpu().numpy())
+            parts.append(module(batch.to(first.dtype)).float().flatten(1).cpu().numpy())
     module.train(training)
     return np.concatenate(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,5 +128,12 @@ def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:
     )  # never all of them as floats
     if spec == "pixels":
         return pixel_features(batches, sum(map(len, sets)))
+    return np.concatenate(list(encoded(sets, spec)))
+
+
+def encoded(sets: list[ImageSet], spec: str) -> Iterator[np.ndarray]:
+    """An encoder's features, batch after batch."""
     encoder: Any = encoder_of(spec)
-    return np.concatenate([np.asarray(encoder(batch), dtype=np.float32) for batch in batches])
+    for images in sets:
+        for start in range(0, len(images), BATCH):
+            yield np.asarray(encoder(images.images[start : start + BATCH]), dtype=np.float32)

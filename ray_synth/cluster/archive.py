@@ -15,7 +15,7 @@ from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 
 FILES = (
-    "report.html", "summary.json", "metrics.json", "estimate.json", "generation.json", "experiment.yaml", "log.txt",
+    "report.html", "summary.json", "metrics.json", "estimate.json", "generation.json", "log.txt",
     "sweep/trials.csv", "sweep/ratio.svg", "sweep/search.svg",
 )  # fmt: skip
 BEGIN, END = "-----BEGIN RAY_SYNTH RESULTS-----", "-----END RAY_SYNTH RESULTS-----"

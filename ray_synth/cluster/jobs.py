@@ -35,6 +35,7 @@ ADDRESS = "http://127.0.0.1:8265"
 SENT_FROM = "RAY_SYNTH_SENT_FROM"  # in a job's environment: the versions at the other end, as JSON
 LOOK_EVERY = 2.0  # seconds between two looks at a job
 PATIENCE = 300.0  # seconds that a cluster may be silent
+PORT_WITHIN = 15.0  # seconds until a port is there that has just been asked for
 FETCHED = ("report.html", "summary.json")
 
 
@@ -82,7 +83,12 @@ def check_versions(sent_from: str) -> None:
 
 
 def check_out(out: str) -> None:
-    """Raise InputError for a URL with a password in it, which a job's record would show."""
+    """Raise InputError for a URL with a password in it, which a job's record would show, and for a relative path."""
+    if "://" not in out and not os.path.isabs(out):
+        raise InputError(
+            f"--out must be a URL or an absolute path, got {out!r}: a job's own folder is another one each time; type "
+            "--out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
+        )
     parts = urllib.parse.urlsplit(out)
     if parts.password or "secret" in parts.query.lower():
         raise InputError(
@@ -196,17 +202,23 @@ class Cluster:
         )
 
     def fetch(self, out: str, to: Path) -> None:
-        """Bring the small results here: from a bucket directly, from the cluster's own disk through a job's log."""
-        folder = RunFolder(out)
-        if folder.is_local and all(folder.exists(name) for name in FETCHED):
-            self.reporter.say(f"report: {out}/report.html")
-            return
-        if not folder.is_local:
-            names = [name for name in archive.FILES if folder.exists(name)]
+        """Bring the small results here: from a bucket or a shared disk directly, where this machine sees it, else
+        through a job's log. The run is complete, whatever becomes of that."""
+        try:
+            folder = RunFolder(out)
+            if folder.is_local and all(folder.exists(name) for name in FETCHED):
+                self.reporter.say(f"report: {out}/report.html")
+                return
+            names = [name for name in archive.FILES if not folder.is_local and folder.exists(name)]
             for name in names:
                 RunFolder(to).write(name, folder.read(name))
-        else:
-            names = archive.unpack(self._results(out), to)
+        except Exception:  # no credentials for the bucket, or no client for it: the cluster has them
+            names = []
+        try:
+            names = names or archive.unpack(self._results(out), to)
+        except Exception as error:
+            self.reporter.say(f"the run is complete in {out}; its report could not be brought here: {error}")
+            return
         self.reporter.say(f"fetched {len(names)} files from {out}; report: {to}/report.html")
 
     def _results(self, out: str) -> str:
@@ -230,15 +242,19 @@ class Cluster:
 
 def _connected(address: str) -> JobSubmissionClient:
     use_token()
-    try:
-        from ray.job_submission import JobSubmissionClient
+    begun = time.monotonic()
+    while True:
+        try:
+            from ray.job_submission import JobSubmissionClient
 
-        client = JobSubmissionClient(address)
-        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # what it uploads is told here
-        return client
-    except Exception as error:
-        raise _refused(address, error) from None
+            client = JobSubmissionClient(address)
+            for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+                logging.getLogger(name).setLevel(logging.WARNING)  # what it uploads is told here
+            return client
+        except Exception as error:
+            if not isinstance(error, ConnectionError) or time.monotonic() - begun > PORT_WITHIN:
+                raise _refused(address, error) from None
+        time.sleep(LOOK_EVERY / 4)
 
 
 def _refused(address: str, error: Exception) -> InputError:
@@ -313,6 +329,11 @@ def submit(
     """
     reporter, tree = reporter or Reporter(), Path.cwd()
     command = command_of(experiment, out, overrides, seed, verb, tree)
+    to = fetch or Path("runs") / f"{command.name}-cluster"
+    if (to / "experiment.yaml").exists():
+        raise InputError(
+            f"{to} is a run folder of this machine, whose files fetched ones would replace; type --fetch DIR"
+        )
     files = read_working_tree(tree)
     if command.experiment not in files.files:
         raise InputError(f"{experiment} is not among the files that are sent (is it in .gitignore?)")
@@ -331,5 +352,5 @@ def submit(
         reporter.say(f"{job}: runs on; {again}")
         raise
     if code == 0 and verb in ("run", "report"):
-        cluster.fetch(command.out, fetch or Path("runs") / command.name)
+        cluster.fetch(command.out, to)
     return code

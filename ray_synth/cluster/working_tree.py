@@ -22,6 +22,7 @@ SECRETS = (
 SECRET_FOLDERS = (".aws", ".ssh", ".azure", ".gcloud", ".kube", ".docker", ".gnupg", ".ray")
 NOT_SENT = (".git", "runs", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "node_modules")
 SOURCE = (".py", ".pyi")  # a module may be about tokens
+TOKENIZERS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")  # of a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,9 @@ def is_secret(name: str) -> bool:
     *folders, base = name.lower().split("/")
     if any(folder in SECRET_FOLDERS for folder in folders):
         return True
-    return not base.endswith(SOURCE) and any(fnmatch.fnmatch(base, pattern) for pattern in SECRETS)
+    if base.endswith(SOURCE) or any(fnmatch.fnmatch(base, pattern) for pattern in TOKENIZERS):
+        return False
+    return any(fnmatch.fnmatch(base, pattern) for pattern in SECRETS)
 
 
 def _listed(root: Path) -> Iterator[str]:

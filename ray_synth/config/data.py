@@ -60,6 +60,11 @@ class Data(Section):
                 f"path must be empty for kind: digits, got {self.path!r}; "
                 "type --set data.kind=folder to read images from it"
             )
+        if self.path is not None and "://" in self.path:
+            raise ValueError(
+                f"path must be a file or folder, got {self.path!r}; copy it to the machine that reads it (a cluster's "
+                "head: ray rsync-up cluster.yaml FOLDER/ /home/ray/data/), and type --set data.path=FOLDER"
+            )
         if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
             raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
         self._check_fractions()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -12,15 +12,18 @@ from ray_synth.classifier.predict import logits_of, top_accuracy
 from ray_synth.data.images import ImageSet
 
 
-def final_accuracy(models: Iterable[tuple[str, nn.Module]], test: ImageSet) -> Iterator[tuple[str, float]]:
-    """models: (name, classifier), repeats under the same name; taken one at a time.
+def final_accuracy(
+    models: Iterable[tuple[str, Callable[[], tuple[nn.Module, float]]]], test: ImageSet
+) -> Iterator[tuple[str, float]]:
+    """models: (name, what loads the classifier and its validation accuracy), repeats under the same name; one at a
+    time is in memory.
 
     Yields `accuracy/NAME` and `accuracy/NAME/std` (ddof=1; 0 for one repeat); top-5 as `accuracy_top5/NAME`, where
     there are more than five classes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, list[torch.Tensor]] = {}
-    for name, model in models:
-        found.setdefault(name, []).append(logits_of(model.to(device), test.images))
+    for name, load in models:
+        found.setdefault(name, []).append(logits_of(load()[0].to(device), test.images))
     for name, repeats in found.items():
         values = [top_accuracy(logits, test.labels) for logits in repeats]
         yield f"accuracy/{name}", float(np.mean(values))

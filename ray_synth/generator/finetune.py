@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -30,7 +30,13 @@ def finetune(
     seed: int,
     progress: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train the diffusion model and save its averaged weights.
+    """Train the diffusion model and save its averaged weights. progress: called with the number of steps done."""
+    for step in finetuning(folder, images, settings, seed):
+        progress(step)
+
+
+def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: int) -> Iterator[int]:
+    """The same, step by step: yields the number of steps done.
 
     Step t draws from a seed of its own, so a run that was killed and resumed ends in the same weights.
     """
@@ -50,7 +56,7 @@ def finetune(
     half = settings.precision == "bfloat16"
     pixels = to_model_range(torch.from_numpy(images.images)).contiguous()
     labels = torch.from_numpy(images.labels)
-    progress(start)
+    yield start
     for step in range(start, settings.steps):
         random = torch.Generator().manual_seed(derive_seed("generator step", seed, step))
         batch = torch.randint(0, len(images), (min(settings.batch_size, len(images)),), generator=random)
@@ -72,7 +78,7 @@ def finetune(
         # A short run needs a short memory, else the average still holds the random start.
         decay = min(settings.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters.values()], 1 - decay)
-        progress(step + 1)
+        yield step + 1
         if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < settings.steps:
             if not math.isfinite(loss.item()):
                 raise WorkError(

@@ -58,10 +58,12 @@ class GeneratorModel:
         settings, folder, origin = self.inputs.experiment.generator, self.inputs.folder, self.origin
         record = {"model_id": origin.model_id, "model_revision": origin.model_revision}
         if isinstance(settings, Diffusion):
-            from ray_synth.generator.finetune import finetune
+            from ray_synth.generator.finetune import finetuning
+            from ray_synth.nodes import where_gpus_are
 
             seed = derive_seed("finetune", self.inputs.experiment.seed)
-            finetune(folder, self.inputs.splits.generator, settings, seed=seed, progress=advance)
+            for step in where_gpus_are(finetuning, folder, self.inputs.splits.generator, settings, seed):
+                advance(step)
             record["weights_sha256"] = hashlib.sha256(folder.read(WEIGHTS)).hexdigest()
         else:
             record |= {"model_license": origin.model_license, **origin.parts}

@@ -30,10 +30,11 @@ class Results:
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.evaluation.accuracy import final_accuracy
             from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
+            from ray_synth.nodes import where_gpus_are
 
             test, synthetic = self.inputs.splits.test, self.images.all
-            models = ((t.name.rsplit("-", 1)[0], self.final.load(t)[0]) for t in self.final.trainings())  # one a time
-            metrics = dict(final_accuracy(models, test))
+            models = [(t.name.rsplit("-", 1)[0], self.final.loader(t)) for t in self.final.trainings()]
+            metrics = dict(where_gpus_are(final_accuracy, models, test))
             advance(1)
             judge_seed = derive_seed("judge", self.experiment.seed)
             metrics |= label_fidelity(self.inputs.all_but_test(), test, synthetic, seed=judge_seed)

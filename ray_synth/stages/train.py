@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ray_synth.config import digest
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.estimate import Prediction
@@ -90,7 +92,7 @@ class FinalTrainings:
         """The deliverable: of the best setting's seeds the best on the validation set, and that setting's regions."""
         from ray_synth.classifier.final import save_classifier
 
-        model, accuracy = max((self.load(training) for training in trainings), key=lambda pair: pair[1])
+        model, accuracy = max((self.loader(training)() for training in trainings), key=lambda pair: pair[1])
         setting, real = trainings[0].arguments["setting"], self.inputs.splits.train
         description = {
             "classifier": setting.applied_to(self.experiment.classifier).model_dump(mode="json"),
@@ -103,12 +105,13 @@ class FinalTrainings:
         self.folder.write("model/regions.parquet", self.folder.read(trainings[0].regions))
         self.folder.write_json(REGIONS, self.folder.read_json(trainings[0].region_report))
 
-    def load(self, training: Training) -> tuple[nn.Module, float]:
-        """A trained classifier and its validation accuracy."""
+    def loader(self, training: Training) -> Callable[[], tuple[nn.Module, float]]:
+        """What loads a trained classifier and its validation accuracy, here or in another process."""
         from ray_synth.classifier.final import load_run
 
-        classifier = training.arguments["setting"].applied_to(self.experiment.classifier)
-        return load_run(self.folder, training, classifier, self.inputs.splits.train)
+        classifier = training.arguments["setting"].applied_to(self.inputs.on_workers.classifier)
+        like = self.inputs.splits.train.take(np.zeros(1, dtype=np.int64))  # for its shape and classes
+        return functools.partial(load_run, self.folder, training, classifier, like)
 
     def histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.classifier.mixture import TrainingData, mix, partition_features
+from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.predict import balanced_accuracy, logits_of
 from ray_synth.classifier.train import Fitted, Team, fit
 from ray_synth.config import Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
+from ray_synth.nodes import where_gpus_are
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.space import Setting
@@ -27,8 +28,9 @@ SAY_EVERY = 5.0  # seconds between two lines about a running trial
 
 def known_features(experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> np.ndarray | None:
     """An encoder's features of all images, taken once for all trials. Pixels cost nothing: each trial takes its own."""
-    encoder = experiment.partition.encoder
-    return partition_features([real, synthetic], experiment.partition.features) if encoder else None
+    if not experiment.partition.encoder:
+        return None
+    return np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
 
 
 def mix_setting(

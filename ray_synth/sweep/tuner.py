@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -91,7 +92,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
     if places.workers > 1:  # passed on to Ray Train's workers, as a reference
         trainable = tune.with_parameters(_nested, work=[ray.put(work)], places=places)
     else:
-        trainable = tune.with_parameters(_single, work=work)
+        trainable = tune.with_parameters(_single, work=work, on_gpu=places.gpus > 0)
     resources = {"gpu": places.gpus} if places.gpus else {"cpu": 1.0}
     if places.workers > 1:
         resources = {"cpu": TRIAL_CPU}  # its workers ask for theirs themselves
@@ -118,10 +119,15 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
             searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
 
 
-def _single(config: Mapping[str, Any], *, work: Work) -> None:
+def _single(config: Mapping[str, Any], *, work: Work, on_gpu: bool) -> None:
     """A trial in Tune's own process."""
     import torch
 
+    if on_gpu and not torch.cuda.is_available():
+        raise WorkError(
+            f"{socket.gethostname()} has a GPU, says Ray, and torch {torch.__version__} finds none: its driver is "
+            "missing or too old"
+        )
     torch.set_num_threads(1)
     run_trial(config, work, report=tune.report)
 

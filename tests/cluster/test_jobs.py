@@ -7,13 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import pytest
 
 from ray_synth.cluster import jobs
+from ray_synth.cluster.archive import packed
 from ray_synth.cluster.jobs import Cluster, Command, check_versions, command_of, versions
 from ray_synth.cluster.working_tree import WorkingTree
 from ray_synth.errors import InputError, WorkError
 from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
 from tests.conftest import ROOT
 
 COMMAND = Command(verb="run", experiment="sweeps/digits.yaml", name="digits", out="s3://b/digits")
@@ -43,7 +46,8 @@ class Client:
 
     def submit_job(self, **given: Any) -> str:
         name = given["submission_id"]
-        given["files"] = sorted(p.name for p in Path(given["runtime_env"]["working_dir"]).rglob("*") if p.is_file())
+        folder = given["runtime_env"].get("working_dir")
+        given["files"] = sorted(p.name for p in Path(folder).rglob("*") if p.is_file()) if folder else []
         self.sent.append(given)
         self.jobs[name] = SimpleNamespace(submission_id=name, status="RUNNING", driver_exit_code=None, message="")
         return str(name)
@@ -153,6 +157,32 @@ def test_only_what_runs_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         there.stop("digits-x")
 
 
+def test_results_that_cannot_be_read_here_come_through_a_jobs_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = RunFolder(tmp_path / "there")
+    there.write("report.html", b"<html>")
+    there.write("experiment.yaml", b"name: digits")
+    fs = fsspec.filesystem("memory")
+    monkeypatch.setattr(
+        fs, "exists", lambda path: (_ for _ in ()).throw(PermissionError("AccessDenied")), raising=False
+    )
+    cluster_, client, said = cluster(monkeypatch, ("SUCCEEDED", packed(there), 0))
+    cluster_.fetch("memory://bucket/run", tmp_path / "here")
+    assert client.sent[0]["entrypoint"].endswith("results memory://bucket/run")
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["report.html"]  # no run folder is made of it
+    cluster_, client, said = cluster(monkeypatch, ("FAILED", "no disk", 1))
+    cluster_.fetch("memory://bucket/run", tmp_path / "here")
+    assert "the run is complete in memory://bucket/run; its report could not be brought here" in said[-1]
+
+
+def test_nothing_is_fetched_over_a_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "experiment.yaml").write_text("name: digits")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match="is a run folder of this machine"):
+        jobs.submit(ROOT / "sweeps" / "digits.yaml", out="s3://b/x", fetch=tmp_path)
+
+
 def test_other_versions_are_all_named() -> None:
     check_versions(json.dumps(versions()))
     other = {**versions(), "ray": "2.9.0", "python": "3.9"}
@@ -165,6 +195,7 @@ def test_other_versions_are_all_named() -> None:
     [
         ({"out": None}, "--out is missing.*s3://BUCKET/runs/digits"),
         ({"out": "s3://me:pass@host/b"}, "must not hold a password, got s3://...@host"),
+        ({"out": "runs/digits"}, "must be a URL or an absolute path, got 'runs/digits'"),
         ({"overrides": ["data.shotz=5"]}, "did you mean data.shots"),
         ({"tree": ROOT / "ray_synth"}, "must lie in the folder that is sent"),
     ],
@@ -175,7 +206,8 @@ def test_wrong_words_need_no_cluster_to_be_found(words: dict[str, Any], said: st
         command_of(ROOT / "sweeps" / "digits.yaml", **given)
 
 
-def test_no_cluster_at_the_address() -> None:
+def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp", reason="needs ray[default]: pip install 'ray_synth[cluster]'")
+    monkeypatch.setattr(jobs, "PORT_WITHIN", 0.0)
     with pytest.raises(InputError, match=r"no cluster answers at http://127.0.0.1:9; start one with ray up"):
         Cluster("http://127.0.0.1:9", Told())

@@ -22,6 +22,8 @@ PLAIN = [
     "environment.yaml",
     "keys.md",
     "data/list.csv",
+    "model/tokenizer_config.json",
+    "model/special_tokens_map.json",
 ]
 
 

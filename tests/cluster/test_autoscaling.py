@@ -1,0 +1,180 @@
+"""A cluster that begins without GPUs: what cluster.yaml allows counts, and work that asks for them brings them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from ray_synth.errors import WorkError
+from ray_synth.nodes import cluster_nodes, nodes_of, where_gpus_are
+from ray_synth.runtime import ray_session
+from tests.conftest import ROOT
+
+PORT = 6379  # where Ray's pretended machines look for their head
+HEAD = {"CPU": 8.0}
+
+
+@pytest.fixture(scope="module")
+def aws() -> dict[str, Any]:
+    """cluster.yaml as Ray hands it to its autoscaler."""
+    from ray.autoscaler._private.util import prepare_config
+
+    return dict(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+
+
+def test_what_cluster_yaml_allows_counts(aws: dict[str, Any]) -> None:
+    nodes = nodes_of([HEAD], aws)
+    assert (nodes.gpus, nodes.most_gpus, nodes.grows) == ((0,), (0, *[1] * 8), True)
+    assert (nodes.cpus, nodes.most_cpus) == (8, 8 + 8 * 4)
+    full = nodes_of([HEAD, *[{"CPU": 4.0, "GPU": 1.0}] * 8], aws)
+    assert (full.gpus, full.grows) == ((0, *[1] * 8), False)
+
+
+def test_all_kinds_together_have_a_limit_of_their_own(aws: dict[str, Any]) -> None:
+    assert nodes_of([HEAD], {**aws, "max_workers": 3}).most_gpus == (0, 1, 1, 1)
+    kinds = {**aws["available_node_types"], "eight": {"resources": {"GPU": 8}, "max_workers": 1, "node_config": {}}}
+    assert nodes_of([HEAD], {**aws, "max_workers": 3, "available_node_types": kinds}).most_gpus == (0, 8, 1, 1)
+
+
+def test_a_cluster_of_machines_that_one_has_grows_to_all_of_them() -> None:
+    from ray.autoscaler._private.util import prepare_config
+
+    local = {
+        "cluster_name": "local",
+        "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"]},
+        "auth": {"ssh_user": "ubuntu"},
+    }
+    config = prepare_config(local)
+    assert nodes_of([HEAD], config).grows
+    assert not nodes_of([HEAD] * 3, config).grows
+    assert nodes_of([HEAD] * 3, config).most_cpus == 24
+
+
+def test_a_ray_without_an_autoscaler_is_what_it_is() -> None:
+    nodes = nodes_of([HEAD, {"CPU": 4.0, "GPU": 2.0}], {})
+    assert (nodes.most_cpus, nodes.most_gpus, nodes.grows) == (12, (0, 2), False)
+
+
+@pytest.fixture
+def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A head without CPUs and GPUs, and Ray's own autoscaler, which may start two pretended machines with a GPU."""
+    with socket.socket() as one:
+        if one.connect_ex(("127.0.0.1", PORT)) == 0:
+            pytest.skip(f"somebody's Ray holds port {PORT}")
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 5},
+    }
+    provider = {
+        "type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }  # fmt: skip
+    lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+             "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
+             "rsync_filter")  # fmt: skip
+    config = {
+        **{name: [] for name in lists}, **{name: {} for name in ("auth", "docker", "file_mounts")},
+        "cluster_name": "pretended", "max_workers": 2, "upscaling_speed": 4.0, "idle_timeout_minutes": 5,
+        "provider": provider, "available_node_types": kinds, "head_node_type": "ray.head.default",
+        "file_mounts_sync_continuously": False,
+    }  # fmt: skip
+    file = tmp_path / "bootstrap.yaml"
+    file.write_text(json.dumps(config))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{PORT}")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    head = subprocess.Popen(
+        [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={PORT}", "--num-cpus=0",
+            "--num-gpus=0", "--include-dashboard=false", "--object-store-memory=100000000",
+            f"--autoscaling-config={file}",
+        ],
+        env={**environment, "RAY_FAKE_CLUSTER": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", PORT)) == 0:
+                    break
+            time.sleep(0.2)
+        time.sleep(3)  # the autoscaler's own process comes after the port
+        yield
+    finally:
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]  # its machines too
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        head.wait()
+
+
+@pytest.mark.slow
+def test_actors_that_wait_for_gpus_bring_them(pretended: None) -> None:
+    from ray_synth.generator.pool import over_pool
+
+    class Where:  # not of this module, which workers do not find
+        def __init__(self, shared: object, device: str):
+            self.device = device
+
+        def __call__(self, item: dict[str, int]) -> list[str]:
+            import time
+
+            import ray
+
+            time.sleep(1)
+            return [ray.get_runtime_context().get_node_id(), self.device]
+
+    def steps(count: int) -> Iterator[tuple[int, bool]]:
+        import ray
+
+        for step in range(count):
+            yield step, bool(ray.get_gpu_ids())
+
+    with ray_session():
+        nodes = cluster_nodes()
+        assert (nodes.gpus, nodes.most_gpus, nodes.grows) == ((0,), (0, 1, 1), True)
+        # Work of one process too: this one has no GPU.
+        assert list(where_gpus_are(steps, 3)) == [(0, True), (1, True), (2, True)]
+        seen = list(over_pool([{"n": n} for n in range(80)], Where, (), None))
+    assert {device for _, device in seen} == {"cuda"}
+    assert len({node for node, _ in seen}) == 2
+
+
+@pytest.mark.slow
+def test_one_process_of_work_survives_its_death(pretended: None, tmp_path: Path) -> None:
+    lives = tmp_path / "lives"
+
+    def steps(most: int, file: str) -> Iterator[int]:
+        with open(file, "a") as log:
+            log.write("x")
+        yield 1
+        if os.path.getsize(file) <= most:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield 2
+
+    with ray_session():
+        assert list(where_gpus_are(steps, 1, str(lives))) == [1, 1, 2]
+        with pytest.raises(WorkError, match="machines died under steps 4 times"):
+            list(where_gpus_are(steps, 100, str(tmp_path / "others")))
+
+
+def test_without_gpus_anywhere_work_stays_here() -> None:
+    def steps() -> Iterator[int]:
+        yield os.getpid()
+
+    assert list(where_gpus_are(steps)) == [os.getpid()]
