@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A folder and a number in, that many hosts out, on this machine: each has its own network, processes, home folder,
-# /tmp/ray, /dev/shm and DIR/own, and answers ssh. Everything else of the disk is shared.
+# folder for temporary files, /tmp/ray, /dev/shm and DIR/own, and answers ssh. Everything else of the disk is shared.
 #   hosts.sh up DIR N PYTHON_ENVIRONMENT     10.77.0.11 and on; private key DIR/key, user root
 #   hosts.sh down DIR
 # Needs root and Debian's iproute2, dropbear-bin, openssh-client, rsync.
@@ -13,8 +13,8 @@ host() { # inside the namespaces of one host: its private folders, then an ssh s
     local home=$dir/$1/home
     mount --make-rprivate /
     mount -t proc proc /proc
-    mkdir -p "$home/.ssh" "$dir/$1/ray" "$dir/$1/own" "$dir/own" /tmp/ray
-    touch "$home/.bashrc"
+    mkdir -p "$home/.ssh" "$dir/$1/ray" "$dir/$1/own/tmp" "$dir/own" /tmp/ray
+    echo "export TMPDIR=$dir/own/tmp" >"$home/.bashrc"
     sed "s|^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*|\1:$home|" /etc/passwd >"$dir/$1/passwd"
     cp "$dir/key.pub" "$home/.ssh/authorized_keys"
     chmod 700 "$home" "$home/.ssh"

@@ -1,4 +1,4 @@
-"""A job for real: on a cluster of one node with its dashboard and token, sent, followed, left, found again, stopped."""
+"""A job for real: on a cluster of one node with its dashboard and token, sent, followed, found again, its head killed."""
 
 from __future__ import annotations
 
@@ -96,15 +96,38 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         it.process.communicate("")
 
 
-def test_a_job_from_start_to_report_and_no_secret_on_its_way(served: Served, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_a_job_whose_head_dies_continues_to_its_report_and_tells_no_secret(served: Served, tmp_path: Path) -> None:
+    out, before = tmp_path / "run", tmp_path / "before"
     left = served.submit(out, "--detach")
     assert left.returncode == 0, left.stderr
+    following = subprocess.Popen(
+        served.command(out), cwd=served.tree, env=served.environment, stderr=subprocess.PIPE, text=True
+    )
+    ledger = out / "sweep" / "ledger.jsonl"
+    deadline = time.monotonic() + 300
+    while not (ledger.exists() and ledger.read_text().count('"ended"') >= 2) and time.monotonic() < deadline:
+        assert following.poll() is None, following.communicate()[1]
+        time.sleep(0.05)
+    served.die()
+    shutil.copytree(out, before)
+    assert not (before / "summary.json").exists(), "over before the head died"
+    served.start(served.address.rpartition(":")[2])
+    _, said = following.communicate(timeout=200)
+    assert following.returncode == 1, said
+    assert "runs already; following it" in said
+    assert "knows nothing of" in said
+    assert "run folder" in said
+
     done = served.submit(out, "--fetch", str(tmp_path / "fetched"))
     assert done.returncode == 0, done.stderr
-    assert "runs already; following it" in done.stderr
     assert "evaluate: reading the 480 test images, once" in done.stderr
     assert json.loads((out / "summary.json").read_text())["num_trials"] == 5
+    for name in ("generator/diffusion_pytorch_model.safetensors", "estimate.json"):
+        assert (out / name).read_bytes() == (before / name).read_bytes()
+    chunks = {path.name: path.read_bytes() for path in before.glob("synthetic/*.parquet")}
+    assert {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")} == chunks
+    assert ledger.read_text().startswith(whole_lines(before / "sweep" / "ledger.jsonl"))
+
     # The token opens what nothing else opens.
     assert served.asked("/api/jobs/", None)[0] == 401
     assert served.asked("/api/jobs/", "f" * 64)[0] in (401, 403)
@@ -116,6 +139,7 @@ def test_a_job_from_start_to_report_and_no_secret_on_its_way(served: Served, tmp
         listed,
         log,
         left.stderr,
+        said,
         done.stderr,
         *(p.read_text(errors="replace") for p in out.rglob("*") if p.is_file()),
     ):
@@ -155,38 +179,6 @@ def test_versions_that_differ_end_the_job_before_it_begins(served: Served, tmp_p
     done = served.submit(tmp_path / "run", PYTHONPATH=path)
     assert done.returncode == 2, done.stderr
     assert "ray_synth 0.1.0 here, 9.9.9 where the job was sent from" in done.stderr
-
-
-def test_the_head_dies_and_the_job_that_is_sent_again_continues(tmp_path: Path) -> None:
-    served, out = Served(tmp_path), tmp_path / "run"
-    following = subprocess.Popen(
-        served.command(out), cwd=served.tree, env=served.environment, stderr=subprocess.PIPE, text=True
-    )
-    ledger = out / "sweep" / "ledger.jsonl"
-    deadline = time.monotonic() + 300
-    while not (ledger.exists() and ledger.read_text().count('"ended"') >= 2) and time.monotonic() < deadline:
-        assert following.poll() is None, following.communicate()[1]
-        time.sleep(0.05)
-    served.die()
-    before = tmp_path / "before"
-    shutil.copytree(out, before)
-    assert not (before / "summary.json").exists(), "over before the head died"
-    served.start(served.address.rpartition(":")[2])
-    try:
-        _, said = following.communicate(timeout=200)
-        assert following.returncode == 1, said
-        assert "knows nothing of" in said
-        assert "run folder" in said
-        done = served.submit(out)
-        assert done.returncode == 0, done.stderr
-    finally:
-        served.process.communicate("")
-    for name in ("generator/diffusion_pytorch_model.safetensors", "estimate.json"):
-        assert (out / name).read_bytes() == (before / name).read_bytes()
-    chunks = {path.name: path.read_bytes() for path in before.glob("synthetic/*.parquet")}
-    assert {path.name: path.read_bytes() for path in out.glob("synthetic/*.parquet")} == chunks
-    assert (out / "sweep" / "ledger.jsonl").read_text().startswith(whole_lines(before / "sweep" / "ledger.jsonl"))
-    assert json.loads((out / "summary.json").read_text())["num_trials"] == 5
 
 
 def whole_lines(path: Path) -> str:
