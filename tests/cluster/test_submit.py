@@ -1,4 +1,4 @@
-"""A job for real: on a cluster of one node with its dashboard and token, sent, followed, found again, its head killed."""
+"""A job for real: on one node with dashboard and token, sent, followed, found again, stopped, its head killed."""
 
 from __future__ import annotations
 
