@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
+from ray_synth.classifier.models import residual_network
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import (
@@ -97,6 +100,22 @@ def test_other_models_are_counted(small: Experiment, sizes: Sizes) -> None:
     assert counted.origin == "counted by torch"
     assert 3 < larger.value / counted.value < 5
     assert pixel_flops(small, replace(sizes, shape=(16, 16, 1))) > 3 * pixel_flops(small, sizes)
+
+
+@pytest.mark.parametrize(("side", "published"), [(32, 2 * 0.56e9), (64, 8 * 0.56e9), (224, 3.6e9)])
+def test_residual_networks_of_small_images_are_counted_with_their_own_stem(
+    small: Experiment, sizes: Sizes, side: int, published: float
+) -> None:
+    """0.56 GMAC of a ResNet-18 with a stem of stride 1 at 32x32; four times as many at 64x64."""
+    e = small.model_copy(update={"classifier": small.classifier.model_copy(update={"model": "resnet18"})})
+    found = classifier_flops(e, replace(sizes, shape=(side, side, 3))).value
+    network = residual_network("resnet18", (side, side), 10).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, side, side))
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert found == pytest.approx(published, rel=0.03)
+    upscaled = e.model_copy(update={"classifier": e.classifier.model_copy(update={"image_size": side})})
+    assert classifier_flops(upscaled, sizes).value == found
 
 
 def test_rates_survive_a_file(tmp_path: Path, small: Experiment, sizes: Sizes) -> None:
