@@ -80,6 +80,7 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
         if request.gpu is not None or request.rates is not None:
             rates = _rates(request, experiment, work)
         else:
+            run.check_places()  # what is measured here must find room here
             rates = _measured(request, work, run, started)
     return plan(work, rates, request.nodes, seed=experiment.seed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_synth.errors import InputError
+from ray_synth.pipeline import run
 from ray_synth.planning.request import Request, parse_nodes, plan_for
 from ray_synth.progress import Reporter
 from ray_synth.report.costs import bytes_said, money_said, number_said, scaling_picture, seconds_said
@@ -91,6 +92,29 @@ def test_data_that_are_not_here_are_counted_as_published() -> None:
     assert found["saving"] is None
     with pytest.raises(InputError, match="data/imagenet"):
         asked(experiment=IMAGENET)
+
+
+MANY = {"sweep.workers_per_trial": 64, "classifier.num_workers": 64, "classifier.batch_size": 128}
+
+
+def test_another_machine_is_not_held_to_this_one() -> None:
+    """64 workers find room on eight nodes of eight GPUs, whatever the machine that the plan is typed on has."""
+    found = asked(gpu="A100", overrides=MANY, nodes=[8])
+    assert (found["nodes"], found["slots"]) == (8, 8)
+    with pytest.raises(InputError, match=r"workers_per_trial=64 and there are 8 GPUs; type --nodes 8"):
+        asked(gpu="A100", overrides=MANY)
+
+
+def test_what_is_measured_or_run_here_must_find_room_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for refuses in (
+        lambda: asked(overrides=MANY),
+        lambda: run(DIGITS, out=tmp_path, overrides=MANY, dry_run=True),
+        lambda: run(DIGITS, out=tmp_path, overrides=MANY, until="finetune"),
+    ):
+        with pytest.raises(InputError, match=r"sweep.workers_per_trial must be <= \d+, the [CG]PUs here, got 64"):
+            refuses()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_folder_of_another_is_refused(tmp_path: Path) -> None:
