@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+from ray_synth.nodes import Nodes
 from ray_synth.pipeline import Run
-from ray_synth.planning.calibrate import calibrate
+from ray_synth.planning.calibrate import _in_turn, _refuse_others, calibrate
 from ray_synth.planning.calibration import classification as c
 from ray_synth.planning.calibration.classification import fit_trials
 from ray_synth.planning.calibration.generation import chunk_seconds
@@ -77,6 +80,25 @@ def test_the_small_sweep_is_an_experiment(small: Experiment) -> None:
     assert e.sweep.num_trials == 6
     assert set(e.sweep.searched) == {"synthetic_ratio", "updates"}
     assert (e.sweep.pruner, e.sweep.prior, e.classifier.updates, e.classifier.budget) == ("none", "none", 50, "updates")
+
+
+def test_a_cluster_of_several_machines_is_not_calibrated() -> None:
+    """The pieces lie in a temporary folder, and the slots that are measured are those of one node."""
+    one = Nodes(cpus=4, gpus=(0,), most_cpus=4, most_gpus=(0,), grows=False)
+    _refuse_others(one)
+    with pytest.raises(InputError, match=r"has 2 machines; type --gpu NAME or --rates FILE .*--save-rates FILE there"):
+        _refuse_others(replace(one, gpus=(0, 0)))
+    with pytest.raises(InputError, match="adds machines"):
+        _refuse_others(replace(one, grows=True))
+
+
+def test_a_cluster_is_joined_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    alone = [name for name, _ in _in_turn()]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    joined = [name for name, _ in _in_turn()]
+    assert alone[:2] == ["training the generator", "starting Ray"]
+    assert joined == ["starting Ray", "training the generator", *alone[2:]]
 
 
 @pytest.mark.slow
