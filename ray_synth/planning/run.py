@@ -181,10 +181,9 @@ class PlannedRun:
 
     def _read_back(self) -> None:
         """The driver decodes all images, one after the other, for the first stage that looks at them."""
-        work = self.work
-        if work.pilot or work.sweep is not None or work.final or work.tests:
-            wall = work.all_images * self.draws.read_image
-            self._add("estimate" if work.pilot else "sweep" if work.sweep is not None else "train", wall)
+        if self.work.readers:
+            wall = self.work.all_images * self.draws.read_image
+            self._add(self.work.readers[0], wall)
             self._blame("head node", wall)
 
     def _estimate(self) -> None:

@@ -5,6 +5,8 @@ What is complete in the run folder is not counted again, by the stages' own dige
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -115,6 +117,18 @@ class Work:
     images_at_prediction: int = 0
     predicted: float | None = None  # None where it is not known yet
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def readers(self) -> list[str]:
+        """Stages left that look at the synthetic images."""
+        left = {
+            "estimate": bool(self.pilot),
+            "sweep": self.sweep is not None,
+            "train": bool(self.final),
+            "evaluate": bool(self.tests),
+            "report": self.report,
+        }
+        return [name for name, is_left in left.items() if is_left]
 
     @property
     def bytes_written(self) -> int:
@@ -278,15 +292,12 @@ def middle(limit: float) -> float:
 
 def work_of(run: Run) -> Work:
     """The work that is left of a run in its folder. Reads the folder and writes nothing."""
-    predicted = run.prediction.ratio if run.prediction.exists() else None
+    complete = _complete(run)
+    predicted = run.prediction.ratio if "estimate" in complete else None
     # Where the file names no number there are at most as many as a generator that is a folder holds.
     generate = run.experiment.generate.model_copy(update={"images_per_class": run.images.most_per_class})
     work = counted(run.experiment.model_copy(update={"generate": generate}), sizes_of(run), predicted=predicted)
     work = replace(work, **_images_left(run, work))
-    complete = []
-    for name, stage in _stages(run):
-        if stage is not None and stage.ready and run.folder.is_complete(name, stage.digest):
-            complete.append(name)
     if "finetune" in complete:
         work = replace(work, generator_steps=0)
     elif work.generator_steps:
@@ -295,7 +306,7 @@ def work_of(run: Run) -> Work:
         work = replace(work, pilot=0)
     if "sweep" in complete:
         work = replace(work, sweep=None)
-    elif work.sweep is not None:
+    elif work.sweep is not None and "estimate" in complete:
         work = replace(work, sweep=replace(work.sweep, trials=work.sweep.trials[_trials_done(run) :]))
     if "train" in complete:
         work = replace(work, final=())
@@ -306,17 +317,18 @@ def work_of(run: Run) -> Work:
     return replace(work, complete=tuple(complete))
 
 
-def _stages(run: Run) -> list[tuple[str, Stage | None]]:
-    """Stages whose turn has come, that is, of which all that they read is there."""
-    found: list[tuple[str, Stage | None]] = [(name, run.stage(name)) for name in ("finetune", "generate", "estimate")]
-    if run.prediction.exists():
-        sweep = run.stage("sweep")
-        found.append(("sweep", sweep))
-        if run.folder.is_complete("sweep", sweep.digest):
-            found.append(("train", run.stage("train")))
-            found.append(("evaluate", run.stage("evaluate")))
-            found.append(("report", _report(run)))
-    return found
+def _complete(run: Run) -> list[str]:
+    """Stages that the run would leave out. From the estimate on each goes by what the one before it says: where one is
+    done again, those after it are too, whatever their records say of the old one."""
+    found = [name for name in ("finetune", "generate") if _is_complete(run, name)]
+    later = STAGES[STAGES.index("estimate") :]
+    return found + list(itertools.takewhile(functools.partial(_is_complete, run), later))
+
+
+def _is_complete(run: Run, name: str) -> bool:
+    """Of a stage whose turn has come, that is, of which all that it reads is there."""
+    stage = _report(run) if name == "report" else run.stage(name)
+    return stage is not None and stage.ready and run.folder.is_complete(name, stage.digest)
 
 
 def _report(run: Run) -> Stage | None:
@@ -366,7 +378,7 @@ def _trials_done(run: Run) -> int:
     from ray_synth.sweep.ledger import Ledger
 
     record = run.folder.stage("sweep")
-    if record is None or not run.prediction.exists() or record.digest != run.stage("sweep").digest:
+    if record is None or record.digest != run.stage("sweep").digest:
         return 0
     return len(Ledger(run.folder).ended)
 

@@ -10,17 +10,26 @@ import pytest
 
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
+from ray_synth.generator.artifacts import WEIGHTS
 from ray_synth.generator.chunks import Chunk, write_chunk
 from ray_synth.pipeline import Run
 from ray_synth.planning import work as w
+from ray_synth.planning.plan import plan
 from ray_synth.planning.sizes import Sizes, data_are_here, published_sizes, sizes_of
 from ray_synth.planning.work import counted, expected_share, middle, trial_ratios, up_to, work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.stages.inputs import STAGES
+from ray_synth.sweep.ledger import Ledger
+from ray_synth.sweep.search import Search
 
 from ..conftest import DIGITS, ROOT
+from ..sweep.test_search import ESTIMATE
+from ..sweep.test_search import run as run_search
+from .conftest import rates_of
 
 TINY = {"data.shots": 4, "generate.images_per_class": 8, "generate.chunk_size": 3, "generator.steps": 30}
+SHORT = {"sweep.num_trials": 6}
 
 
 def run_in(out: Path, **changes: object) -> Run:
@@ -139,13 +148,81 @@ def test_a_complete_stage_is_not_counted_again(tmp_path: Path) -> None:
     stage = run.stage("finetune")
     (tmp_path / "generator").mkdir()
     with run.folder.working_on("finetune", stage.digest, stage.outputs):
-        from ray_synth.generator.artifacts import WEIGHTS
-
         run.folder.write(WEIGHTS, b"weights")
     work = work_of(run)
     assert work.complete == ("finetune",)
     assert work.generator_steps == 0
     assert work_of(run_in(tmp_path, **{"generator.steps": 31})).generator_steps == 31
+
+
+def recorded(run: Run, *names: str) -> None:
+    """Stages as if the run had done them."""
+    for name in names:
+        record = {"digest": run.stage(name).digest, "complete": True, "outputs": []}
+        run.folder.write_json(f"stages/{name}.json", record)
+
+
+def estimated(run: Run) -> None:
+    """A run up to its estimate."""
+    run.folder.open_for(run.experiment)
+    run.folder.write(WEIGHTS, b"weights")
+    each = run.images.images_per_class
+    write_chunks(run, [(label, 0, each) for label in range(10)])
+    run.folder.write_json("estimate.json", ESTIMATE)
+    recorded(run, "finetune", "generate", "estimate")
+
+
+def swept(run: Run, *, trials: int | None = None) -> None:
+    """And through its sweep, or the first trials of it."""
+    ledger = Ledger(run.folder, read=False)
+    engine = Search(ledger, run.inputs.on_workers, run.sweep.space, estimate=ESTIMATE, window=4)
+    run_search(engine, stop_after=trials)
+    digest = run.stage("sweep").digest
+    run.folder.write_json("stages/sweep.json", {"digest": digest, "complete": trials is None, "outputs": []})
+
+
+def finished(run: Run) -> None:
+    """And to its report."""
+    estimated(run)
+    swept(run)
+    recorded(run, "train", "evaluate")
+    run.folder.write_json("stages/report.json", {"digest": "as it was", "complete": True, "outputs": []})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complete"),
+    [
+        ({}, 7),
+        ({"estimate.confidence": 0.8}, 2),
+        ({"classifier.updates": 399}, 3),
+        ({"evaluate.repeats": 5}, 4),
+        ({"sweep.num_trials": 9}, 3),
+        ({"generate.num_inference_steps": 19}, 1),
+    ],
+)
+def test_what_comes_after_a_stage_that_is_redone_is_redone(
+    tmp_path: Path, changes: dict[str, object], complete: int
+) -> None:
+    """Whatever later stages' records say: each goes by what the one before it will say."""
+    finished(run_in(tmp_path, **SHORT))
+    work = work_of(run_in(tmp_path, **{**SHORT, **changes}))
+    assert work.complete == STAGES[:complete]
+    assert bool(work.pilot) == (complete < 3)
+    assert (work.sweep is None) == (complete >= 4)
+    assert len(work.final) == (0 if complete == 7 else 3 * int(changes.get("evaluate.repeats", 3)))  # type: ignore[call-overload]
+    assert bool(work.tests) == work.report == (complete < 7)
+    assert work.predicted == (None if complete < 3 else 2.0)  # of the images' reach, what is predicted lies beyond
+
+
+def test_the_images_are_read_back_by_the_first_stage_that_is_left(tmp_path: Path) -> None:
+    run = run_in(tmp_path, **SHORT)
+    finished(run)
+    for name in ("report", "evaluate", "train", "sweep"):
+        run.folder.remove(f"stages/{name}.json")
+        found = plan(work_of(run), rates_of(start=1.0, read_image=0.1, report=1.0))
+        walls = {stage.name: stage.wall.median for stage in found.stages}
+        assert list(walls)[:2] == ["start", name]
+        assert walls[name] == pytest.approx(80 * 0.1 + (name == "report"))
 
 
 def test_planning_writes_nothing_into_the_folder(tmp_path: Path) -> None:
