@@ -150,7 +150,7 @@ def check_nodes(nodes: Sequence[int]) -> None:
 
 
 def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
-    said = _said(run.work)
+    said = _said(run)
     return tuple(
         StagePlan(
             name=name,
@@ -162,8 +162,9 @@ def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
     )
 
 
-def _said(work: Work) -> dict[str, str]:
+def _said(run: PlannedRun) -> dict[str, str]:
     """What each stage does, in counts."""
+    work = run.work
     said = {
         "start": "imports, reading the data, nodes",
         "finetune": f"{work.generator_steps:,} steps of {work.generator_batch} images",
@@ -175,7 +176,7 @@ def _said(work: Work) -> dict[str, str]:
         "report": "report.html",
     }
     if work.sweep is not None:
-        kept = work.sweep.expected(1) / max(work.sweep.bound, 1)
+        kept = work.sweep.expected(run.slots_of(work.sweep)) / max(work.sweep.bound, 1)
         said["sweep"] = (
             f"{len(work.sweep.trials)} trials of {_span([work.sweep.repeats * t.updates for t in work.sweep.trials])} "
             "updates" + (f", {kept:.0%} of them after early stops" if work.sweep.rungs else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,14 @@ import numpy as np
 
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
 from ray_synth.planning.sizes import Sizes, sizes_of
+from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import STAGES
+from ray_synth.sweep.ledger import Ledger
+from ray_synth.sweep.places import WINDOW
+from ray_synth.sweep.prior import told
+from ray_synth.sweep.search import first_settings, grid_in_turn, num_trials
+from ray_synth.sweep.space import RATIO, Space, from_scale, to_scale
 
 if TYPE_CHECKING:
     from ray_synth.pipeline import Run
@@ -48,8 +55,8 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepWork:
-    """Trials in their order. `free` of them, the first, are never stopped early; later ones at `rungs`, shares of a
-    training, of which each lets 1 / factor go on at least, and `most_kept` at most."""
+    """Trials in their order, after those that are done. `free` of them, the first, are never stopped early; later ones
+    at `rungs`, shares of a training, of which each lets 1 / factor go on at least, and `most_kept` at most."""
 
     trials: tuple[Training, ...]
     repeats: int
@@ -60,6 +67,7 @@ class SweepWork:
     workers_per_trial: int
     gpus_per_trial: float
     concurrency: int | None
+    done: int = 0
 
     @property
     def bound(self) -> int:
@@ -68,7 +76,7 @@ class SweepWork:
 
     def free(self, slots: int) -> int:
         """Trials that are proposed before there is anything to stop them by."""
-        return 2 * slots
+        return max(0, WINDOW * slots - self.done)
 
     def expected(self, slots: int, kept: float | None = None) -> float:
         """Updates after early stops. kept: share that goes on at a rung; default the middle of what is thought of."""
@@ -140,18 +148,33 @@ class Work:
         return round(self.bytes_written + there)
 
 
-def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = None) -> Work:
-    """The work of a whole run in an empty folder.
+def counted(
+    experiment: Experiment,
+    sizes: Sizes,
+    *,
+    estimate: Mapping[str, Any] | None = None,
+    ledger: Ledger | None = None,
+) -> Work:
+    """The work of a whole run; of the sweep what a ledger leaves.
 
-    predicted: the ratio where an estimate exists; else one in the middle of log(1 + ratio) stands for it.
+    estimate: the prediction where there is one; else a ratio in the middle of log(1 + ratio) stands for it.
+
+    Raises:
+        InputError: a space that the images do not reach.
     """
     e = experiment
     per_class = images_per_class(e, sizes)
     most = e.generate.images_per_class or per_class
     ratio_limit = most / sizes.most_real
-    ratio = middle(min(e.estimate.max_ratio, ratio_limit)) if predicted is None else predicted
-    trials = sweep_work(e, sizes, min(e.sweep.top_ratio, ratio_limit), ratio)
-    best = max((t.ratio for t in trials.trials), default=0.0) if predicted is None else predicted
+    reach = min(e.estimate.max_ratio, ratio_limit)
+    ratio = middle(reach) if estimate is None else min(float(estimate["ratio"]), reach)
+    predicted = None if estimate is None else ratio
+    space = Space(e, num_classes=sizes.classes, max_ratio=min(e.sweep.top_ratio, ratio_limit))
+    ledger = ledger or Ledger(RunFolder("."), read=False)
+    ratios = trial_ratios(e, space, estimate or _stand_in(ratio), ledger)
+    trials = sweep_work(e, sizes, list(ratios.values()))
+    left = [training(e, sizes, r) for trial_id, r in ratios.items() if trial_id not in ledger.ended]
+    best = max(ratios.values(), default=0.0) if predicted is None else predicted
     final = [training(e, sizes, r) for r in (0.0, ratio, best) for _ in range(e.evaluate.repeats)]
     chunks = sizes.classes * math.ceil(per_class / e.generate.chunk_size)
     pool = e.generate.pool
@@ -169,7 +192,7 @@ def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = N
         max_actors=pool[1] if pool else None,
         gpus_per_actor=e.generate.gpus_per_actor,
         pilot=pilot,
-        sweep=trials,
+        sweep=replace(trials, trials=tuple(left), done=len(ratios) - len(left)),
         whole_sweep=trials,
         final=tuple(final),
         final_workers=e.classifier.num_workers,
@@ -236,8 +259,8 @@ def training(e: Experiment, sizes: Sizes, ratio: float) -> Training:
     return Training(ratio=ratio, real=real, synthetic=synthetic, updates=num_updates(e.classifier, real, synthetic))
 
 
-def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) -> SweepWork:
-    """All trials of a sweep."""
+def sweep_work(e: Experiment, sizes: Sizes, ratios: Sequence[float]) -> SweepWork:
+    """A sweep of trials at these ratios."""
     settings = e.sweep
     evaluations = settings.repeats * e.classifier.evaluations
     rungs, rung = [], float(settings.grace)
@@ -246,7 +269,7 @@ def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) 
         rung *= settings.reduction_factor
     kept = 1 / settings.reduction_factor
     return SweepWork(
-        trials=tuple(training(e, sizes, ratio) for ratio in trial_ratios(e, max_ratio, predicted)),
+        trials=tuple(training(e, sizes, ratio) for ratio in ratios),
         repeats=settings.repeats,
         evaluations=evaluations,
         rungs=tuple(rungs),
@@ -258,28 +281,35 @@ def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) 
     )
 
 
-def trial_ratios(e: Experiment, max_ratio: float, predicted: float) -> list[float]:
-    """Ratios of the trials in their order: first those of the prediction, then the space evenly, in a fixed shuffle."""
-    dimension = e.sweep.searched.get("synthetic_ratio")
-    first = [0.0] if e.sweep.prior == "none" else [predicted, 0.0, predicted / 2, min(2 * predicted, max_ratio)]
-    if dimension is not None and dimension.choices is not None:
-        choices = sorted(float(ratio) for ratio in dimension.choices if ratio <= max_ratio)
-        count = e.sweep.num_trials
-        if e.sweep.sampler == "grid":  # every ratio with every combination of the rest
-            count = min(count, len(choices) * _others(e))
-            first = []
-        return (first + [choices[k % len(choices)] for k in range(count)])[:count]
-    low, high = (dimension.low or 0.0, dimension.high or max_ratio) if dimension is not None else (0.0, max_ratio)
-    left = max(0, e.sweep.num_trials - len(first))
-    evenly = np.expm1(np.log1p(low) + (np.log1p(high) - np.log1p(low)) * (np.arange(left) + 0.5) / max(left, 1))
-    shuffled = np.random.default_rng(derive_seed("plan", e.seed)).permutation(evenly)
-    return [min(ratio, max_ratio) for ratio in (first + shuffled.tolist())[: e.sweep.num_trials]]
+def trial_ratios(e: Experiment, space: Space, estimate: Mapping[str, Any], ledger: Ledger) -> dict[str, float]:
+    """Trial -> ratio, in their order and as many as the sweep itself counts: those that were started, the first ones of
+    the prediction, then all choices where there is nothing else, or the range evenly in a fixed shuffle."""
+    settings = [ledger.starts[trial_id].setting for trial_id in sorted(ledger.starts)]
+    total = max(len(settings), num_trials(ledger, e, space, estimate))
+    for more in (first_settings(e, space, told(estimate, e.sweep.prior)), grid_in_turn(e, space) or []):
+        tried = {setting.digest for setting in settings}
+        settings += [setting for setting in more if setting.digest not in tried]
+    ratios = [setting.synthetic_ratio for setting in settings]
+    ratios += _drawn(e, space, max(0, total - len(ratios)))
+    return {f"t{k:05d}": ratio for k, ratio in enumerate(ratios[:total])}
 
 
-def _others(e: Experiment) -> int:
-    """Combinations of all choices but the ratio's."""
-    dimensions = [each for name, each in e.sweep.searched.items() if name != "synthetic_ratio"]
-    return math.prod(len(each.choices) for each in dimensions if each.choices is not None)
+def _drawn(e: Experiment, space: Space, count: int) -> list[float]:
+    """So many ratios of a space that is not choices alone."""
+    dimension = space.dimensions[RATIO]
+    if dimension.choices is not None:
+        choices = sorted(dimension.choices)
+        return [float(choices[k % len(choices)]) for k in range(count)]
+    scale = "log1p" if e.sweep.prior == "distribution" else dimension.scale  # as the prediction draws them
+    low, high = (to_scale(end, scale) for end in space.ratio_range)
+    evenly = [from_scale(low + (high - low) * (k + 0.5) / count, scale) for k in range(count)]
+    order = np.random.default_rng(derive_seed("plan", e.seed)).permutation(count)
+    return [evenly[k] for k in order]
+
+
+def _stand_in(ratio: float) -> dict[str, Any]:
+    """For a prediction that is not known yet."""
+    return {"ratio": ratio, "interval": [ratio / 2, 2 * ratio], "curve": {}, "confidence": 0.0}
 
 
 def middle(limit: float) -> float:
@@ -292,11 +322,11 @@ def middle(limit: float) -> float:
 
 def work_of(run: Run) -> Work:
     """The work that is left of a run in its folder. Reads the folder and writes nothing."""
-    complete = _complete(run)
-    predicted = run.prediction.ratio if "estimate" in complete else None
+    complete, e = _complete(run), run.inputs.on_workers
+    known = {"estimate": run.prediction.read(), "ledger": _ledger(run)} if "estimate" in complete else {}
     # Where the file names no number there are at most as many as a generator that is a folder holds.
-    generate = run.experiment.generate.model_copy(update={"images_per_class": run.images.most_per_class})
-    work = counted(run.experiment.model_copy(update={"generate": generate}), sizes_of(run), predicted=predicted)
+    generate = e.generate.model_copy(update={"images_per_class": run.images.most_per_class})
+    work = counted(e.model_copy(update={"generate": generate}), sizes_of(run), **known)
     work = replace(work, **_images_left(run, work))
     if "finetune" in complete:
         work = replace(work, generator_steps=0)
@@ -306,8 +336,6 @@ def work_of(run: Run) -> Work:
         work = replace(work, pilot=0)
     if "sweep" in complete:
         work = replace(work, sweep=None)
-    elif work.sweep is not None and "estimate" in complete:
-        work = replace(work, sweep=replace(work.sweep, trials=work.sweep.trials[_trials_done(run) :]))
     if "train" in complete:
         work = replace(work, final=())
     elif "sweep" in complete:
@@ -374,13 +402,12 @@ def _steps_done(run: Run) -> int:
     return int(safetensors.load(run.folder.read(CHECKPOINT))["step"])
 
 
-def _trials_done(run: Run) -> int:
-    from ray_synth.sweep.ledger import Ledger
-
+def _ledger(run: Run) -> Ledger:
+    """The trials that a sweep with these settings would not run again."""
     record = run.folder.stage("sweep")
-    if record is None or record.digest != run.stage("sweep").digest:
-        return 0
-    return len(Ledger(run.folder).ended)
+    ledger = Ledger(run.folder, read=record is not None and record.digest == run.stage("sweep").digest)
+    ledger.ended = {trial_id: trial for trial_id, trial in ledger.ended.items() if not trial.again}
+    return ledger
 
 
 def _trainings_done(run: Run) -> int:
