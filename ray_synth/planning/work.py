@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
+from ray_synth.data.images import synthetic_counts
 from ray_synth.planning.sizes import Sizes, sizes_of
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
@@ -152,19 +153,21 @@ def counted(
     experiment: Experiment,
     sizes: Sizes,
     *,
+    until: str = "report",
     estimate: Mapping[str, Any] | None = None,
     ledger: Ledger | None = None,
+    most: int | None = None,
 ) -> Work:
-    """The work of a whole run; of the sweep what a ledger leaves.
+    """The work of a run up to a stage; of the sweep what a ledger leaves.
 
-    estimate: the prediction where there is one; else a ratio in the middle of log(1 + ratio) stands for it.
+    estimate: the prediction where there is one; else a ratio in the middle of log(1 + ratio) stands for it. most:
+    images per class that there can be, where the file names no number.
 
     Raises:
         InputError: a space that the images do not reach.
     """
     e = experiment
-    per_class = images_per_class(e, sizes)
-    most = e.generate.images_per_class or per_class
+    most = most or most_per_class(e, sizes)
     ratio_limit = most / sizes.most_real
     reach = min(e.estimate.max_ratio, ratio_limit)
     ratio = middle(reach) if estimate is None else min(float(estimate["ratio"]), reach)
@@ -176,10 +179,15 @@ def counted(
     left = [training(e, sizes, r) for trial_id, r in ratios.items() if trial_id not in ledger.ended]
     best = max(ratios.values(), default=0.0) if predicted is None else predicted
     final = [training(e, sizes, r) for r in (0.0, ratio, best) for _ in range(e.evaluate.repeats)]
+    pilot = min(max(1, per_class_at(e.estimate.pilot_ratio, sizes)), most)
+    per_class = e.generate.images_per_class or pilot
+    if e.generate.images_per_class is None and STAGES.index(until) >= STAGES.index("sweep"):
+        # Trials, and then the final trainings, have made what they need.
+        top = max(space.ratio_range[1], ratio if until != "sweep" else 0.0)
+        per_class = min(max(pilot, per_class_at(top, sizes)), most)
     chunks = sizes.classes * math.ceil(per_class / e.generate.chunk_size)
     pool = e.generate.pool
-    pilot = min(math.ceil(sizes.most_real * e.estimate.pilot_ratio), per_class) * sizes.classes
-    return Work(
+    work = Work(
         name=e.name,
         sizes=sizes,
         generator_steps=e.generator.steps if isinstance(e.generator, Diffusion) else 0,
@@ -191,7 +199,7 @@ def counted(
         image_bytes=reckoned_bytes(e, sizes),
         max_actors=pool[1] if pool else None,
         gpus_per_actor=e.generate.gpus_per_actor,
-        pilot=pilot,
+        pilot=pilot * sizes.classes,
         sweep=replace(trials, trials=tuple(left), done=len(ratios) - len(left)),
         whole_sweep=trials,
         final=tuple(final),
@@ -207,6 +215,7 @@ def counted(
         predicted=predicted,
         notes=tuple(_notes(e, sizes, ratio, predicted)),
     )
+    return up_to(work, until)
 
 
 def _notes(e: Experiment, sizes: Sizes, ratio: float, predicted: float | None) -> list[str]:
@@ -222,11 +231,16 @@ def _notes(e: Experiment, sizes: Sizes, ratio: float, predicted: float | None) -
     return notes
 
 
-def images_per_class(e: Experiment, sizes: Sizes) -> int:
-    """Those asked for; else what the largest ratio of a trial or the estimate needs."""
+def most_per_class(e: Experiment, sizes: Sizes) -> int:
+    """Images per class at most: those asked for; else what the largest ratio of a trial or the estimate needs."""
     if e.generate.images_per_class is not None:
         return e.generate.images_per_class
     return math.ceil(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio) * sizes.most_real)
+
+
+def per_class_at(ratio: float, sizes: Sizes) -> int:
+    """Images of the largest class at a ratio."""
+    return int(synthetic_counts(np.array([sizes.most_real]), ratio)[0])
 
 
 def denoising_steps(e: Experiment) -> int:
@@ -320,29 +334,38 @@ def middle(limit: float) -> float:
 # What is left of a run that was begun.
 
 
-def work_of(run: Run) -> Work:
-    """The work that is left of a run in its folder. Reads the folder and writes nothing."""
-    complete, e = _complete(run), run.inputs.on_workers
-    known = {"estimate": run.prediction.read(), "ledger": _ledger(run)} if "estimate" in complete else {}
-    # Where the file names no number there are at most as many as a generator that is a folder holds.
-    generate = e.generate.model_copy(update={"images_per_class": run.images.most_per_class})
-    work = counted(e.model_copy(update={"generate": generate}), sizes_of(run), **known)
-    work = replace(work, **_images_left(run, work))
+def work_of(run: Run, *, until: str = "report") -> Work:
+    """The work that is left of a run in its folder, up to a stage. Reads the folder and writes nothing."""
+    complete = _complete(run)
+    known: dict[str, Any] = {}
+    if "estimate" in complete:
+        known = {"estimate": run.prediction.read(), "ledger": _ledger(run)}
+    most = run.images.most_per_class  # of a generator that is a folder no more than it holds
+    work = counted(run.inputs.on_workers, sizes_of(run), until=until, most=most, **known)
+    if "sweep" in complete:
+        work = _after_sweep(run, work, trained="train" in complete)
+    work = replace(work, pilot=int(run.images.pilot.sum()) if work.pilot else 0, **_images_left(run, work))
     if "finetune" in complete:
         work = replace(work, generator_steps=0)
     elif work.generator_steps:
         work = replace(work, generator_steps=work.generator_steps - _steps_done(run))
     if "estimate" in complete:
         work = replace(work, pilot=0)
-    if "sweep" in complete:
-        work = replace(work, sweep=None)
-    if "train" in complete:
-        work = replace(work, final=())
-    elif "sweep" in complete:
-        work = replace(work, final=work.final[_trainings_done(run) :])
     if "evaluate" in complete:
         work = replace(work, tests=0, report="report" not in complete)
-    return replace(work, complete=tuple(complete))
+    return up_to(replace(work, complete=tuple(complete)), until)
+
+
+def _after_sweep(run: Run, work: Work, *, trained: bool) -> Work:
+    """What the final trainings are is known, and no trial asks for more images."""
+    e, sizes = run.inputs.on_workers, work.sizes
+    ratios = [t.arguments["setting"].synthetic_ratio for t in run.final.trainings()]
+    final = [] if trained else [training(e, sizes, ratio) for ratio in ratios][_trainings_done(run) :]
+    work = replace(work, sweep=None, final=tuple(final))
+    if e.generate.images_per_class is None:
+        each = max(run.images.images_per_class, *(per_class_at(one.ratio, sizes) for one in final), 1)
+        work = replace(work, images=each * sizes.classes, all_images=each * sizes.classes)
+    return work
 
 
 def _complete(run: Run) -> list[str]:

@@ -190,6 +190,7 @@ def estimated(run: Run) -> None:
     run.folder.write(WEIGHTS, b"weights")
     each = run.images.images_per_class
     write_chunks(run, [(label, 0, each) for label in range(10)])
+    run.folder.write_json("generation.json", {"images_per_class": each})
     run.folder.write_json("estimate.json", ESTIMATE)
     recorded(run, "finetune", "generate", "estimate")
 
@@ -289,6 +290,35 @@ def test_an_extended_sweep_is_as_long_as_it_was_extended_to(tmp_path: Path) -> N
     assert work.sweep is not None
     assert len(work.sweep.trials) == 5 == run.stage("sweep").total - 6
     assert work.complete == STAGES[:3]
+
+
+UNNAMED = {"generate.images_per_class": None, "estimate.pilot_ratio": 3.0}
+
+
+@pytest.mark.parametrize("until", ["generate", "estimate"])
+def test_without_a_number_the_stage_itself_makes_the_pilot_alone(tmp_path: Path, until: str) -> None:
+    run = run_in(tmp_path, **UNNAMED)
+    work = work_of(run, until=until)
+    assert run.stage("generate").plan == f"generating {work.images:,} images in {work.chunks:,} chunks"
+    assert work.images == run.images.total == run.images.pilot.sum() == 10 * 12
+    assert work.pilot == (120 if until == "estimate" else 0)
+    estimated(run)
+    assert work_of(run, until=until).images == 0
+
+
+def test_without_a_number_trials_and_final_trainings_make_what_they_need(tmp_path: Path) -> None:
+    run = run_in(tmp_path, **{**UNNAMED, **SHORT, "sweep.max_ratio": 4.0, "estimate.max_ratio": 100.0})
+    assert work_of(run, until="sweep").images == 10 * 4 * 4  # four real images a class
+    assert work_of(run).images == 10 * w.per_class_at(middle(100.0), sizes_of(run))
+    estimated(run)
+    assert work_of(run, until="sweep").all_images == 10 * 4 * 4
+    work = work_of(run)
+    assert (work.images, work.all_images) == (10 * (5 * 4 - 12), 10 * 5 * 4)  # predicted: 5
+    swept(run)
+    assert work_of(run).all_images == 10 * 5 * 4
+    recorded(run, "train")
+    work = work_of(run)
+    assert (work.images, work.all_images) == (0, 10 * 12)  # of a record: no training asks for more
 
 
 def test_the_images_are_read_back_by_the_first_stage_that_is_left(tmp_path: Path) -> None:
