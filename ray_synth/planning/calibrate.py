@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ray_synth.config import ImageFolder
 from ray_synth.errors import InputError
 from ray_synth.nodes import Nodes, cluster_nodes
 from ray_synth.planning.calibration.classification import estimate, results, trials
-from ray_synth.planning.calibration.generation import generator_steps, sampling
+from ray_synth.planning.calibration.generation import generator_steps, reading, sampling
 from ray_synth.planning.calibration.pieces import Pieces, timed
-from ray_synth.planning.rates import NOTHING, Limits, Rates, fingerprint, table
+from ray_synth.planning.rates import NOTHING, UNMEASURED, Limits, Rates, fingerprint, images_of, table
 from ray_synth.planning.work import Work
 from ray_synth.runs import RunFolder
 
@@ -78,6 +77,7 @@ PARTS: dict[str, Callable[[Pieces], None]] = {
     "training the generator": generator_steps,
     "starting Ray": _ray,
     "sampling": sampling,
+    "reading images back": reading,
     "estimating": estimate,
     "trials and final trainings": trials,
     "evaluating": results,
@@ -86,10 +86,7 @@ PARTS: dict[str, Callable[[Pieces], None]] = {
 
 def _rates(pieces: Pieces) -> Rates:
     known, over = table(), table()["overheads"]
-    found = pieces.found
-    if isinstance(pieces.experiment.generator, ImageFolder):
-        found.setdefault("read_image", over["read_image"])
-    nothing = {name: NOTHING for name in _MEASURED if name not in found}
+    e, sizes = pieces.run.experiment, pieces.sizes
     return Rates(
         hardware=f"{pieces.gpus} GPUs here" if pieces.gpus else f"{pieces.cpus} CPUs here",
         kind="gpu" if pieces.gpus else "cpu",
@@ -103,9 +100,9 @@ def _rates(pieces: Pieces) -> Rates:
         interruptions=NOTHING,
         data_parallel=known["flops"]["data_parallel"],
         image_bytes=pieces.image_bytes,
-        measured_for=fingerprint(pieces.run.experiment, pieces.sizes),
-        **{name: measure for name, measure in found.items() if name in _MEASURED},
-        **nothing,
+        measured_for=fingerprint(e, sizes),
+        measured_on=images_of(e, sizes),
+        **{name: pieces.found.get(name, UNMEASURED) for name in _MEASURED},
     )
 
 

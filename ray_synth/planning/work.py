@@ -111,7 +111,8 @@ class Work:
     images_there: int = 0
     max_actors: int | None = None
     gpus_per_actor: float = 1.0
-    pilot: int = 0
+    pilot: int = 0  # synthetic images of an estimate that is left
+    whole_pilot: int = 0  # of the estimate, whatever is done already
     sweep: SweepWork | None = None
     whole_sweep: SweepWork | None = None  # whatever is done already
     final: tuple[Training, ...] = ()
@@ -179,7 +180,7 @@ def counted(
     left = [training(e, sizes, r) for trial_id, r in ratios.items() if trial_id not in ledger.ended]
     best = max(ratios.values(), default=0.0) if predicted is None else predicted
     final = [training(e, sizes, r) for r in (0.0, ratio, best) for _ in range(e.evaluate.repeats)]
-    pilot = min(max(1, per_class_at(e.estimate.pilot_ratio, sizes)), most)
+    pilot = min(pilot_per_class(e, sizes), most)
     per_class = e.generate.images_per_class or pilot
     if e.generate.images_per_class is None and STAGES.index(until) >= STAGES.index("sweep"):
         # Trials, and then the final trainings, have made what they need.
@@ -200,6 +201,7 @@ def counted(
         max_actors=pool[1] if pool else None,
         gpus_per_actor=e.generate.gpus_per_actor,
         pilot=pilot * sizes.classes,
+        whole_pilot=pilot * sizes.classes,
         sweep=replace(trials, trials=tuple(left), done=len(ratios) - len(left)),
         whole_sweep=trials,
         final=tuple(final),
@@ -236,6 +238,11 @@ def most_per_class(e: Experiment, sizes: Sizes) -> int:
     if e.generate.images_per_class is not None:
         return e.generate.images_per_class
     return math.ceil(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio) * sizes.most_real)
+
+
+def pilot_per_class(e: Experiment, sizes: Sizes) -> int:
+    """Images of the largest class that the estimate looks at."""
+    return min(max(1, per_class_at(e.estimate.pilot_ratio, sizes)), most_per_class(e, sizes))
 
 
 def per_class_at(ratio: float, sizes: Sizes) -> int:
@@ -344,7 +351,8 @@ def work_of(run: Run, *, until: str = "report") -> Work:
     work = counted(run.inputs.on_workers, sizes_of(run), until=until, most=most, **known)
     if "sweep" in complete:
         work = _after_sweep(run, work, trained="train" in complete)
-    work = replace(work, pilot=int(run.images.pilot.sum()) if work.pilot else 0, **_images_left(run, work))
+    pilot = int(run.images.pilot.sum())
+    work = replace(work, pilot=pilot if work.pilot else 0, whole_pilot=pilot, **_images_left(run, work))
     if "finetune" in complete:
         work = replace(work, generator_steps=0)
     elif work.generator_steps:

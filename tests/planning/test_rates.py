@@ -18,11 +18,14 @@ from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import (
     TABLE,
+    UNMEASURED,
     Measure,
     Rates,
     classifier_flops,
+    fingerprint,
     gpu_names,
     gpu_rates,
+    images_of,
     load_rates,
     pixel_flops,
     priced,
@@ -125,6 +128,18 @@ def test_rates_survive_a_file(tmp_path: Path, small: Experiment, sizes: Sizes) -
         assert load_rates(tmp_path / "rates.json") == rates
 
 
+def test_what_was_not_measured_is_no_number_in_a_file(tmp_path: Path) -> None:
+    save_rates(replace(rates_of(image=0.1), update=UNMEASURED), tmp_path / "rates.json")
+    raw = json.loads((tmp_path / "rates.json").read_text())
+    assert raw["update"] is None
+    assert raw["image"]["value"] == 0.1
+    rates = load_rates(tmp_path / "rates.json")
+    assert rates.lacks("update")
+    assert not rates.lacks("image")
+    assert not rates.lacks("price")  # there may be none
+    assert not rates.lacks("chunk")  # which takes no seconds of its own
+
+
 def test_files_that_hold_no_rates_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rates.json"
     with pytest.raises(InputError, match=r"rates file not found.*--calibrate --save-rates"):
@@ -141,8 +156,6 @@ def test_files_that_hold_no_rates_are_refused(tmp_path: Path) -> None:
 
 
 def test_rates_of_another_generator_are_refused(small: Experiment, sizes: Sizes) -> None:
-    from ray_synth.planning.rates import fingerprint
-
     rates = replace(rates_of(), measured_for=fingerprint(small, sizes))
     more = small.model_copy(update={"generate": small.generate.model_copy(update={"images_per_class": 9999})})
     longer = small.model_copy(update={"generator": small.generator.model_copy(update={"steps": 9999})})
@@ -150,8 +163,28 @@ def test_rates_of_another_generator_are_refused(small: Experiment, sizes: Sizes)
     steps = small.model_copy(update={"generate": small.generate.model_copy(update={"num_inference_steps": 9})})
     with pytest.raises(InputError, match="another generator"):
         rates.for_experiment(steps, sizes)
+    near = small.generate.filter.model_copy(update={"near_copies": True})
+    filtered = small.model_copy(update={"generate": small.generate.model_copy(update={"filter": near})})
+    with pytest.raises(InputError, match="another generator"):
+        rates.for_experiment(filtered, sizes)
+    often = small.model_copy(update={"classifier": small.classifier.model_copy(update={"evaluations": 9})})
+    with pytest.raises(InputError, match="another classifier"):  # a trial holds its validation passes
+        rates.for_experiment(often, sizes)
     with pytest.raises(InputError, match="another image shape"):
         rates.for_experiment(small, replace(sizes, shape=(9, 9, 1)))
+
+
+def test_rates_of_a_data_set_of_another_size_are_refused(small: Experiment, sizes: Sizes) -> None:
+    """An estimate and a trial read whole sets: their seconds are of so many images, a few more or less."""
+    rates = replace(rates_of(), measured_for=fingerprint(small, sizes), measured_on=images_of(small, sizes))
+    assert rates.for_experiment(small, replace(sizes, train=104, test=999)) == rates
+    with pytest.raises(InputError, match=r"measured with 100 training images, and there are 1,000; leave --rates out"):
+        rates.for_experiment(small, replace(sizes, train=1000))
+    with pytest.raises(InputError, match="measured with 50 validation images, and there are 20"):
+        rates.for_experiment(small, replace(sizes, validation=20))
+    few = small.model_copy(update={"estimate": small.estimate.model_copy(update={"pilot_ratio": 2.0})})
+    with pytest.raises(InputError, match="800 synthetic images of the estimate, and there are 200"):
+        rates.for_experiment(few, sizes)
 
 
 def test_the_command_line_replaces_prices(small: Experiment, sizes: Sizes) -> None:

@@ -16,6 +16,7 @@ from ray_synth.tables import print_plan
 
 from ..conftest import DIGITS, ROOT
 from ..test_cli import ray_synth, refused
+from .test_work import SHORT, TINY, finished, run_in
 
 IMAGENET = ROOT / "sweeps" / "imagenet.yaml"
 
@@ -83,6 +84,19 @@ def test_nodes_are_numbers() -> None:
     for wrong in ("", "1,,2", "1.5", "0", "a"):
         with pytest.raises(InputError, match="--nodes"):
             parse_nodes(wrong)
+
+
+@pytest.mark.slow
+def test_a_finished_run_costs_its_start_and_is_json(tmp_path: Path) -> None:
+    run = run_in(tmp_path, **SHORT)
+    finished(run)
+    found = asked(out=str(tmp_path), overrides={**TINY, **SHORT}, save_rates=tmp_path / "rates.json")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert [stage["name"] for stage in found["stages"]] == ["start"]  # type: ignore[attr-defined]
+    assert found["saving"] is None
+    print_plan(found)
+    with pytest.raises(InputError, match=r"needs '\w+', and the rates hold nothing for it.*measure again without"):
+        asked(out=str(tmp_path / "new"), overrides={**TINY, **SHORT}, rates=tmp_path / "rates.json")
 
 
 def test_data_that_are_not_here_are_counted_as_published() -> None:
