@@ -145,7 +145,13 @@ def test_a_plan_as_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for word in ("plan: digits", "1,600 images of 20 steps", "wall time on spot", "no source was found"):
         assert word in text
     print_plan({**found, "scaling": [{**found["scaling"][0], "money": None, "spot": None}]})  # type: ignore[index]
-    assert "--price X gives" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--price X gives" in text
+    assert "with the images" in text
+    print_plan({**found, "saving": {**found["saving"], "everything": None}})  # type: ignore[dict-item]
+    text = capsys.readouterr().out
+    assert "saves" in text
+    assert "with the images" not in text
 
 
 def test_the_scaling_curve_is_drawn(tmp_path: Path) -> None:
