@@ -132,12 +132,8 @@ class Run:
         return rooms[name]()
 
     def _check_classifier(self) -> None:
-        import torch
-
-        from ray_synth.classifier.final import check_workers
         from ray_synth.classifier.models import check_model
         from ray_synth.clip import OpenClip
-        from ray_synth.sweep.places import Places
 
         e, shape = self.experiment, self.inputs.shape
         check_model(e.classifier, shape)
@@ -149,10 +145,19 @@ class Run:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
         if e.partition.encoder:
             OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
-        if not os.environ.get("RAY_ADDRESS"):
-            cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-            Places.of(e.sweep, cpus=cpus, gpus=gpus)
-            check_workers(e.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
+
+    def check_places(self) -> None:
+        """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""
+        import torch
+
+        from ray_synth.classifier.final import check_workers
+        from ray_synth.sweep.places import Places
+
+        if os.environ.get("RAY_ADDRESS"):
+            return
+        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+        Places.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
+        check_workers(self.experiment.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)
@@ -166,6 +171,7 @@ class Run:
     def check(self) -> dict[str, Any]:
         """Say what would be done, and write nothing."""
         with self.inputs.resources:
+            self.check_places()
             self.folder.check_free_for(self.experiment)
             self.reporter.say(self._overview())
         sizes = {name: len(images) for name, images in self.inputs.sets.items()}
@@ -204,6 +210,7 @@ class Run:
         """Do what is not done yet, up to and including a stage; its result."""
         done = 0
         with self.inputs.resources:
+            self.check_places()
             if extend is not None:
                 self.folder.check_free_for(self.experiment)
                 self.sweep.extend(extend)

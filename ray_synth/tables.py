@@ -158,10 +158,11 @@ def _plan_says(plan: Mapping[str, Any]) -> Iterator[str]:
     elif len(plan["scaling"]) > 1:
         yield "the curve does not bend yet: each node brings more than half of what it should"
     if saving is not None:
+        images = "" if saving["everything"] is None else f", {saving['everything']:.0%} with the images"
         yield (
             f"one training at the predicted ratio saves {saving['trainings']:.0%} of the sweep's {saving['trials']} "
-            f"trainings ({saving['bound']:.0%} of the same without early stops), {saving['everything']:.0%} with the "
-            "images; Beyond Real Data says up to 90 % of training, for 8 ratios"
+            f"trainings ({saving['bound']:.0%} of the same without early stops){images}; Beyond Real Data says up to "
+            "90 % of training, for 8 ratios"
         )
 
 

@@ -68,10 +68,13 @@ class Bend:
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """What training once at the predicted ratio saves against the full sweep: of training, and with the images."""
+    """What training once at the predicted ratio saves against the full sweep: of training, and with the images.
+
+    everything: None where no image was sampled to know what one takes.
+    """
 
     trainings: float
-    everything: float
+    everything: float | None
     trials: int
     bound: float  # of trainings, if no trial were stopped early
 
@@ -150,7 +153,7 @@ def check_nodes(nodes: Sequence[int]) -> None:
 
 
 def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
-    said = _said(run.work)
+    said = _said(run)
     return tuple(
         StagePlan(
             name=name,
@@ -162,8 +165,9 @@ def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
     )
 
 
-def _said(work: Work) -> dict[str, str]:
+def _said(run: PlannedRun) -> dict[str, str]:
     """What each stage does, in counts."""
+    work = run.work
     said = {
         "start": "imports, reading the data, nodes",
         "finetune": f"{work.generator_steps:,} steps of {work.generator_batch} images",
@@ -175,7 +179,7 @@ def _said(work: Work) -> dict[str, str]:
         "report": "report.html",
     }
     if work.sweep is not None:
-        kept = work.sweep.expected(1) / max(work.sweep.bound, 1)
+        kept = work.sweep.expected(run.slots_of(work.sweep)) / max(work.sweep.bound, 1)
         said["sweep"] = (
             f"{len(work.sweep.trials)} trials of {_span([work.sweep.repeats * t.updates for t in work.sweep.trials])} "
             "updates" + (f", {kept:.0%} of them after early stops" if work.sweep.rungs else "")
@@ -223,21 +227,28 @@ def _bend(runs: Sequence[PlannedRun]) -> Bend | None:
     return None
 
 
+OF_A_TRIAL = ("trial", "trial_image", "update", "update_one_side")
+
+
 def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
-    """Against every trial of the sweep, whatever of it is done already."""
+    """Against every trial of the sweep, whatever of it is done already; None where no trial was measured."""
     sweep, one = work.whole_sweep, work.one_training
-    if sweep is None or one is None or not sweep.trials:
+    if sweep is None or one is None or not sweep.trials or any(map(draws.rates.lacks, OF_A_TRIAL)):
         return None
     slots = max(1, run.slots_of(sweep))
     each = sweep.workers_per_trial
     once = np.median(run.training_seconds(one, workers=each)) * each
     trials = np.median(run.trial_seconds(sweep, slots).sum(axis=1)) * each
     bound = sum(np.median(run.training_seconds(t, workers=each)) for t in sweep.trials) * each * sweep.repeats
-    image = float(np.median(draws.image))
-    fewer = max(work.images_at_prediction, work.pilot)
+    if not trials:
+        return None
+    everything = None
+    if not draws.rates.lacks("image"):
+        image, fewer = float(np.median(draws.image)), max(work.images_at_prediction, work.whole_pilot)
+        everything = float(1 - (once + fewer * image) / (trials + work.all_images * image))
     return Saving(
         trainings=float(1 - once / trials),
-        everything=float(1 - (once + fewer * image) / (trials + work.all_images * image)),
+        everything=everything,
         trials=len(sweep.trials),
         bound=float(1 - once / bound),
     )

@@ -18,7 +18,7 @@ import yaml
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion, digest
 from ray_synth.errors import InputError
 from ray_synth.planning.sizes import Sizes
-from ray_synth.planning.work import SD_SIDE, image_side
+from ray_synth.planning.work import SD_SIDE, image_side, pilot_per_class
 
 TABLE = Path(__file__).with_name("gpus.yaml")
 ESTIMATE_IMAGES, ESTIMATE_POWER = 20_000, 0.27  # of README's "What an estimate costs": 5.5 s, 8.8 s, 18.5 s
@@ -40,6 +40,8 @@ class Measure:
 
 
 NOTHING = Measure(value=0.0, sigma=0.0, origin="none")
+UNMEASURED = Measure(value=0.0, sigma=0.0, origin="not measured")  # null in a file; never taken for 0 seconds
+NOT_FAR = 0.05  # part by which numbers of images may differ from those that were measured on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,14 @@ class Rates:
     image_bytes: float | None = None  # of an image file, where it was measured
     prices_read: str = ""
     measured_for: Mapping[str, str] = field(default_factory=dict)  # part of the experiment -> digest
+    measured_on: Mapping[str, int] = field(default_factory=dict)  # set -> its images
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: None if self.lacks(name) else value for name, value in asdict(self).items()}
+
+    def lacks(self, name: str) -> bool:
+        """Whether a rate was not measured."""
+        return getattr(self, name, None) == UNMEASURED
 
     def for_experiment(self, e: Experiment, sizes: Sizes) -> Rates:
         """The same, when they were measured on what the experiment trains and samples.
@@ -106,6 +113,13 @@ class Rates:
         Raises:
             InputError: they were measured on something else.
         """
+        for name, count in images_of(e, sizes).items():
+            measured = self.measured_on.get(name, count)
+            if abs(measured - count) > NOT_FAR * max(measured, count):
+                raise InputError(
+                    f"these rates were measured with {measured:,} {name}, and there are {count:,}; leave --rates out "
+                    "to measure again, or type --gpu NAME for published ones"
+                )
         for part, value in fingerprint(e, sizes).items():
             if self.measured_for and self.measured_for.get(part) != value:
                 raise InputError(
@@ -117,14 +131,22 @@ class Rates:
 
 def fingerprint(e: Experiment, sizes: Sizes) -> dict[str, str]:
     """What rates depend on, and counts do not: generator, sampling, classifier, and the shape of images."""
-    sampling = e.generate.model_dump(
-        mode="json", include={"scheduler", "num_inference_steps", "guidance_scale", "batch_size", "format", "quality"}
-    )
-    ignored = {"updates", "epochs", "budget", "evaluations", "num_workers", "learning_rate", "weight_decay"}
+    sampled = {"scheduler", "num_inference_steps", "guidance_scale", "batch_size", "filter", "format", "quality"}
+    sampling = e.generate.model_dump(mode="json", include=sampled)
+    ignored = {"updates", "epochs", "budget", "num_workers", "learning_rate", "weight_decay"}
     return {
         "generator": digest(e.generator.model_dump(mode="json", exclude={"steps"}), sampling),
         "classifier": digest(e.classifier.model_dump(mode="json", exclude=ignored), e.partition),
         "image shape": digest(list(sizes.shape)),
+    }
+
+
+def images_of(e: Experiment, sizes: Sizes) -> dict[str, int]:
+    """Sets that an estimate or a trial reads as a whole, so that its seconds are of so many images."""
+    return {
+        "training images": sizes.train,
+        "validation images": sizes.validation,
+        "synthetic images of the estimate": pilot_per_class(e, sizes) * sizes.classes,
     }
 
 
@@ -153,8 +175,14 @@ def rates_from(raw: Mapping[str, Any]) -> Rates:
     for one in fields(Rates):
         if isinstance(values.get(one.name), dict) and "origin" in values[one.name]:
             values[one.name] = _measure(values[one.name])
+        elif one.name in RATES and values[one.name] is None:
+            values[one.name] = UNMEASURED
     values["limits"] = Limits(**{name: _measure(each) for name, each in raw["limits"].items()})
+    values["measured_on"] = {name: int(count) for name, count in raw.get("measured_on", {}).items()}
     return Rates(**values)
+
+
+RATES = tuple(one.name for one in fields(Rates) if one.type == "Measure")  # those that are never left out
 
 
 def _measure(raw: Mapping[str, Any]) -> Measure:
@@ -280,18 +308,23 @@ def _classifier_seconds(
 
 def classifier_flops(e: Experiment, sizes: Sizes) -> Measure:
     """Forward operations of one image: stated for known models, counted for the others."""
+    from ray_synth.classifier.models import SMALL
+
     stated, name = table()["flops"], e.classifier.model.split(":")[-1].removesuffix("-quickgelu")
     side = e.classifier.image_size or max(sizes.shape[:2])
+    if e.classifier.model in ("resnet50", "resnet18") and side <= SMALL:
+        # A stem of stride 1: every layer is 16 times as large as in what is stated.
+        return _counted_flops(e, sizes)
     if name in ("resnet50", "resnet18"):
         known: Measure = stated[name]
         return known.times((side / 224) ** 2)
     if name in stated and isinstance(stated[name], Measure):
         fixed: Measure = stated[name]  # CLIP resizes to its own 224 pixels
         return fixed
-    return Measure(value=_counted_flops(e, sizes), sigma=0.05, origin="counted by torch")
+    return _counted_flops(e, sizes)
 
 
-def _counted_flops(e: Experiment, sizes: Sizes) -> float:
+def _counted_flops(e: Experiment, sizes: Sizes) -> Measure:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -302,7 +335,7 @@ def _counted_flops(e: Experiment, sizes: Sizes) -> float:
     height, width, channels = sizes.shape
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, channels, height, width))
-    return float(counter.get_total_flops())
+    return Measure(value=float(counter.get_total_flops()), sigma=0.05, origin="counted by torch")
 
 
 def _image_seconds(gpu: Mapping[str, Any], flops: Mapping[str, Any], e: Experiment, sizes: Sizes) -> Measure:

@@ -13,7 +13,7 @@ from ray_synth.errors import InputError
 from ray_synth.pipeline import Run, folder_of, loaded
 from ray_synth.planning.rates import Rates, gpu_rates, load_rates, priced, save_rates
 from ray_synth.planning.sizes import data_are_here, published_sizes
-from ray_synth.planning.work import Work, counted, up_to, work_of
+from ray_synth.planning.work import Work, counted, work_of
 from ray_synth.progress import Reporter
 from ray_synth.stages.inputs import STAGES
 
@@ -71,15 +71,16 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
         reporter=reporter,
     )
     if request.without_data or ((request.gpu or request.rates) and not data_are_here(experiment)):
-        work = up_to(counted(experiment, published_sizes(experiment)), request.until)
+        work = counted(experiment, published_sizes(experiment), until=request.until)
         return plan(work, _rates(request, experiment, work), request.nodes, seed=experiment.seed)
     run = Run(experiment, folder_of(experiment, request.out), reporter)
     with run.inputs.resources:
         run.folder.check_free_for(experiment)
-        work = up_to(work_of(run), request.until)
+        work = work_of(run, until=request.until)
         if request.gpu is not None or request.rates is not None:
             rates = _rates(request, experiment, work)
         else:
+            run.check_places()  # what is measured here must find room here
             rates = _measured(request, work, run, started)
     return plan(work, rates, request.nodes, seed=experiment.seed)
 

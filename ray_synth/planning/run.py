@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_synth.classifier.train import MOST_DIAGNOSES
 from ray_synth.errors import InputError
-from ray_synth.planning.rates import STRAGGLER, Measure, Rates
+from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
 from ray_synth.planning.work import SweepWork, Training, Work
 from ray_synth.seeding import derive_seed
@@ -36,7 +36,7 @@ class Draws:
         for source in (rates, rates.limits):
             for one in fields(source):
                 measure = getattr(source, one.name)
-                if isinstance(measure, Measure):
+                if isinstance(measure, Measure) and measure != UNMEASURED:
                     rng = np.random.default_rng(derive_seed("plan", seed, one.name))
                     self.values[one.name] = measure.value * np.exp(measure.sigma * rng.standard_normal(REPETITIONS))
 
@@ -44,6 +44,12 @@ class Draws:
         try:
             return self.__dict__["values"][name]  # type: ignore[no-any-return]
         except KeyError:
+            if "rates" in self.__dict__ and self.rates.lacks(name):
+                raise InputError(
+                    f"this plan needs {name!r}, and the rates hold nothing for it: what takes it was left out, or was "
+                    "done already, when they were measured; measure again without --until, and with an --out in which "
+                    "nothing is done"
+                ) from None
             raise AttributeError(name) from None
 
     def random(self, name: str) -> np.random.Generator:
@@ -181,10 +187,9 @@ class PlannedRun:
 
     def _read_back(self) -> None:
         """The driver decodes all images, one after the other, for the first stage that looks at them."""
-        work = self.work
-        if work.pilot or work.sweep is not None or work.final or work.tests:
-            wall = work.all_images * self.draws.read_image
-            self._add("estimate" if work.pilot else "sweep" if work.sweep is not None else "train", wall)
+        if self.work.readers:
+            wall = self.work.all_images * self.draws.read_image
+            self._add(self.work.readers[0], wall)
             self._blame("head node", wall)
 
     def _estimate(self) -> None:

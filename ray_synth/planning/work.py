@@ -5,16 +5,26 @@ What is complete in the run folder is not counted again, by the stages' own dige
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
+from ray_synth.data.images import synthetic_counts
 from ray_synth.planning.sizes import Sizes, sizes_of
+from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import STAGES
+from ray_synth.sweep.ledger import Ledger
+from ray_synth.sweep.places import WINDOW
+from ray_synth.sweep.prior import told
+from ray_synth.sweep.search import first_settings, grid_in_turn, num_trials
+from ray_synth.sweep.space import RATIO, Space, from_scale, to_scale
 
 if TYPE_CHECKING:
     from ray_synth.pipeline import Run
@@ -46,8 +56,8 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepWork:
-    """Trials in their order. `free` of them, the first, are never stopped early; later ones at `rungs`, shares of a
-    training, of which each lets 1 / factor go on at least, and `most_kept` at most."""
+    """Trials in their order, after those that are done. `free` of them, the first, are never stopped early; later ones
+    at `rungs`, shares of a training, of which each lets 1 / factor go on at least, and `most_kept` at most."""
 
     trials: tuple[Training, ...]
     repeats: int
@@ -58,6 +68,7 @@ class SweepWork:
     workers_per_trial: int
     gpus_per_trial: float
     concurrency: int | None
+    done: int = 0
 
     @property
     def bound(self) -> int:
@@ -66,7 +77,7 @@ class SweepWork:
 
     def free(self, slots: int) -> int:
         """Trials that are proposed before there is anything to stop them by."""
-        return 2 * slots
+        return max(0, WINDOW * slots - self.done)
 
     def expected(self, slots: int, kept: float | None = None) -> float:
         """Updates after early stops. kept: share that goes on at a rung; default the middle of what is thought of."""
@@ -100,7 +111,8 @@ class Work:
     images_there: int = 0
     max_actors: int | None = None
     gpus_per_actor: float = 1.0
-    pilot: int = 0
+    pilot: int = 0  # synthetic images of an estimate that is left
+    whole_pilot: int = 0  # of the estimate, whatever is done already
     sweep: SweepWork | None = None
     whole_sweep: SweepWork | None = None  # whatever is done already
     final: tuple[Training, ...] = ()
@@ -117,6 +129,18 @@ class Work:
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def readers(self) -> list[str]:
+        """Stages left that look at the synthetic images."""
+        left = {
+            "estimate": bool(self.pilot),
+            "sweep": self.sweep is not None,
+            "train": bool(self.final),
+            "evaluate": bool(self.tests),
+            "report": self.report,
+        }
+        return [name for name, is_left in left.items() if is_left]
+
+    @property
     def bytes_written(self) -> int:
         return round(self.images * self.image_bytes + self.chunks * CHUNK_BYTES)
 
@@ -126,23 +150,45 @@ class Work:
         return round(self.bytes_written + there)
 
 
-def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = None) -> Work:
-    """The work of a whole run in an empty folder.
+def counted(
+    experiment: Experiment,
+    sizes: Sizes,
+    *,
+    until: str = "report",
+    estimate: Mapping[str, Any] | None = None,
+    ledger: Ledger | None = None,
+    most: int | None = None,
+) -> Work:
+    """The work of a run up to a stage; of the sweep what a ledger leaves.
 
-    predicted: the ratio where an estimate exists; else one in the middle of log(1 + ratio) stands for it.
+    estimate: the prediction where there is one; else a ratio in the middle of log(1 + ratio) stands for it. most:
+    images per class that there can be, where the file names no number.
+
+    Raises:
+        InputError: a space that the images do not reach.
     """
     e = experiment
-    per_class = images_per_class(e, sizes)
-    most = e.generate.images_per_class or per_class
+    most = most or most_per_class(e, sizes)
     ratio_limit = most / sizes.most_real
-    ratio = middle(min(e.estimate.max_ratio, ratio_limit)) if predicted is None else predicted
-    trials = sweep_work(e, sizes, min(e.sweep.top_ratio, ratio_limit), ratio)
-    best = max((t.ratio for t in trials.trials), default=0.0) if predicted is None else predicted
+    reach = min(e.estimate.max_ratio, ratio_limit)
+    ratio = middle(reach) if estimate is None else min(float(estimate["ratio"]), reach)
+    predicted = None if estimate is None else ratio
+    space = Space(e, num_classes=sizes.classes, max_ratio=min(e.sweep.top_ratio, ratio_limit))
+    ledger = ledger or Ledger(RunFolder("."), read=False)
+    ratios = trial_ratios(e, space, estimate or _stand_in(ratio), ledger)
+    trials = sweep_work(e, sizes, list(ratios.values()))
+    left = [training(e, sizes, r) for trial_id, r in ratios.items() if trial_id not in ledger.ended]
+    best = max(ratios.values(), default=0.0) if predicted is None else predicted
     final = [training(e, sizes, r) for r in (0.0, ratio, best) for _ in range(e.evaluate.repeats)]
+    pilot = min(pilot_per_class(e, sizes), most)
+    per_class = e.generate.images_per_class or pilot
+    if e.generate.images_per_class is None and STAGES.index(until) >= STAGES.index("sweep"):
+        # Trials, and then the final trainings, have made what they need.
+        top = max(space.ratio_range[1], ratio if until != "sweep" else 0.0)
+        per_class = min(max(pilot, per_class_at(top, sizes)), most)
     chunks = sizes.classes * math.ceil(per_class / e.generate.chunk_size)
     pool = e.generate.pool
-    pilot = min(math.ceil(sizes.most_real * e.estimate.pilot_ratio), per_class) * sizes.classes
-    return Work(
+    work = Work(
         name=e.name,
         sizes=sizes,
         generator_steps=e.generator.steps if isinstance(e.generator, Diffusion) else 0,
@@ -154,8 +200,9 @@ def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = N
         image_bytes=reckoned_bytes(e, sizes),
         max_actors=pool[1] if pool else None,
         gpus_per_actor=e.generate.gpus_per_actor,
-        pilot=pilot,
-        sweep=trials,
+        pilot=pilot * sizes.classes,
+        whole_pilot=pilot * sizes.classes,
+        sweep=replace(trials, trials=tuple(left), done=len(ratios) - len(left)),
         whole_sweep=trials,
         final=tuple(final),
         final_workers=e.classifier.num_workers,
@@ -170,6 +217,7 @@ def counted(experiment: Experiment, sizes: Sizes, *, predicted: float | None = N
         predicted=predicted,
         notes=tuple(_notes(e, sizes, ratio, predicted)),
     )
+    return up_to(work, until)
 
 
 def _notes(e: Experiment, sizes: Sizes, ratio: float, predicted: float | None) -> list[str]:
@@ -185,11 +233,21 @@ def _notes(e: Experiment, sizes: Sizes, ratio: float, predicted: float | None) -
     return notes
 
 
-def images_per_class(e: Experiment, sizes: Sizes) -> int:
-    """Those asked for; else what the largest ratio of a trial or the estimate needs."""
+def most_per_class(e: Experiment, sizes: Sizes) -> int:
+    """Images per class at most: those asked for; else what the largest ratio of a trial or the estimate needs."""
     if e.generate.images_per_class is not None:
         return e.generate.images_per_class
     return math.ceil(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio) * sizes.most_real)
+
+
+def pilot_per_class(e: Experiment, sizes: Sizes) -> int:
+    """Images of the largest class that the estimate looks at."""
+    return min(max(1, per_class_at(e.estimate.pilot_ratio, sizes)), most_per_class(e, sizes))
+
+
+def per_class_at(ratio: float, sizes: Sizes) -> int:
+    """Images of the largest class at a ratio."""
+    return int(synthetic_counts(np.array([sizes.most_real]), ratio)[0])
 
 
 def denoising_steps(e: Experiment) -> int:
@@ -222,8 +280,8 @@ def training(e: Experiment, sizes: Sizes, ratio: float) -> Training:
     return Training(ratio=ratio, real=real, synthetic=synthetic, updates=num_updates(e.classifier, real, synthetic))
 
 
-def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) -> SweepWork:
-    """All trials of a sweep."""
+def sweep_work(e: Experiment, sizes: Sizes, ratios: Sequence[float]) -> SweepWork:
+    """A sweep of trials at these ratios."""
     settings = e.sweep
     evaluations = settings.repeats * e.classifier.evaluations
     rungs, rung = [], float(settings.grace)
@@ -232,7 +290,7 @@ def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) 
         rung *= settings.reduction_factor
     kept = 1 / settings.reduction_factor
     return SweepWork(
-        trials=tuple(training(e, sizes, ratio) for ratio in trial_ratios(e, max_ratio, predicted)),
+        trials=tuple(training(e, sizes, ratio) for ratio in ratios),
         repeats=settings.repeats,
         evaluations=evaluations,
         rungs=tuple(rungs),
@@ -244,28 +302,35 @@ def sweep_work(e: Experiment, sizes: Sizes, max_ratio: float, predicted: float) 
     )
 
 
-def trial_ratios(e: Experiment, max_ratio: float, predicted: float) -> list[float]:
-    """Ratios of the trials in their order: first those of the prediction, then the space evenly, in a fixed shuffle."""
-    dimension = e.sweep.searched.get("synthetic_ratio")
-    first = [0.0] if e.sweep.prior == "none" else [predicted, 0.0, predicted / 2, min(2 * predicted, max_ratio)]
-    if dimension is not None and dimension.choices is not None:
-        choices = sorted(float(ratio) for ratio in dimension.choices if ratio <= max_ratio)
-        count = e.sweep.num_trials
-        if e.sweep.sampler == "grid":  # every ratio with every combination of the rest
-            count = min(count, len(choices) * _others(e))
-            first = []
-        return (first + [choices[k % len(choices)] for k in range(count)])[:count]
-    low, high = (dimension.low or 0.0, dimension.high or max_ratio) if dimension is not None else (0.0, max_ratio)
-    left = max(0, e.sweep.num_trials - len(first))
-    evenly = np.expm1(np.log1p(low) + (np.log1p(high) - np.log1p(low)) * (np.arange(left) + 0.5) / max(left, 1))
-    shuffled = np.random.default_rng(derive_seed("plan", e.seed)).permutation(evenly)
-    return [min(ratio, max_ratio) for ratio in (first + shuffled.tolist())[: e.sweep.num_trials]]
+def trial_ratios(e: Experiment, space: Space, estimate: Mapping[str, Any], ledger: Ledger) -> dict[str, float]:
+    """Trial -> ratio, in their order and as many as the sweep itself counts: those that were started, the first ones of
+    the prediction, then all choices where there is nothing else, or the range evenly in a fixed shuffle."""
+    settings = [ledger.starts[trial_id].setting for trial_id in sorted(ledger.starts)]
+    total = max(len(settings), num_trials(ledger, e, space, estimate))
+    for more in (first_settings(e, space, told(estimate, e.sweep.prior)), grid_in_turn(e, space) or []):
+        tried = {setting.digest for setting in settings}
+        settings += [setting for setting in more if setting.digest not in tried]
+    ratios = [setting.synthetic_ratio for setting in settings]
+    ratios += _drawn(e, space, max(0, total - len(ratios)))
+    return {f"t{k:05d}": ratio for k, ratio in enumerate(ratios[:total])}
 
 
-def _others(e: Experiment) -> int:
-    """Combinations of all choices but the ratio's."""
-    dimensions = [each for name, each in e.sweep.searched.items() if name != "synthetic_ratio"]
-    return math.prod(len(each.choices) for each in dimensions if each.choices is not None)
+def _drawn(e: Experiment, space: Space, count: int) -> list[float]:
+    """So many ratios of a space that is not choices alone."""
+    dimension = space.dimensions[RATIO]
+    if dimension.choices is not None:
+        choices = sorted(dimension.choices)
+        return [float(choices[k % len(choices)]) for k in range(count)]
+    scale = "log1p" if e.sweep.prior == "distribution" else dimension.scale  # as the prediction draws them
+    low, high = (to_scale(end, scale) for end in space.ratio_range)
+    evenly = [from_scale(low + (high - low) * (k + 0.5) / count, scale) for k in range(count)]
+    order = np.random.default_rng(derive_seed("plan", e.seed)).permutation(count)
+    return [evenly[k] for k in order]
+
+
+def _stand_in(ratio: float) -> dict[str, Any]:
+    """For a prediction that is not known yet."""
+    return {"ratio": ratio, "interval": [ratio / 2, 2 * ratio], "curve": {}, "confidence": 0.0}
 
 
 def middle(limit: float) -> float:
@@ -276,47 +341,53 @@ def middle(limit: float) -> float:
 # What is left of a run that was begun.
 
 
-def work_of(run: Run) -> Work:
-    """The work that is left of a run in its folder. Reads the folder and writes nothing."""
-    predicted = run.prediction.ratio if run.prediction.exists() else None
-    # Where the file names no number there are at most as many as a generator that is a folder holds.
-    generate = run.experiment.generate.model_copy(update={"images_per_class": run.images.most_per_class})
-    work = counted(run.experiment.model_copy(update={"generate": generate}), sizes_of(run), predicted=predicted)
-    work = replace(work, **_images_left(run, work))
-    complete = []
-    for name, stage in _stages(run):
-        if stage is not None and stage.ready and run.folder.is_complete(name, stage.digest):
-            complete.append(name)
+def work_of(run: Run, *, until: str = "report") -> Work:
+    """The work that is left of a run in its folder, up to a stage. Reads the folder and writes nothing."""
+    complete = _complete(run)
+    known: dict[str, Any] = {}
+    if "estimate" in complete:
+        known = {"estimate": run.prediction.read(), "ledger": _ledger(run)}
+    most = run.images.most_per_class  # of a generator that is a folder no more than it holds
+    work = counted(run.inputs.on_workers, sizes_of(run), until=until, most=most, **known)
+    if "sweep" in complete:
+        work = _after_sweep(run, work, trained="train" in complete)
+    pilot = int(run.images.pilot.sum())
+    work = replace(work, pilot=pilot if work.pilot else 0, whole_pilot=pilot, **_images_left(run, work))
     if "finetune" in complete:
         work = replace(work, generator_steps=0)
     elif work.generator_steps:
         work = replace(work, generator_steps=work.generator_steps - _steps_done(run))
     if "estimate" in complete:
         work = replace(work, pilot=0)
-    if "sweep" in complete:
-        work = replace(work, sweep=None)
-    elif work.sweep is not None:
-        work = replace(work, sweep=replace(work.sweep, trials=work.sweep.trials[_trials_done(run) :]))
-    if "train" in complete:
-        work = replace(work, final=())
-    elif "sweep" in complete:
-        work = replace(work, final=work.final[_trainings_done(run) :])
     if "evaluate" in complete:
         work = replace(work, tests=0, report="report" not in complete)
-    return replace(work, complete=tuple(complete))
+    return up_to(replace(work, complete=tuple(complete)), until)
 
 
-def _stages(run: Run) -> list[tuple[str, Stage | None]]:
-    """Stages whose turn has come, that is, of which all that they read is there."""
-    found: list[tuple[str, Stage | None]] = [(name, run.stage(name)) for name in ("finetune", "generate", "estimate")]
-    if run.prediction.exists():
-        sweep = run.stage("sweep")
-        found.append(("sweep", sweep))
-        if run.folder.is_complete("sweep", sweep.digest):
-            found.append(("train", run.stage("train")))
-            found.append(("evaluate", run.stage("evaluate")))
-            found.append(("report", _report(run)))
-    return found
+def _after_sweep(run: Run, work: Work, *, trained: bool) -> Work:
+    """What the final trainings are is known, and no trial asks for more images."""
+    e, sizes = run.inputs.on_workers, work.sizes
+    ratios = [t.arguments["setting"].synthetic_ratio for t in run.final.trainings()]
+    final = [] if trained else [training(e, sizes, ratio) for ratio in ratios][_trainings_done(run) :]
+    work = replace(work, sweep=None, final=tuple(final))
+    if e.generate.images_per_class is None:
+        each = max(run.images.images_per_class, *(per_class_at(one.ratio, sizes) for one in final), 1)
+        work = replace(work, images=each * sizes.classes, all_images=each * sizes.classes)
+    return work
+
+
+def _complete(run: Run) -> list[str]:
+    """Stages that the run would leave out. From the estimate on each goes by what the one before it says: where one is
+    done again, those after it are too, whatever their records say of the old one."""
+    found = [name for name in ("finetune", "generate") if _is_complete(run, name)]
+    later = STAGES[STAGES.index("estimate") :]
+    return found + list(itertools.takewhile(functools.partial(_is_complete, run), later))
+
+
+def _is_complete(run: Run, name: str) -> bool:
+    """Of a stage whose turn has come, that is, of which all that it reads is there."""
+    stage = _report(run) if name == "report" else run.stage(name)
+    return stage is not None and stage.ready and run.folder.is_complete(name, stage.digest)
 
 
 def _report(run: Run) -> Stage | None:
@@ -362,13 +433,12 @@ def _steps_done(run: Run) -> int:
     return int(safetensors.load(run.folder.read(CHECKPOINT))["step"])
 
 
-def _trials_done(run: Run) -> int:
-    from ray_synth.sweep.ledger import Ledger
-
+def _ledger(run: Run) -> Ledger:
+    """The trials that a sweep with these settings would not run again."""
     record = run.folder.stage("sweep")
-    if record is None or not run.prediction.exists() or record.digest != run.stage("sweep").digest:
-        return 0
-    return len(Ledger(run.folder).ended)
+    ledger = Ledger(run.folder, read=record is not None and record.digest == run.stage("sweep").digest)
+    ledger.ended = {trial_id: trial for trial_id, trial in ledger.ended.items() if not trial.again}
+    return ledger
 
 
 def _trainings_done(run: Run) -> int:

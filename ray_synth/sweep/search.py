@@ -46,7 +46,7 @@ class Search:
         heard = told(estimate, settings.prior)
         tried = self._tried()
         self.first = [s for s in first_settings(experiment, space, heard) if s.digest not in tried]
-        self.grid = _shuffled(space.grid(), derive_seed("grid", experiment.seed))
+        self.grid = grid_in_turn(experiment, space)
         self.prior: RatioPrior | None = None
         if "curve" in heard and settings.sampler != "grid":
             self.prior = RatioPrior(heard, space.ratio_range)
@@ -214,9 +214,11 @@ def first_settings(experiment: Experiment, space: Space, heard: Mapping[str, Any
     return list({setting.digest: setting for setting in settings}.values())
 
 
-def _shuffled(settings: list[Setting] | None, seed: int) -> list[Setting] | None:
+def grid_in_turn(experiment: Experiment, space: Space) -> list[Setting] | None:
+    """Every setting, in the order in which they are tried; None where something is a range."""
+    settings = space.grid()
     if settings is None:
         return None
-    order = np.random.default_rng(seed).permutation(len(settings))
+    order = np.random.default_rng(derive_seed("grid", experiment.seed)).permutation(len(settings))
     unique = {settings[i].digest: settings[i] for i in order}
     return list(unique.values())

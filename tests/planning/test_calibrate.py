@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,24 @@ import pytest
 
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.images import ImageSet
+from ray_synth.errors import InputError
+from ray_synth.generator.chunks import Chunk
+from ray_synth.nodes import Nodes
 from ray_synth.pipeline import Run
-from ray_synth.planning.calibrate import calibrate
+from ray_synth.planning.calibrate import _in_turn, _refuse_others, calibrate
 from ray_synth.planning.calibration import classification as c
 from ray_synth.planning.calibration.classification import fit_trials
-from ray_synth.planning.calibration.generation import chunk_seconds
-from ray_synth.planning.calibration.pieces import spread, stand_in
+from ray_synth.planning.calibration.generation import chunk_seconds, reading
+from ray_synth.planning.calibration.pieces import Pieces, spread, stand_in
 from ray_synth.planning.plan import plan
-from ray_synth.planning.rates import load_rates, save_rates
+from ray_synth.planning.rates import Measure, load_rates, save_rates
+from ray_synth.planning.sizes import sizes_of
 from ray_synth.planning.work import work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 
 from ..conftest import DIGITS
+from .test_work import run_in
 
 
 def test_trials_give_fixed_seconds_and_those_of_an_update() -> None:
@@ -79,6 +85,49 @@ def test_the_small_sweep_is_an_experiment(small: Experiment) -> None:
     assert (e.sweep.pruner, e.sweep.prior, e.classifier.updates, e.classifier.budget) == ("none", "none", 50, "updates")
 
 
+def test_a_cluster_of_several_machines_is_not_calibrated() -> None:
+    """The pieces lie in a temporary folder, and the slots that are measured are those of one node."""
+    one = Nodes(cpus=4, gpus=(0,), most_cpus=4, most_gpus=(0,), grows=False)
+    _refuse_others(one)
+    with pytest.raises(InputError, match=r"has 2 machines; type --gpu NAME or --rates FILE .*--save-rates FILE there"):
+        _refuse_others(replace(one, gpus=(0, 0)))
+    with pytest.raises(InputError, match="adds machines"):
+        _refuse_others(replace(one, grows=True))
+
+
+def test_a_cluster_is_joined_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    alone = [name for name, _ in _in_turn()]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    joined = [name for name, _ in _in_turn()]
+    assert alone[:2] == ["training the generator", "starting Ray"]
+    assert joined == ["starting Ray", "training the generator", *alone[2:]]
+
+
+def test_reading_images_back_is_measured_wherever_a_stage_does_it(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "out")
+
+    def measured(**words: str) -> Measure | None:
+        scratch = RunFolder(tmp_path / "scratch")
+        pieces = Pieces(run, work_of(run, **words), sizes_of(run), print, scratch)
+        reading(pieces)
+        return pieces.found.get("read_image")
+
+    assert measured(until="generate") is None
+    without_any = measured()  # neither here nor in the run's folder
+    assert without_any is not None
+    assert without_any.value > 0
+    assert without_any.origin == "measured here on real images of 8 pixels a side"
+    (made,) = (tmp_path / "scratch" / "synthetic").iterdir()
+    name = Chunk(run.images.plan.chunk_digest[:12], 0, 0, 3).name
+    run.folder.write(f"synthetic/{name}", made.read_bytes())
+    made.unlink()
+    of_the_run = measured(until="estimate")
+    assert of_the_run is not None
+    assert of_the_run.value > 0
+    assert of_the_run.origin == "measured here"
+
+
 @pytest.mark.slow
 def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
     tiny = {
@@ -101,6 +150,7 @@ def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -
         "generator_step",
         "image",
         "pool_start",
+        "read_image",
         "estimate",
         "tune_start",
         "update",

@@ -13,7 +13,7 @@ from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.planning import simulate
 from ray_synth.planning.plan import Plan, plan
-from ray_synth.planning.rates import Limits, Rates, gpu_rates, priced
+from ray_synth.planning.rates import UNMEASURED, Limits, Rates, gpu_rates, priced
 from ray_synth.planning.run import REPETITIONS, diagnoses
 from ray_synth.planning.sizes import Sizes, published_sizes
 from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
@@ -161,13 +161,41 @@ def test_the_prediction_saves_all_trainings_but_one(sizes: Sizes) -> None:
         gpus_per_trial=1.0,
         concurrency=None,
     )
-    work = images(sizes, sweep=sweep, whole_sweep=sweep, one_training=one, all_images=1000, images_at_prediction=100)
+    work = images(
+        sizes,
+        sweep=sweep,
+        whole_sweep=sweep,
+        one_training=one,
+        all_images=1000,
+        images_at_prediction=100,
+        whole_pilot=200,
+    )
     saving = plan(work, rates_of(update=0.1)).saving
     assert saving is not None
     assert saving.trainings == pytest.approx(1 - 1 / 8)  # the paper's "1 model instead of 8", which it calls 90 %
     with_images = plan(work, rates_of(update=0.1, image=0.4)).saving
     assert with_images is not None
-    assert with_images.everything == pytest.approx(1 - (50 + 40) / (400 + 400))
+    assert with_images.everything == pytest.approx(1 - (50 + 80) / (400 + 400))
+    # What is done already changes nothing: it is against the whole sweep.
+    done = replace(work, images=0, chunks=0, sweep=None, complete=("generate", "estimate", "sweep"))
+    assert plan(done, rates_of(start=1.0, update=0.1, image=0.4)).saving == with_images
+    unsampled = plan(done, replace(rates_of(start=1.0, update=0.1), image=UNMEASURED)).saving
+    assert unsampled is not None
+    assert (unsampled.trainings, unsampled.everything) == (with_images.trainings, None)
+    assert plan(done, replace(rates_of(start=1.0, image=0.4), trial=UNMEASURED)).saving is None
+    assert plan(done, rates_of(start=1.0, image=0.4)).saving is None  # of trainings that take no time
+
+
+def test_a_plan_needs_the_rates_of_what_is_left_and_no_others(small: Experiment, sizes: Sizes) -> None:
+    unmeasured = replace(rates_of(image=0.1), estimate=UNMEASURED, trial=UNMEASURED, train_start=UNMEASURED)
+    assert set(walls(plan(counted(small, sizes, until="generate"), unmeasured))) == {"start", "finetune", "generate"}
+    for until, name in (("estimate", "estimate"), ("sweep", "estimate"), ("report", "estimate")):
+        with pytest.raises(InputError, match=rf"needs '{name}', and the rates hold nothing for it.*without --until"):
+            plan(counted(small, sizes, until=until), unmeasured)
+    with pytest.raises(InputError, match="needs 'trial'"):
+        plan(counted(small, sizes, until="sweep"), replace(unmeasured, estimate=exactly(1.0)))
+    with pytest.raises(InputError, match="needs 'read_image'"):
+        plan(counted(small, sizes), replace(rates_of(), read_image=UNMEASURED))
 
 
 def test_thirteen_million_images_on_a_thousand_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
+from ray_synth.classifier.models import residual_network
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import (
     TABLE,
+    UNMEASURED,
     Measure,
     Rates,
     classifier_flops,
+    fingerprint,
     gpu_names,
     gpu_rates,
+    images_of,
     load_rates,
     pixel_flops,
     priced,
@@ -99,11 +105,39 @@ def test_other_models_are_counted(small: Experiment, sizes: Sizes) -> None:
     assert pixel_flops(small, replace(sizes, shape=(16, 16, 1))) > 3 * pixel_flops(small, sizes)
 
 
+@pytest.mark.parametrize(("side", "published"), [(32, 2 * 0.56e9), (64, 8 * 0.56e9), (224, 3.6e9)])
+def test_residual_networks_of_small_images_are_counted_with_their_own_stem(
+    small: Experiment, sizes: Sizes, side: int, published: float
+) -> None:
+    """0.56 GMAC of a ResNet-18 with a stem of stride 1 at 32x32; four times as many at 64x64."""
+    e = small.model_copy(update={"classifier": small.classifier.model_copy(update={"model": "resnet18"})})
+    found = classifier_flops(e, replace(sizes, shape=(side, side, 3))).value
+    network = residual_network("resnet18", (side, side), 10).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, side, side))
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert found == pytest.approx(published, rel=0.03)
+    upscaled = e.model_copy(update={"classifier": e.classifier.model_copy(update={"image_size": side})})
+    assert classifier_flops(upscaled, sizes).value == found
+
+
 def test_rates_survive_a_file(tmp_path: Path, small: Experiment, sizes: Sizes) -> None:
     for rates in (rates_of(image=0.1, image_bytes=0.0), gpu_rates("L4", small, sizes)):
         rates = replace(rates, image_bytes=97.5, measured_for={"image shape": "x"})
         save_rates(rates, tmp_path / "rates.json")
         assert load_rates(tmp_path / "rates.json") == rates
+
+
+def test_what_was_not_measured_is_no_number_in_a_file(tmp_path: Path) -> None:
+    save_rates(replace(rates_of(image=0.1), update=UNMEASURED), tmp_path / "rates.json")
+    raw = json.loads((tmp_path / "rates.json").read_text())
+    assert raw["update"] is None
+    assert raw["image"]["value"] == 0.1
+    rates = load_rates(tmp_path / "rates.json")
+    assert rates.lacks("update")
+    assert not rates.lacks("image")
+    assert not rates.lacks("price")  # there may be none
+    assert not rates.lacks("chunk")  # which takes no seconds of its own
 
 
 def test_files_that_hold_no_rates_are_refused(tmp_path: Path) -> None:
@@ -122,8 +156,6 @@ def test_files_that_hold_no_rates_are_refused(tmp_path: Path) -> None:
 
 
 def test_rates_of_another_generator_are_refused(small: Experiment, sizes: Sizes) -> None:
-    from ray_synth.planning.rates import fingerprint
-
     rates = replace(rates_of(), measured_for=fingerprint(small, sizes))
     more = small.model_copy(update={"generate": small.generate.model_copy(update={"images_per_class": 9999})})
     longer = small.model_copy(update={"generator": small.generator.model_copy(update={"steps": 9999})})
@@ -131,8 +163,28 @@ def test_rates_of_another_generator_are_refused(small: Experiment, sizes: Sizes)
     steps = small.model_copy(update={"generate": small.generate.model_copy(update={"num_inference_steps": 9})})
     with pytest.raises(InputError, match="another generator"):
         rates.for_experiment(steps, sizes)
+    near = small.generate.filter.model_copy(update={"near_copies": True})
+    filtered = small.model_copy(update={"generate": small.generate.model_copy(update={"filter": near})})
+    with pytest.raises(InputError, match="another generator"):
+        rates.for_experiment(filtered, sizes)
+    often = small.model_copy(update={"classifier": small.classifier.model_copy(update={"evaluations": 9})})
+    with pytest.raises(InputError, match="another classifier"):  # a trial holds its validation passes
+        rates.for_experiment(often, sizes)
     with pytest.raises(InputError, match="another image shape"):
         rates.for_experiment(small, replace(sizes, shape=(9, 9, 1)))
+
+
+def test_rates_of_a_data_set_of_another_size_are_refused(small: Experiment, sizes: Sizes) -> None:
+    """An estimate and a trial read whole sets: their seconds are of so many images, a few more or less."""
+    rates = replace(rates_of(), measured_for=fingerprint(small, sizes), measured_on=images_of(small, sizes))
+    assert rates.for_experiment(small, replace(sizes, train=104, test=999)) == rates
+    with pytest.raises(InputError, match=r"measured with 100 training images, and there are 1,000; leave --rates out"):
+        rates.for_experiment(small, replace(sizes, train=1000))
+    with pytest.raises(InputError, match="measured with 50 validation images, and there are 20"):
+        rates.for_experiment(small, replace(sizes, validation=20))
+    few = small.model_copy(update={"estimate": small.estimate.model_copy(update={"pilot_ratio": 2.0})})
+    with pytest.raises(InputError, match="800 synthetic images of the estimate, and there are 200"):
+        rates.for_experiment(few, sizes)
 
 
 def test_the_command_line_replaces_prices(small: Experiment, sizes: Sizes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_synth.errors import InputError
+from ray_synth.pipeline import run
 from ray_synth.planning.request import Request, parse_nodes, plan_for
 from ray_synth.progress import Reporter
 from ray_synth.report.costs import bytes_said, money_said, number_said, scaling_picture, seconds_said
@@ -15,6 +16,7 @@ from ray_synth.tables import print_plan
 
 from ..conftest import DIGITS, ROOT
 from ..test_cli import ray_synth, refused
+from .test_work import SHORT, TINY, finished, run_in
 
 IMAGENET = ROOT / "sweeps" / "imagenet.yaml"
 
@@ -84,6 +86,19 @@ def test_nodes_are_numbers() -> None:
             parse_nodes(wrong)
 
 
+@pytest.mark.slow
+def test_a_finished_run_costs_its_start_and_is_json(tmp_path: Path) -> None:
+    run = run_in(tmp_path, **SHORT)
+    finished(run)
+    found = asked(out=str(tmp_path), overrides={**TINY, **SHORT}, save_rates=tmp_path / "rates.json")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert [stage["name"] for stage in found["stages"]] == ["start"]  # type: ignore[attr-defined]
+    assert found["saving"] is None
+    print_plan(found)
+    with pytest.raises(InputError, match=r"needs '\w+', and the rates hold nothing for it.*measure again without"):
+        asked(out=str(tmp_path / "new"), overrides={**TINY, **SHORT}, rates=tmp_path / "rates.json")
+
+
 def test_data_that_are_not_here_are_counted_as_published() -> None:
     found = asked(experiment=IMAGENET, gpu="A100", until="generate", nodes=[4])
     assert found["images"] == 12_840_000
@@ -91,6 +106,29 @@ def test_data_that_are_not_here_are_counted_as_published() -> None:
     assert found["saving"] is None
     with pytest.raises(InputError, match="data/imagenet"):
         asked(experiment=IMAGENET)
+
+
+MANY = {"sweep.workers_per_trial": 64, "classifier.num_workers": 64, "classifier.batch_size": 128}
+
+
+def test_another_machine_is_not_held_to_this_one() -> None:
+    """64 workers find room on eight nodes of eight GPUs, whatever the machine that the plan is typed on has."""
+    found = asked(gpu="A100", overrides=MANY, nodes=[8])
+    assert (found["nodes"], found["slots"]) == (8, 8)
+    with pytest.raises(InputError, match=r"workers_per_trial=64 and there are 8 GPUs; type --nodes 8"):
+        asked(gpu="A100", overrides=MANY)
+
+
+def test_what_is_measured_or_run_here_must_find_room_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for refuses in (
+        lambda: asked(overrides=MANY),
+        lambda: run(DIGITS, out=tmp_path, overrides=MANY, dry_run=True),
+        lambda: run(DIGITS, out=tmp_path, overrides=MANY, until="finetune"),
+    ):
+        with pytest.raises(InputError, match=r"sweep.workers_per_trial must be <= \d+, the [CG]PUs here, got 64"):
+            refuses()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_output_folder_of_another_is_refused(tmp_path: Path) -> None:
@@ -107,7 +145,13 @@ def test_a_plan_as_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for word in ("plan: digits", "1,600 images of 20 steps", "wall time on spot", "no source was found"):
         assert word in text
     print_plan({**found, "scaling": [{**found["scaling"][0], "money": None, "spot": None}]})  # type: ignore[index]
-    assert "--price X gives" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--price X gives" in text
+    assert "with the images" in text
+    print_plan({**found, "saving": {**found["saving"], "everything": None}})  # type: ignore[dict-item]
+    text = capsys.readouterr().out
+    assert "saves" in text
+    assert "with the images" not in text
 
 
 def test_the_scaling_curve_is_drawn(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from ray_synth.config import Diffusion, StableDiffusion, with_absolute_paths
 from ray_synth.nodes import cluster_nodes
-from ray_synth.planning.calibration.pieces import Pieces, spread
-from ray_synth.planning.work import CHUNK_BYTES
+from ray_synth.planning.calibration.pieces import HERE, Pieces, some, spread
+from ray_synth.planning.work import CHUNK_BYTES, image_side
 from ray_synth.runs import RunFolder
 
 GENERATOR_SECONDS, CHUNK_SECONDS = 5.0, 4.0  # that a piece is meant to take
 ROUNDS, MOST_ROUNDS = 3, 20  # chunks of each actor
+STAND_INS = 32  # images of a chunk that is read where none was sampled
 
 
 class _Enough(Exception):
@@ -140,7 +141,6 @@ def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
     names = pieces.folder.list(FOLDER)
     total = sum(os.path.getsize(pieces.folder.path(f"{FOLDER}/{name}")) for name in names)
     pieces.image_bytes = max(1.0, (total - CHUNK_BYTES * len(names)) / (len(names) * size))
-    _reading(pieces, names[0])
 
 
 def chunk_seconds(ends: Sequence[float], actors: int) -> tuple[float, float]:
@@ -185,17 +185,43 @@ def _image_guess(pieces: Pieces, job: Any) -> float:
     return max(1e-6, (time.monotonic() - begin) / 2 / 8 * job.generate.num_inference_steps)
 
 
-def _reading(pieces: Pieces, name: str) -> None:
-    """A chunk's images, decoded as the driver does."""
+def reading(pieces: Pieces) -> None:
+    """A chunk's images, decoded as the driver does for whatever stage looks at them first."""
+    if not pieces.work.readers:
+        return
     import pyarrow.parquet as pq
 
     from ray_synth.data.decoding import unified
     from ray_synth.generator.chunks import FOLDER, _decoded
 
+    folder, name, origin = _some_chunk(pieces)
     begin = time.monotonic()
-    with pieces.folder.open(f"{FOLDER}/{name}") as file:
+    with folder.open(f"{FOLDER}/{name}") as file:
         rows = pq.read_table(file, columns=["key", "rejected", "image"]).to_pylist()
     kept = [row["image"] for row in rows if row["image"]]
     for image in kept:
         unified(_decoded(image), pieces.sizes.shape, crop=pieces.experiment.data.crop)
-    pieces.note("read_image", (time.monotonic() - begin) / max(len(rows), 1), 0.2)
+    pieces.note("read_image", (time.monotonic() - begin) / max(len(rows), 1), 0.2, origin)
+
+
+def _some_chunk(pieces: Pieces) -> tuple[RunFolder, str, str]:
+    """Where it lies, its name, and what it is: one that was sampled now or by the run, or real images as large as
+    generated ones where sampling even one chunk would take too long."""
+    from ray_synth.generator.chunks import FOLDER, SCHEMA, Chunk, encoded, finished_chunks, write_chunk
+
+    made = pieces.folder.list(FOLDER)
+    if made:
+        return pieces.folder, made[0], HERE
+    there = finished_chunks(pieces.run.folder, pieces.run.images.plan)
+    if there:
+        return pieces.run.folder, there[0].name, HERE
+    from ray_synth.data.decoding import unified
+
+    e, side = pieces.experiment, image_side(pieces.experiment, pieces.sizes)
+    shape, real = (side, side, pieces.sizes.shape[2]), some(pieces.run.inputs.splits.train, STAND_INS)
+    pixels = real.images[..., 0] if shape[2] == 1 else real.images
+    images = [encoded(unified(image, shape), e.generate.format, e.generate.quality) for image in pixels]
+    numbers = {"label": 0, "seed": 0, "cluster": None}
+    rows = {**dict.fromkeys(SCHEMA.names, ""), **numbers, "image": images}
+    chunk = write_chunk(pieces.folder, Chunk("0" * 12, 0, 0, len(images)), rows)
+    return pieces.folder, chunk.name, f"{HERE} on real images of {side} pixels a side"

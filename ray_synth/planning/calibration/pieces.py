@@ -37,7 +37,7 @@ class Pieces:
     folder: RunFolder
     found: dict[str, Measure] = field(default_factory=dict)
     slots: int = 1  # of the pool, then of the trials
-    cpus: int = 1  # of all nodes that Ray has
+    cpus: int = 1  # that Ray has
     gpus: int = 0
     image_bytes: float | None = None
 
