@@ -10,7 +10,8 @@ from dataclasses import fields
 
 import numpy as np
 
-from ray_synth.classifier.train import MOST_DIAGNOSES
+from ray_synth.classifier.diagnostics import images_read
+from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import STRAGGLER, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
@@ -269,7 +270,7 @@ class PlannedRun:
         for k, one in enumerate(work.final):
             seconds = self.training_seconds(one, workers=work.final_workers) * d.final
             if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
-                seconds = seconds + diagnoses(one, self.work) * (one.images + work.validation) * d.diagnosis_image
+                seconds = seconds + diagnosed_images(one, work) * d.diagnosis_image
             wall = wall + seconds
         rng = d.random("interrupted trainings")
         nodes = max(1.0, work.final_workers / self.rates.slots)
@@ -299,9 +300,7 @@ class PlannedRun:
             self._blame("head node", d.report)
 
 
-def diagnoses(one: Training, work: Work) -> int:
-    """How often a final training takes the bound's terms: twice an epoch, a hundred times at most."""
-    side = work.batch_size // 2 if one.both else work.batch_size
-    epoch = math.ceil(max(one.real, one.synthetic) / max(side, 1))
-    every = max(1, epoch // 2, math.ceil(one.updates / MOST_DIAGNOSES))
-    return one.updates // every
+def diagnosed_images(one: Training, work: Work) -> int:
+    """Images that all diagnoses of a final training read."""
+    times = num_diagnoses(work.batch_size, one.real, one.synthetic, one.updates)
+    return times * images_read(one.real, one.synthetic, work.validation)

@@ -14,7 +14,7 @@ from ray_synth.errors import InputError
 from ray_synth.planning import simulate
 from ray_synth.planning.plan import Plan, plan
 from ray_synth.planning.rates import Limits, Rates, gpu_rates, priced
-from ray_synth.planning.run import REPETITIONS, diagnoses
+from ray_synth.planning.run import REPETITIONS
 from ray_synth.planning.sizes import Sizes, published_sizes
 from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
 
@@ -222,13 +222,6 @@ def test_a_plan_is_json_and_the_same_every_time(small: Experiment, sizes: Sizes)
     assert any("guess" in note for note in first["notes"])
 
 
-def test_diagnoses_are_a_hundred_at_most(sizes: Sizes) -> None:
-    work = images(sizes, batch_size=20)
-    one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
-    assert diagnoses(one, work) == 8  # ten updates an epoch
-    assert diagnoses(replace(one, updates=100_000), work) == 100
-
-
 def test_actors_share_gpus_and_hold_a_cpu_each(sizes: Sizes) -> None:
     rates = rates_of(slots=2, image=1.0)
     shared = images(sizes, gpus_per_actor=0.5)
@@ -243,3 +236,13 @@ def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
     assert walls(plan(work, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(3 * 8 * 200 * 0.01)
     part = replace(work, final=(one,) * 3)
     assert walls(plan(part, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(8 * 200 * 0.01)
+
+
+def test_a_diagnosis_reads_a_sample_of_each_side(sizes: Sizes) -> None:
+    """2,048 images of each side, where there are two, and the validation images: however many images there are."""
+    many = Training(ratio=1.0, real=50_000, synthetic=500_000, updates=90_000)
+    work = images(sizes, chunks=0, images=0, final=(many,), batch_size=100, validation=500)
+    rates = rates_of(diagnosis_image=0.001)
+    assert walls(plan(work, rates))["train"] == pytest.approx(18 * (2 * 2048 + 500) * 0.001)
+    one_side = replace(work, final=(replace(many, real=0),))
+    assert walls(plan(one_side, rates))["train"] == pytest.approx(36 * 500 * 0.001)

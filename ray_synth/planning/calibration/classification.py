@@ -192,10 +192,12 @@ def _tune(pieces: Pieces, seconds: Sequence[float], ends: Sequence[float], over:
 def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, levels: Sequence[int]) -> None:
     """Final trainings on Ray Train, timed by when their files are there: a first one, two lengths, one diagnosed."""
     began = time.monotonic()
+    from ray_synth.classifier.diagnostics import images_read
     from ray_synth.classifier.final import Training as FinalTraining
     from ray_synth.classifier.final import train_final
 
     imports = time.monotonic() - began
+    from ray_synth.classifier.train import num_diagnoses
     from ray_synth.sweep.space import default_setting
     from ray_synth.sweep.trial import known_features, train_setting
 
@@ -226,10 +228,8 @@ def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, lev
     expected = found["trial"].value + images * found["trial_image"].value + high * found["update"].value
     pieces.note("final", float(long) / max(expected, 1e-9), 0.1)
     pieces.note("train_start", imports + max(0.0, there[0] - float(short)) + max(0.0, over - there[-1]), 0.2)
-    side = e.classifier.batch_size // 2
-    every = max(1, math.ceil(max(len(splits.train), len(synthetic)) / side) // 2, math.ceil(high / 100))
-    count = max(1, high // every)
-    looked = count * (images + len(splits.validation))
+    sides = len(splits.train), len(synthetic)
+    looked = num_diagnoses(e.classifier.batch_size, *sides, high) * images_read(*sides, len(splits.validation))
     pieces.note("diagnosis_image", max(0.0, float(diagnosed) - float(long)) / looked, 0.3)
 
 
