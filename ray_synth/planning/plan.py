@@ -13,8 +13,8 @@ import numpy as np
 
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import Measure, Rates
-from ray_synth.planning.run import HOUR, Draws, PlannedRun
-from ray_synth.planning.work import Work
+from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
+from ray_synth.planning.work import Training, Work
 
 BEND = 0.5  # of what a node brings while everything scales: below it the curve has bent
 MOST_NODES = 100_000
@@ -228,12 +228,18 @@ def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
     sweep, one = work.whole_sweep, work.one_training
     if sweep is None or one is None or not sweep.trials:
         return None
-    slots = max(1, run.slots_of(sweep))
-    each = sweep.workers_per_trial
-    once = np.median(run.training_seconds(one, workers=each)) * each
-    trials = np.median(run.trial_seconds(sweep, slots).sum(axis=1)) * each
-    bound = sum(np.median(run.training_seconds(t, workers=each)) for t in sweep.trials) * each * sweep.repeats
-    image = float(np.median(draws.image))
+    slots, each = max(1, run.slots_of(sweep)), run.trial_holds(sweep)
+
+    def gpu_seconds(training: Training) -> float:
+        slowed = run.slowed(each, slots)
+        seconds = run.training_seconds(training, workers=sweep.workers_per_trial, slowed=slowed)
+        return float(np.median(seconds)) * held(each)
+
+    once = gpu_seconds(one)
+    trials = float(np.median(run.trial_seconds(sweep, slots).sum(axis=1))) * held(each)
+    bound = sum(gpu_seconds(training) for training in sweep.trials) * sweep.repeats
+    shared = run.slowed(run.actor_holds, run.nodes * run.rates.slots)
+    image = float(np.median(draws.image)) * shared * held(run.actor_holds)
     fewer = max(work.images_at_prediction, work.pilot)
     return Saving(
         trainings=float(1 - once / trials),

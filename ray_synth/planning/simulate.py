@@ -22,7 +22,7 @@ MOST_INTERVALS = 100_000  # lives of one node: more means that no chunk is ever 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Equal chunks over the workers of several nodes. Times in seconds.
+    """Equal chunks over the workers of several nodes, most_workers in all at most. Times in seconds.
 
     jitter: standard deviation of the log of a chunk's time, whose mean is `seconds`. A share `stragglers` of the chunks
     takes `straggler_factor` times as long. interruptions: of a node, per second; another one is there after
@@ -33,6 +33,7 @@ class Pool:
     seconds: float
     nodes: int
     workers_per_node: int = 1
+    most_workers: int | None = None
     node_start: float = 0.0
     worker_start: float = 0.0
     jitter: float = 0.0
@@ -43,7 +44,8 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        return self.nodes * self.workers_per_node
+        room = self.nodes * self.workers_per_node
+        return room if self.most_workers is None else min(room, self.most_workers)
 
     @property
     def start(self) -> float:

@@ -21,6 +21,18 @@ from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
 from ..conftest import ROOT
 from .conftest import exactly, rates_of
 
+SWEEP = SweepWork(
+    trials=(),
+    repeats=1,
+    evaluations=5,
+    rungs=(),
+    least_kept=1.0,
+    most_kept=1.0,
+    workers_per_trial=1,
+    gpus_per_trial=1.0,
+    concurrency=None,
+)
+
 
 def images(sizes: Sizes, **changes: object) -> Work:
     """A generation and nothing else."""
@@ -150,17 +162,7 @@ def test_interruptions_cost_what_is_redone(sizes: Sizes) -> None:
 
 def test_the_prediction_saves_all_trainings_but_one(sizes: Sizes) -> None:
     one = Training(ratio=1.0, real=100, synthetic=100, updates=500)
-    sweep = SweepWork(
-        trials=(one,) * 8,
-        repeats=1,
-        evaluations=5,
-        rungs=(),
-        least_kept=1.0,
-        most_kept=1.0,
-        workers_per_trial=1,
-        gpus_per_trial=1.0,
-        concurrency=None,
-    )
+    sweep = replace(SWEEP, trials=(one,) * 8)
     work = images(sizes, sweep=sweep, whole_sweep=sweep, one_training=one, all_images=1000, images_at_prediction=100)
     saving = plan(work, rates_of(update=0.1)).saving
     assert saving is not None
@@ -196,6 +198,8 @@ def test_a_pool_of_so_many_actors_is_no_faster_on_more_nodes(sizes: Sizes) -> No
     capped = images(sizes, max_actors=4)
     found = plan(capped, rates, [1, 2, 8])
     assert [point.wall.median for point in found.scaling] == [500.0, 250.0, 250.0]
+    odd = plan(images(sizes, max_actors=3), rates, [1, 2, 8])
+    assert [point.wall.median for point in odd.scaling] == [500.0, 340.0, 340.0]
 
 
 def test_trials_find_room_or_are_refused(sizes: Sizes) -> None:
@@ -222,12 +226,62 @@ def test_a_plan_is_json_and_the_same_every_time(small: Experiment, sizes: Sizes)
     assert any("guess" in note for note in first["notes"])
 
 
-def test_actors_share_gpus_and_hold_a_cpu_each(sizes: Sizes) -> None:
-    rates = rates_of(slots=2, image=1.0)
-    shared = images(sizes, gpus_per_actor=0.5)
-    assert walls(plan(shared, rates))["generate"] == 500.0
-    assert walls(plan(shared, replace(rates, kind="gpu")))["generate"] == 250.0
-    assert walls(plan(images(sizes, gpus_per_actor=2.0), replace(rates, kind="gpu")))["generate"] == 1000.0
+def gpu_seconds(found: Plan, stage: str) -> float:
+    return next(each.hours.median for each in found.stages if each.name == stage) * 3600
+
+
+@pytest.mark.parametrize(
+    ("each", "published", "measured", "gpus"),  # seconds of wall time, and the share of a GPU that an actor holds
+    [(1.0, 500.0, 500.0, 1.0), (0.5, 500.0, 250.0, 0.5), (0.4, 500.0, 250.0, 0.5), (2.0, 1000.0, 1000.0, 2.0)],
+)
+def test_actors_share_gpus_and_hold_a_cpu_each(
+    sizes: Sizes, each: float, published: float, measured: float, gpus: float
+) -> None:
+    """A hundred chunks of 10 s. Published rates are of a whole GPU, measured ones of an actor among others."""
+    work, on_cpus = images(sizes, gpus_per_actor=each), rates_of(slots=2, image=1.0)
+    assert walls(plan(work, on_cpus))["generate"] == 500.0
+    on_gpus = replace(on_cpus, kind="gpu")
+    found = plan(work, on_gpus)
+    assert walls(found)["generate"] == published
+    assert gpu_seconds(found, "generate") == pytest.approx(1000.0 * max(1.0, gpus))
+    here = plan(work, replace(on_gpus, measured_for={"generator": "x"}))
+    assert here.here.wall.median == pytest.approx(measured, rel=0.05)  # but for the machine's pace
+    assert gpu_seconds(here, "generate") == pytest.approx(1000.0 * gpus, rel=0.05)
+
+
+def test_an_actor_lies_on_one_node(sizes: Sizes) -> None:
+    rates = replace(rates_of(slots=2, image=1.0), kind="gpu")
+    with pytest.raises(InputError, match=r"gpus_per_actor must be <= 2, .*, got 4; type --gpus-per-node 4"):
+        plan(images(sizes, gpus_per_actor=4.0), rates, [8])
+
+
+def test_trials_share_gpus(sizes: Sizes) -> None:
+    """Eight trials of 40 s: four on a GPU take four times as long, and together as long as one after the other."""
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=400)
+    sweep = replace(SWEEP, trials=(one,) * 8, gpus_per_trial=0.25)
+    work = images(sizes, chunks=0, images=0, sweep=sweep, whole_sweep=sweep, one_training=one)
+    published = replace(rates_of(slots=2, update=0.1), kind="gpu")
+    found = plan(work, published)
+    assert walls(found)["sweep"] == pytest.approx(160.0)
+    assert gpu_seconds(found, "sweep") == pytest.approx(8 * 40.0)
+    here = plan(work, replace(published, measured_for={"classifier": "x"}))
+    assert gpu_seconds(here, "sweep") == pytest.approx(8 * 40.0 / 4, rel=0.05)
+    for each in (found, here):
+        assert each.saving is not None
+        assert each.saving.trainings == pytest.approx(1 - 1 / 8)
+    two = plan(replace(work, sweep=replace(sweep, concurrency=2)), published)
+    assert walls(two)["sweep"] == pytest.approx(4 * 80.0)  # two at a time, on one GPU
+    money = plan(work, replace(published, price=exactly(3600.0)), [10]).here.money
+    assert money is not None
+    assert money.median == pytest.approx(160.0)  # eight quarters of a GPU lie on one node
+
+
+def test_final_trainings_find_room_or_are_refused(sizes: Sizes) -> None:
+    one = Training(ratio=0.0, real=100, synthetic=0, updates=10)
+    work = images(sizes, final=(one,), final_workers=3)
+    with pytest.raises(InputError, match=r"classifier.num_workers=3 and there are 2 CPUs; type --nodes 2"):
+        plan(work, rates_of(slots=2))
+    assert plan(work, rates_of(slots=2), [2]).nodes == 2
 
 
 def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
