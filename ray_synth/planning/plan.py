@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import Measure, Rates
 from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
@@ -137,7 +138,7 @@ def plan(work: Work, rates: Rates, nodes: Sequence[int] = (1,), *, seed: int = 0
         bend=_bend(runs),
         saving=_saving(work, draws, first),
         prices_read=rates.prices_read,
-        notes=(*work.notes, *_rate_notes(rates)),
+        notes=(*work.notes, *_rate_notes(rates), *_spot_notes(on_spot[0])),
         origins=_origins(rates),
     )
 
@@ -247,6 +248,15 @@ def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
         trials=len(sweep.trials),
         bound=float(1 - once / bound),
     )
+
+
+def _spot_notes(run: PlannedRun) -> list[str]:
+    if run.final_interruptions <= DEATHS:
+        return []
+    return [
+        f"on spot the final trainings are interrupted {run.final_interruptions:,.0f} times: should the run give up, "
+        "the same command goes on from their checkpoints"
+    ]
 
 
 def _rate_notes(rates: Rates) -> list[str]:

@@ -24,6 +24,7 @@ REPETITIONS = 60
 HOUR = 3600.0
 LISTED, LIST_EVERY = 1000, 20.0  # names that a request lists; seconds between two looks of an actor at the folder
 SEGMENT = 60.0  # seconds of a training between two checkpoints, at least
+LIVES = 3.0  # of a node that a piece of work may take, which is then begun twenty times until it is through
 PACE = 0.1  # log standard deviation of a machine's speed between a calibration and the run: own, nine pairs
 
 
@@ -64,6 +65,7 @@ class PlannedRun:
         self.worker: dict[str, np.ndarray] = {}
         self.paid: dict[str, np.ndarray] = {}
         self.lost: dict[str, np.ndarray] = {}  # cause -> seconds of wall time that more nodes do not shorten
+        self.final_interruptions = 0.0  # that are expected of the final trainings
         self.ray_is_up = False
         self._start()
         self._finetune()
@@ -132,6 +134,9 @@ class PlannedRun:
         actors = min(self.nodes * room, work.max_actors or work.chunks, work.chunks)
         used = math.ceil(actors / room)
         seconds = d.chunk + work.images / work.chunks * d.image * self.slowed(each, actors)
+        lives = float(np.max(self.kills * (d.pool_start + seconds)))
+        if lives > LIVES:
+            raise self._hopeless(lives, "a chunk", self._smaller_chunks(seconds))
         rows = [self._pool(r, used, room, actors, float(seconds[r])) for r in range(REPETITIONS)]
         wall, paid, redone = (np.array(column) for column in zip(*rows, strict=True))
         limits = self._limits(actors, work.chunks * seconds / actors)
@@ -174,6 +179,21 @@ class PlannedRun:
                 f"--gpus-per-node {each:g}, or --set generate.gpus_per_actor={slots}"
             )
         return room
+
+    def _hopeless(self, lives: float, piece: str, cure: str) -> InputError:
+        """For work that is hardly ever through before its node goes. lives: of a node that it takes."""
+        rate = float(np.median(self.draws.interruptions))
+        allowed = math.floor(100 * rate * LIVES / lives) / 100
+        return InputError(
+            f"--spot-interruptions must be <= {allowed:g} per node and hour for {piece} to end before its node does, "
+            f"got {rate:.3g}; type --spot-interruptions {allowed:g}{cure}"
+        )
+
+    def _smaller_chunks(self, seconds: np.ndarray) -> str:
+        """What to type for chunks that nodes live for, where there are such. seconds: of one as they are."""
+        share = float(np.min((LIVES / self.kills - self.draws.pool_start) / seconds))
+        size = math.floor(share * self.work.images / self.work.chunks)
+        return f", or --set generate.chunk_size={size}" if size >= 1 else ""
 
     def _pool(self, r: int, nodes: int, per_node: int, actors: int, seconds: float) -> tuple[float, float, float]:
         d = self.draws
@@ -235,14 +255,8 @@ class PlannedRun:
         self._check_room(sweep.workers_per_trial, "a trial takes sweep.workers_per_trial")
         slots = self.slots_of(sweep)
         seconds = self.trial_seconds(sweep, slots)
-        rng = self.draws.random("interrupted trials")
-        on_nodes = math.ceil(sweep.workers_per_trial / self.rates.slots)
-        segment = np.maximum(SEGMENT, seconds / sweep.evaluations)
-        disturbed = np.stack(
-            [
-                with_restarts(row, float(rate) * on_nodes, segment=part, replacement=float(wait), rng=rng)
-                for row, rate, part, wait in zip(seconds, self.kills, segment, self.draws.replacement, strict=True)
-            ]
+        disturbed = self._interrupted(
+            "a trial", seconds, np.maximum(SEGMENT, seconds / sweep.evaluations), sweep.workers_per_trial
         )
         running = in_slots(disturbed, slots, window=WINDOW * slots)
         started = self._ray() + self.draws.tune_start
@@ -252,6 +266,25 @@ class PlannedRun:
         self._add("sweep", started + running, worker, nodes_used=busy)
         self._blame("start-up", started)
         self._blame("data", running - worker / (self.nodes * self.rates.slots))
+
+    def _interrupted(self, name: str, seconds: np.ndarray, segment: np.ndarray, workers: int) -> np.ndarray:
+        """[R, k]: what trainings take when any of the nodes of their workers may go. segment: between checkpoints.
+
+        Raises:
+            InputError: no checkpoint is ever reached.
+        """
+        rates = self.kills * math.ceil(workers / self.rates.slots)
+        lives = float(np.max(rates[:, None] * segment))
+        if lives > LIVES:
+            more = math.ceil(self.work.final_evaluations * lives / LIVES)
+            raise self._hopeless(
+                lives, f"what {name} does between two checkpoints", f", or --set classifier.evaluations={more}"
+            )
+        rng = self.draws.random(f"interrupted {name}")
+        rows = zip(seconds, segment, rates.tolist(), self.draws.replacement.tolist(), strict=True)
+        return np.stack(
+            [with_restarts(row, rate, segment=part, replacement=wait, rng=rng) for row, part, rate, wait in rows]
+        )
 
     def slots_of(self, sweep: SweepWork) -> int:
         """Trials at once, as sweep.places has it."""
@@ -290,26 +323,17 @@ class PlannedRun:
         if not work.final:
             return
         self._check_room(work.final_workers, "a final training takes classifier.num_workers")
-        wall = d.train_start + np.zeros(REPETITIONS)
+        rows = []
         for k, one in enumerate(work.final):
             seconds = self.training_seconds(one, workers=work.final_workers) * d.final
             if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
                 seconds = seconds + diagnosed_images(one, work) * d.diagnosis_image
-            wall = wall + seconds
-        rng = d.random("interrupted trainings")
+            rows.append(seconds)
+        each = np.stack(rows, axis=1)
+        disturbed = self._interrupted("a final training", each, each / work.final_evaluations, work.final_workers)
         nodes = math.ceil(work.final_workers / self.rates.slots)
-        wall = np.array(
-            [
-                with_restarts(
-                    np.array([taken]),
-                    float(rate) * nodes,
-                    segment=np.array([max(SEGMENT, taken / 50)]),
-                    replacement=float(wait),
-                    rng=rng,
-                )[0]
-                for taken, rate, wait in zip(wall, self.kills, d.replacement, strict=True)
-            ]
-        )
+        self.final_interruptions = float(np.median(each.sum(axis=1) * self.kills)) * nodes
+        wall = d.train_start + disturbed.sum(axis=1)
         used = work.final_workers / self.rates.slots
         self._add("train", self._ray() + wall, wall * work.final_workers, nodes_used=used)
         self._blame("training", wall)

@@ -158,6 +158,36 @@ def test_interruptions_cost_what_is_redone(sizes: Sizes) -> None:
     assert found.here.wall_spot.high > found.here.wall_spot.low
 
 
+def test_chunks_that_no_node_lives_for_are_refused(sizes: Sizes) -> None:
+    """Ten images of 46 s take 7.7 lives of a minute. Three are allowed: of nodes that live longer, or three images."""
+    rates = rates_of(slots=1, image=10.0)
+    allowed = priced(rates, price=None, spot_interruptions=60.0)
+    assert plan(images(sizes), allowed).here.wall_spot.median > plan(images(sizes), allowed).here.wall.median
+    longer = replace(allowed, image=exactly(46.4))
+    said = r"must be <= 23.27 .* a chunk .* got 60; type --spot-interruptions 23.27, or --set generate.chunk_size=3"
+    with pytest.raises(InputError, match=said):
+        plan(images(sizes), longer)
+    assert plan(images(sizes, chunks=334, chunk_size=3), longer).here.wall_spot.high < math.inf
+    with pytest.raises(InputError, match=r"type --spot-interruptions 0.29$"):
+        plan(images(sizes), replace(longer, pool_start=exactly(36_000.0)))
+
+
+def test_a_final_training_goes_on_from_where_it_was_evaluated(sizes: Sizes) -> None:
+    """Five hours on nodes that live for ten: what an interruption costs is half of what lies between evaluations."""
+    one = Training(ratio=0.0, real=100, synthetic=0, updates=18_000)
+    work = images(sizes, chunks=0, images=0, final=(one,) * 400)
+    often = priced(rates_of(update_one_side=1.0), price=None, spot_interruptions=0.1)
+    for evaluations in (1, 10):
+        found = plan(replace(work, final_evaluations=evaluations), often)
+        expected = 400 * evaluations * lost_to_restarts(18_000 / evaluations, 0.1 / 3600)
+        assert found.here.wall_spot.median == pytest.approx(expected, rel=0.01)
+        assert any("interrupted 200 times" in note for note in found.notes)
+    assert not any("interrupted" in note for note in plan(replace(work, final=(one,)), often).notes)
+    cure = r"what a final training does between two checkpoints .*, got 1; type .*, or --set classifier.evaluations=2"
+    with pytest.raises(InputError, match=cure):
+        plan(work, priced(often, price=None, spot_interruptions=1.0))
+
+
 def test_the_prediction_saves_all_trainings_but_one(sizes: Sizes) -> None:
     one = Training(ratio=1.0, real=100, synthetic=100, updates=500)
     sweep = replace(SWEEP, trials=(one,) * 8)

@@ -147,6 +147,15 @@ def test_a_job_with_checkpoints_loses_half_a_segment() -> None:
     taken = with_restarts(seconds, rate, segment=np.full(4000, 600.0), replacement=300.0, rng=rng())
     assert taken.mean() == pytest.approx(5 * HOUR + 2.5 * 600.0, rel=0.01)
     assert (with_restarts(seconds, 0.0, segment=seconds, replacement=1.0, rng=rng()) == seconds).all()
+    nothing = np.zeros(3)
+    assert with_restarts(nothing, rate, segment=nothing, replacement=1.0, rng=rng()).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_segment_that_takes_a_node_s_life_is_begun_until_it_is_through() -> None:
+    rate, segment = 1 / HOUR, 1.5 * HOUR
+    seconds = np.full(20_000, 6 * HOUR)
+    taken = with_restarts(seconds, rate, segment=np.full(20_000, segment), replacement=0.0, rng=rng())
+    assert taken.mean() == pytest.approx(4 * lost_to_restarts(segment, rate), rel=0.01)
 
 
 def test_lives_that_are_given_are_lived() -> None:
