@@ -108,4 +108,5 @@ _MEASURED = (
     "diagnosis_image",
     "evaluate",
     "test_image",
+    "judged_image",
 )

@@ -172,7 +172,7 @@ def _said(work: Work) -> dict[str, str]:
         "estimate": f"{work.sizes.train:,} real and {work.pilot:,} synthetic images",
         "train": f"{len(work.final)} trainings"
         + (f" on {work.final_workers} workers" if work.final_workers > 1 else ""),
-        "evaluate": f"{work.sizes.test:,} test images",
+        "evaluate": f"{work.sizes.test:,} test and {work.all_images:,} synthetic images",
         "report": "report.html",
     }
     if work.sweep is not None:

@@ -341,8 +341,9 @@ class PlannedRun:
     def _results(self) -> None:
         work, d = self.work, self.draws
         if work.tests:
-            self._add("evaluate", d.evaluate + work.tests * d.test_image)
-            self._blame("head node", self.wall["evaluate"])
+            wall = d.evaluate + work.tests * d.test_image + work.all_images * d.judged_image
+            self._add("evaluate", wall)
+            self._blame("head node", wall)
         if work.report:
             self._add("report", d.report)
             self._blame("head node", d.report)

@@ -106,6 +106,7 @@ def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -
         "update",
         "train_start",
         "evaluate",
+        "judged_image",
     ):
         assert getattr(rates, name).value > 0, name
     assert rates.image_bytes is not None

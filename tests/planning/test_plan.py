@@ -69,6 +69,7 @@ def test_all_stages_add_up(small: Experiment, sizes: Sizes) -> None:
         train_start=4.0,
         evaluate=2.0,
         test_image=0.001,
+        judged_image=0.002,
         report=1.5,
     )
     unpruned = small.model_copy(update={"sweep": small.sweep.model_copy(update={"pruner": "none"})})
@@ -81,7 +82,7 @@ def test_all_stages_add_up(small: Experiment, sizes: Sizes) -> None:
             "estimate": 1600 * 0.001 + 7.0,
             "sweep": 3.0 + 3 * 2.5,  # six trials, two at a time
             "train": 4.0 + 3 * 2.5,
-            "evaluate": 2.0 + 200 * 3 * 0.001,
+            "evaluate": 2.0 + 200 * 3 * 0.001 + 1600 * 0.002,
             "report": 1.5,
         }
     )

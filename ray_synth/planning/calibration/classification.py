@@ -241,6 +241,7 @@ def results(pieces: Pieces) -> None:
     from ray_synth.classifier.predict import logits_of
     from ray_synth.classifier.train import fit
     from ray_synth.evaluation.fidelity import JUDGE
+    from ray_synth.metrics.spectrum import rapsd
 
     inputs, e = pieces.run.inputs, pieces.experiment
     judged = some(inputs.splits.test, MOST_REAL)
@@ -255,9 +256,13 @@ def results(pieces: Pieces) -> None:
     seconds = []
     for updates in (5, 5, 45):
         begin = time.monotonic()
-        fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0)
+        judge = fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0).model
         seconds.append(time.monotonic() - begin)
     pieces.note("evaluate", seconds[1] + max(0.0, seconds[2] - seconds[1]) / 40 * JUDGE.updates, 0.2)
+    begin = time.monotonic()
+    logits_of(judge, judged.images)
+    rapsd(judged.images.astype(np.float64) / 255.0)
+    pieces.note("judged_image", (time.monotonic() - begin) / len(judged), 0.2)
     model = build_model(e.classifier, inputs.shape, inputs.class_names, seed=0).eval()
     logits_of(model, judged.images[:8])
     begin = time.monotonic()
