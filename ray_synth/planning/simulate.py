@@ -153,27 +153,26 @@ def exact(
     returned: list[float] = []  # when chunks of dead workers can be taken
     end = redone = 0.0
     while waiting or returned:
-        now, worker = heapq.heappop(events)
+        now, worker = events[0]
         node = nodes[worker // pool.workers_per_node]
         life = node.life(now)
         ready = node.up[life] + (pool.worker_start if life or free is None else 0.0)
         if now < ready:
-            heapq.heappush(events, (ready, worker))
-            continue
-        if returned and returned[0] <= now:
-            heapq.heappop(returned)
-        elif waiting:
-            waiting -= 1
+            then = ready
+        elif not waiting and returned[0] > now:
+            then = returned[0]
         else:
-            heapq.heappush(events, (returned[0], worker))
-            continue
-        dies, then = node.dies[life], now + next(times)
-        if then <= dies:
-            end = max(end, then)
-        else:
-            redone, then = redone + dies - now, dies
-            heapq.heappush(returned, dies)
-        heapq.heappush(events, (then, worker))
+            if returned and returned[0] <= now:
+                heapq.heappop(returned)
+            else:
+                waiting -= 1
+            dies, then = node.dies[life], now + next(times)
+            if then <= dies:
+                end = max(end, then)
+            else:
+                redone, then = redone + dies - now, dies
+                heapq.heappush(returned, dies)
+        heapq.heapreplace(events, (then, worker))
     paid = sum(end - node.down(end) for node in nodes)
     return end, paid, redone
 
