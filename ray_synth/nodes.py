@@ -34,11 +34,16 @@ class Nodes:
     def gpu_slots(self, each: float, *, most: bool = False) -> int:
         """How many find room that hold so many GPUs: each lies on one node, and shares of a GPU on one GPU."""
         gpus = self.most_gpus if most else self.gpus
-        return sum(int(number) * int(1 / each + 1e-6) if each < 1 else int(number / each) for number in gpus)
+        return sum(fitting(number, each) for number in gpus)
 
     @property
     def on_gpus(self) -> bool:
         return any(self.most_gpus)
+
+
+def fitting(gpus: int, each: float) -> int:
+    """How many find room on one node that hold so many of its GPUs; shares of a GPU lie on one GPU."""
+    return gpus * int(1 / each + 1e-6) if each < 1 else int(gpus / each)
 
 
 def cluster_nodes() -> Nodes:

@@ -15,6 +15,12 @@ from ray_synth.data.images import ImageSet
 SAMPLE = 2048  # images a side, at most: the terms are means
 
 
+def images_read(num_real: int, num_synthetic: int, validation: int) -> int:
+    """Images that one diagnosis puts through the network."""
+    sides = min(num_real, SAMPLE) + min(num_synthetic, SAMPLE) if num_real and num_synthetic else 0
+    return validation + sides
+
+
 def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict[str, float]:
     """Named numbers: `accuracy`, `accuracy/class/NAME`, and, with both sides, Theorem 3.3's terms as `bound/NAME`.
 

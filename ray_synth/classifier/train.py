@@ -93,8 +93,7 @@ def fit(
         start = training.restore(checkpoints.load()) if checkpoints is not None else 0
         updates = training.updates
         evaluate_at = {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-        epoch = updates_per_epoch(settings, len(data.real), len(data.synthetic))
-        half_epoch = max(1, epoch // 2, math.ceil(updates / MOST_DIAGNOSES))
+        every = diagnosed_every(settings.batch_size, len(data.real), len(data.synthetic), updates)
         training.trained.train()
         for step in range(start, updates):
             done = step + 1
@@ -102,7 +101,7 @@ def fit(
                 loss = training.update(step)
             except InputError as error:  # logits that are not finite
                 raise WorkError(f"update {done}: {error}; lower classifier.learning_rate") from None
-            if diagnosed and team.rank == 0 and (done % half_epoch == 0 or done == updates):
+            if diagnosed and team.rank == 0 and (done % every == 0 or done == updates):
                 training.diagnose(done)
             if done in evaluate_at:
                 if not math.isfinite(loss):
@@ -113,10 +112,21 @@ def fit(
         return training.finished()
 
 
-def updates_per_epoch(settings: Classifier, num_real: int, num_synthetic: int) -> int:
+def updates_per_epoch(batch_size: int, num_real: int, num_synthetic: int) -> int:
     """Updates in which the larger side is seen once."""
-    side = settings.batch_size // 2 if num_real and num_synthetic else settings.batch_size
+    side = batch_size // 2 if num_real and num_synthetic else batch_size
     return math.ceil(max(num_real, num_synthetic) / side)
+
+
+def diagnosed_every(batch_size: int, num_real: int, num_synthetic: int, updates: int) -> int:
+    """Updates between two diagnoses: half an epoch, or a hundredth of the training where that is longer."""
+    epoch = updates_per_epoch(batch_size, num_real, num_synthetic)
+    return max(1, epoch // 2, math.ceil(updates / MOST_DIAGNOSES))
+
+
+def num_diagnoses(batch_size: int, num_real: int, num_synthetic: int, updates: int) -> int:
+    """How often a training is diagnosed, its last update included."""
+    return math.ceil(updates / diagnosed_every(batch_size, num_real, num_synthetic, updates))
 
 
 def num_updates(settings: Classifier, num_real: int, num_synthetic: int) -> int:
@@ -126,7 +136,7 @@ def num_updates(settings: Classifier, num_real: int, num_synthetic: int) -> int:
     """
     if settings.budget == "updates":
         return settings.updates
-    return max(settings.evaluations, settings.epochs * updates_per_epoch(settings, num_real, num_synthetic))
+    return max(settings.evaluations, settings.epochs * updates_per_epoch(settings.batch_size, num_real, num_synthetic))
 
 
 class _Training:

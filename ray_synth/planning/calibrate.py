@@ -126,4 +126,5 @@ _MEASURED = (
     "diagnosis_image",
     "evaluate",
     "test_image",
+    "judged_image",
 )

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import Measure, Rates
-from ray_synth.planning.run import HOUR, Draws, PlannedRun
-from ray_synth.planning.work import Work
+from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
+from ray_synth.planning.work import Training, Work
 
 BEND = 0.5  # of what a node brings while everything scales: below it the curve has bent
 MOST_NODES = 100_000
@@ -140,7 +141,7 @@ def plan(work: Work, rates: Rates, nodes: Sequence[int] = (1,), *, seed: int = 0
         bend=_bend(runs),
         saving=_saving(work, draws, first),
         prices_read=rates.prices_read,
-        notes=(*work.notes, *_rate_notes(rates)),
+        notes=(*work.notes, *_rate_notes(rates), *_spot_notes(on_spot[0])),
         origins=_origins(rates),
     )
 
@@ -175,7 +176,7 @@ def _said(run: PlannedRun) -> dict[str, str]:
         "estimate": f"{work.sizes.train:,} real and {work.pilot:,} synthetic images",
         "train": f"{len(work.final)} trainings"
         + (f" on {work.final_workers} workers" if work.final_workers > 1 else ""),
-        "evaluate": f"{work.sizes.test:,} test images",
+        "evaluate": f"{work.sizes.test:,} test and {work.all_images:,} synthetic images",
         "report": "report.html",
     }
     if work.sweep is not None:
@@ -235,16 +236,23 @@ def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
     sweep, one = work.whole_sweep, work.one_training
     if sweep is None or one is None or not sweep.trials or any(map(draws.rates.lacks, OF_A_TRIAL)):
         return None
-    slots = max(1, run.slots_of(sweep))
-    each = sweep.workers_per_trial
-    once = np.median(run.training_seconds(one, workers=each)) * each
-    trials = np.median(run.trial_seconds(sweep, slots).sum(axis=1)) * each
-    bound = sum(np.median(run.training_seconds(t, workers=each)) for t in sweep.trials) * each * sweep.repeats
+    slots, each = max(1, run.slots_of(sweep)), run.trial_holds(sweep)
+
+    def gpu_seconds(training: Training) -> float:
+        slowed = run.slowed(each, slots)
+        seconds = run.training_seconds(training, workers=sweep.workers_per_trial, slowed=slowed)
+        return float(np.median(seconds)) * held(each)
+
+    once = gpu_seconds(one)
+    trials = float(np.median(run.trial_seconds(sweep, slots).sum(axis=1))) * held(each)
+    bound = sum(gpu_seconds(training) for training in sweep.trials) * sweep.repeats
     if not trials:
         return None
     everything = None
     if not draws.rates.lacks("image"):
-        image, fewer = float(np.median(draws.image)), max(work.images_at_prediction, work.whole_pilot)
+        shared = run.slowed(run.actor_holds, run.nodes * run.rates.slots)
+        image = float(np.median(draws.image)) * shared * held(run.actor_holds)
+        fewer = max(work.images_at_prediction, work.whole_pilot)
         everything = float(1 - (once + fewer * image) / (trials + work.all_images * image))
     return Saving(
         trainings=float(1 - once / trials),
@@ -252,6 +260,15 @@ def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
         trials=len(sweep.trials),
         bound=float(1 - once / bound),
     )
+
+
+def _spot_notes(run: PlannedRun) -> list[str]:
+    if run.final_interruptions <= DEATHS:
+        return []
+    return [
+        f"on spot the final trainings are interrupted {run.final_interruptions:,.0f} times: should the run give up, "
+        "the same command goes on from their checkpoints"
+    ]
 
 
 def _rate_notes(rates: Rates) -> list[str]:

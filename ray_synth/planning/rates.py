@@ -22,6 +22,7 @@ from ray_synth.planning.work import SD_SIDE, image_side, pilot_per_class
 
 TABLE = Path(__file__).with_name("gpus.yaml")
 ESTIMATE_IMAGES, ESTIMATE_POWER = 20_000, 0.27  # of README's "What an estimate costs": 5.5 s, 8.8 s, 18.5 s
+SPECTRUM_PIXELS = 224 * 224 * 3  # of the image whose spectrum gpus.yaml has
 FORWARD_AND_BACK = 3  # forward passes that a training step costs
 STRAGGLER = 3.0
 
@@ -86,6 +87,7 @@ class Rates:
     diagnosis_image: Measure
     evaluate: Measure
     test_image: Measure
+    judged_image: Measure  # a synthetic one: its spectrum, and the judge's look at it
     report: Measure
     node_start: Measure
     replacement: Measure
@@ -264,6 +266,7 @@ def gpu_rates(name: str, e: Experiment, sizes: Sizes, *, gpus_per_node: int | No
         diagnosis_image=one_image,
         evaluate=over["report"].times(2, note="the judge, a small network"),
         test_image=one_image,
+        judged_image=over["judged_image"].times(math.prod(sizes.shape) / SPECTRUM_PIXELS),
         report=over["report"],
         node_start=over["node_start"],
         replacement=over["replacement"],

@@ -10,8 +10,10 @@ from dataclasses import fields
 
 import numpy as np
 
-from ray_synth.classifier.train import MOST_DIAGNOSES
+from ray_synth.classifier.diagnostics import images_read
+from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
+from ray_synth.nodes import fitting
 from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
 from ray_synth.planning.work import SweepWork, Training, Work
@@ -22,6 +24,7 @@ REPETITIONS = 60
 HOUR = 3600.0
 LISTED, LIST_EVERY = 1000, 20.0  # names that a request lists; seconds between two looks of an actor at the folder
 SEGMENT = 60.0  # seconds of a training between two checkpoints, at least
+LIVES = 3.0  # of a node that a piece of work may take, which is then begun twenty times until it is through
 PACE = 0.1  # log standard deviation of a machine's speed between a calibration and the run: own, nine pairs
 
 
@@ -68,6 +71,7 @@ class PlannedRun:
         self.worker: dict[str, np.ndarray] = {}
         self.paid: dict[str, np.ndarray] = {}
         self.lost: dict[str, np.ndarray] = {}  # cause -> seconds of wall time that more nodes do not shorten
+        self.final_interruptions = 0.0  # that are expected of the final trainings
         self.ray_is_up = False
         self._start()
         self._finetune()
@@ -132,36 +136,79 @@ class PlannedRun:
         if not self.work.chunks:
             return
         work, d = self.work, self.draws
-        room = per_node = self._actors_per_node()
-        allowed = min(work.max_actors or math.inf, work.chunks)
-        used = min(self.nodes, max(1, math.ceil(allowed / per_node)))
-        per_node = min(per_node, max(1, math.floor(allowed / used)))
-        seconds = d.chunk + work.images / work.chunks * d.image
-        rows = [self._pool(r, used, per_node, float(seconds[r])) for r in range(REPETITIONS)]
+        room, each = self._actors_per_node(), self.actor_holds
+        actors = min(self.nodes * room, work.max_actors or work.chunks, work.chunks)
+        used = math.ceil(actors / room)
+        seconds = d.chunk + work.images / work.chunks * d.image * self.slowed(each, actors)
+        lives = float(np.max(self.kills * (d.pool_start + seconds)))
+        if lives > LIVES:
+            raise self._hopeless(lives, "a chunk", self._smaller_chunks(seconds))
+        rows = [self._pool(r, used, room, actors, float(seconds[r])) for r in range(REPETITIONS)]
         wall, paid, redone = (np.array(column) for column in zip(*rows, strict=True))
-        limits = self._limits(used * per_node)
+        limits = self._limits(actors, work.chunks * seconds / actors)
         slowest = max(limits, key=lambda name: float(np.median(limits[name])))
         limited = np.maximum(wall, limits[slowest] + d.pool_start)
         started = self._ray()
         paid = paid + used * (started + limited - wall)  # a node that is gone is not paid
-        self._add("generate", started + limited, work.chunks * seconds + redone, paid=paid)
+        self._add("generate", started + limited, (work.chunks * seconds + redone) * held(each), paid=paid)
         busy = work.chunks * seconds / (self.nodes * room)
         self._blame("start-up", started + d.pool_start)
         self._blame("data", wall - d.pool_start - busy)
         self._blame("head node" if slowest == "head_tasks" else "storage", limited - wall)
 
-    def _actors_per_node(self) -> int:
-        """An actor holds a share of a GPU, several of them, or a CPU."""
-        each = self.work.gpus_per_actor if self.rates.kind == "gpu" else 1.0
-        return max(1, int(self.rates.slots / each + 1e-9))
+    @property
+    def actor_holds(self) -> float:
+        """A share of a GPU, several of them, or a CPU."""
+        return self.work.gpus_per_actor if self.rates.kind == "gpu" else 1.0
 
-    def _pool(self, r: int, nodes: int, per_node: int, seconds: float) -> tuple[float, float, float]:
+    def trial_holds(self, sweep: SweepWork) -> float:
+        """GPUs, or CPUs where there are none."""
+        if sweep.workers_per_trial > 1:
+            return float(sweep.workers_per_trial)
+        return sweep.gpus_per_trial if self.rates.kind == "gpu" else 1.0
+
+    def slowed(self, each: float, at_once: int) -> float:
+        """How much longer work on a GPU takes that is shared with others.
+
+        Published rates are those of one process with a GPU to itself: several share its speed, and make no more of it
+        together. Measured ones are of a machine with all slots busy, and hold this already.
+        """
+        return 1.0 if self.rates.measured_for else float(max(1, min(fitting(1, each), at_once)))
+
+    def _actors_per_node(self) -> int:
+        """Raises InputError where an actor finds no room on a node."""
+        slots, each = self.rates.slots, self.actor_holds
+        room = fitting(slots, each)
+        if not room:
+            raise InputError(
+                f"generate.gpus_per_actor must be <= {slots}, the GPUs of a node, got {each:g}; type "
+                f"--gpus-per-node {each:g}, or --set generate.gpus_per_actor={slots}"
+            )
+        return room
+
+    def _hopeless(self, lives: float, piece: str, cure: str) -> InputError:
+        """For work that is hardly ever through before its node goes. lives: of a node that it takes."""
+        rate = float(np.median(self.draws.interruptions))
+        allowed = math.floor(100 * rate * LIVES / lives) / 100
+        return InputError(
+            f"--spot-interruptions must be <= {allowed:g} per node and hour for {piece} to end before its node does, "
+            f"got {rate:.3g}; type --spot-interruptions {allowed:g}{cure}"
+        )
+
+    def _smaller_chunks(self, seconds: np.ndarray) -> str:
+        """What to type for chunks that nodes live for, where there are such. seconds: of one as they are."""
+        share = float(np.min((LIVES / self.kills - self.draws.pool_start) / seconds))
+        size = math.floor(share * self.work.images / self.work.chunks)
+        return f", or --set generate.chunk_size={size}" if size >= 1 else ""
+
+    def _pool(self, r: int, nodes: int, per_node: int, actors: int, seconds: float) -> tuple[float, float, float]:
         d = self.draws
         pool = Pool(
             chunks=self.work.chunks,
             seconds=seconds,
             nodes=nodes,
             workers_per_node=per_node,
+            most_workers=actors,
             worker_start=float(d.pool_start[r]),
             jitter=float(d.jitter[r]),
             stragglers=min(1.0, float(d.stragglers[r])),
@@ -172,17 +219,16 @@ class PlannedRun:
         out = simulate(pool, 1, d.random(f"chunks {r}"))
         return float(out.wall[0]), float(out.paid[0]), float(out.redone[0])
 
-    def _limits(self, actors: int) -> dict[str, np.ndarray]:
-        """Seconds in which all chunks could be made if nothing but this held them up."""
+    def _limits(self, actors: int, busy: np.ndarray) -> dict[str, np.ndarray]:
+        """Seconds in which all chunks could be made if nothing but this held them up. busy: seconds of each actor."""
         work, d = self.work, self.draws
         files = (work.images_there / work.chunk_size + work.chunks / 2) / LISTED  # requests of one look, on average
         lists = actors * max(1.0, files) / LIST_EVERY  # a second
-        rounds = work.chunks * (d.chunk + work.images / work.chunks * d.image) / actors
         return {
             "head_tasks": work.chunks / d.head_tasks,
             "storage_bytes": work.bytes_written / d.storage_bytes,
             "storage_puts": work.chunks / d.storage_puts,
-            "storage_lists": rounds * np.maximum(0.0, lists / d.storage_lists - 1),
+            "storage_lists": busy * np.maximum(0.0, lists / d.storage_lists - 1),
         }
 
     def _read_back(self) -> None:
@@ -197,61 +243,76 @@ class PlannedRun:
             self._add("estimate", self.draws.estimate)
             self._blame("head node", self.draws.estimate)
 
-    def training_seconds(self, one: Training, *, workers: int = 1) -> np.ndarray:
+    def training_seconds(self, one: Training, *, workers: int = 1, slowed: float = 1.0) -> np.ndarray:
+        d = self.draws
+        return d.trial + one.images * d.trial_image + self._update_seconds(one, workers) * slowed
+
+    def _update_seconds(self, one: Training, workers: int) -> np.ndarray:
+        """Of all updates of a training."""
         d = self.draws
         update = d.update if one.both else d.update_one_side
-        team = 1.0 if workers == 1 else workers * d.data_parallel
-        return d.trial + one.images * d.trial_image + one.updates * update / team
+        return one.updates * update / (1.0 if workers == 1 else workers * d.data_parallel)
 
     def _sweep(self) -> None:
         sweep = self.work.sweep
         if sweep is None or not sweep.trials:
             return
-        slots = self._checked_slots(sweep)
+        self._check_room(sweep.workers_per_trial, "a trial takes sweep.workers_per_trial")
+        slots = self.slots_of(sweep)
         seconds = self.trial_seconds(sweep, slots)
-        rng = self.draws.random("interrupted trials")
-        each = sweep.workers_per_trial
-        on_nodes = max(1.0, each / self.rates.slots)
-        segment = np.maximum(SEGMENT, seconds / sweep.evaluations)
-        disturbed = np.stack(
-            [
-                with_restarts(row, float(rate) * on_nodes, segment=part, replacement=float(wait), rng=rng)
-                for row, rate, part, wait in zip(seconds, self.kills, segment, self.draws.replacement, strict=True)
-            ]
+        disturbed = self._interrupted(
+            "a trial", seconds, np.maximum(SEGMENT, seconds / sweep.evaluations), sweep.workers_per_trial
         )
         running = in_slots(disturbed, slots, window=WINDOW * slots)
         started = self._ray() + self.draws.tune_start
-        busy = min(slots, len(sweep.trials)) * max(each * 1.0, sweep.gpus_per_trial) / self.rates.slots
-        self._add("sweep", started + running, disturbed.sum(axis=1) * each, nodes_used=busy)
+        each = held(self.trial_holds(sweep))
+        busy = min(slots, len(sweep.trials)) * each / self.rates.slots
+        worker = disturbed.sum(axis=1) * each
+        self._add("sweep", started + running, worker, nodes_used=busy)
         self._blame("start-up", started)
-        most = self.nodes * self.rates.slots / max(each * 1.0, sweep.gpus_per_trial)
-        self._blame("data", running - disturbed.sum(axis=1) / most)
+        self._blame("data", running - worker / (self.nodes * self.rates.slots))
+
+    def _interrupted(self, name: str, seconds: np.ndarray, segment: np.ndarray, workers: int) -> np.ndarray:
+        """[R, k]: what trainings take when any of the nodes of their workers may go. segment: between checkpoints.
+
+        Raises:
+            InputError: no checkpoint is ever reached.
+        """
+        rates = self.kills * math.ceil(workers / self.rates.slots)
+        lives = float(np.max(rates[:, None] * segment))
+        if lives > LIVES:
+            more = math.ceil(self.work.final_evaluations * lives / LIVES)
+            raise self._hopeless(
+                lives, f"what {name} does between two checkpoints", f", or --set classifier.evaluations={more}"
+            )
+        rng = self.draws.random(f"interrupted {name}")
+        rows = zip(seconds, segment, rates.tolist(), self.draws.replacement.tolist(), strict=True)
+        return np.stack(
+            [with_restarts(row, rate, segment=part, replacement=wait, rng=rng) for row, part, rate, wait in rows]
+        )
 
     def slots_of(self, sweep: SweepWork) -> int:
         """Trials at once, as sweep.places has it."""
         units = self.nodes * self.rates.slots
         if sweep.workers_per_trial > 1:
             slots = units // sweep.workers_per_trial
-        elif self.rates.kind == "gpu" and sweep.gpus_per_trial < 1:
-            slots = units * int(1 / sweep.gpus_per_trial + 1e-9)
         else:
-            slots = units
+            slots = fitting(units, self.trial_holds(sweep))
         return min(slots, sweep.concurrency or slots)
 
-    def _checked_slots(self, sweep: SweepWork) -> int:
-        """Raises InputError for a sweep that finds no room."""
-        slots = self.slots_of(sweep)
-        if slots < 1:
+    def _check_room(self, workers: int, said: str) -> None:
+        """Raises InputError for more workers than there are GPUs or CPUs."""
+        slots = self.nodes * self.rates.slots
+        if workers > slots:
             raise InputError(
-                f"a trial takes sweep.workers_per_trial={sweep.workers_per_trial} and there are "
-                f"{self.nodes * self.rates.slots} {self.rates.kind.upper()}s; type "
-                f"--nodes {math.ceil(sweep.workers_per_trial / self.rates.slots)}"
+                f"{said}={workers} and there are {slots} {self.rates.kind.upper()}s; type "
+                f"--nodes {math.ceil(workers / self.rates.slots)}"
             )
-        return slots
 
     def trial_seconds(self, sweep: SweepWork, slots: int) -> np.ndarray:
         """[R, trials]: what each takes, some of them stopped early."""
-        whole = np.stack([self.training_seconds(one, workers=sweep.workers_per_trial) for one in sweep.trials], axis=1)
+        workers, slowed = sweep.workers_per_trial, self.slowed(self.trial_holds(sweep), slots)
+        whole = np.stack([self.training_seconds(t, workers=workers, slowed=slowed) for t in sweep.trials], axis=1)
         rng = self.draws.random("early stops")
         shape = (REPETITIONS, len(sweep.trials))
         kept = rng.uniform(sweep.least_kept, sweep.most_kept, REPETITIONS)
@@ -259,37 +320,25 @@ class PlannedRun:
         for rung in reversed(sweep.rungs):
             share = np.where(rng.random(shape) < kept[:, None], share, rung)
         share[:, : sweep.free(slots)] = 1.0
-        updates = np.stack(
-            [one.updates * (self.draws.update if one.both else self.draws.update_one_side) for one in sweep.trials],
-            axis=1,
-        )
-        team = 1.0 if sweep.workers_per_trial == 1 else sweep.workers_per_trial * self.draws.data_parallel[:, None]
-        return np.asarray(sweep.repeats * (whole - (1 - share) * updates / team))
+        updates = np.stack([self._update_seconds(one, workers) for one in sweep.trials], axis=1)
+        return np.asarray(sweep.repeats * (whole - (1 - share) * updates * slowed))
 
     def _train(self) -> None:
         work, d = self.work, self.draws
         if not work.final:
             return
-        wall = d.train_start + np.zeros(REPETITIONS)
+        self._check_room(work.final_workers, "a final training takes classifier.num_workers")
+        rows = []
         for k, one in enumerate(work.final):
             seconds = self.training_seconds(one, workers=work.final_workers) * d.final
             if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
-                seconds = seconds + diagnoses(one, self.work) * (one.images + work.validation) * d.diagnosis_image
-            wall = wall + seconds
-        rng = d.random("interrupted trainings")
-        nodes = max(1.0, work.final_workers / self.rates.slots)
-        wall = np.array(
-            [
-                with_restarts(
-                    np.array([taken]),
-                    float(rate) * nodes,
-                    segment=np.array([max(SEGMENT, taken / 50)]),
-                    replacement=float(wait),
-                    rng=rng,
-                )[0]
-                for taken, rate, wait in zip(wall, self.kills, d.replacement, strict=True)
-            ]
-        )
+                seconds = seconds + diagnosed_images(one, work) * d.diagnosis_image
+            rows.append(seconds)
+        each = np.stack(rows, axis=1)
+        disturbed = self._interrupted("a final training", each, each / work.final_evaluations, work.final_workers)
+        nodes = math.ceil(work.final_workers / self.rates.slots)
+        self.final_interruptions = float(np.median(each.sum(axis=1) * self.kills)) * nodes
+        wall = d.train_start + disturbed.sum(axis=1)
         used = work.final_workers / self.rates.slots
         self._add("train", self._ray() + wall, wall * work.final_workers, nodes_used=used)
         self._blame("training", wall)
@@ -297,16 +346,20 @@ class PlannedRun:
     def _results(self) -> None:
         work, d = self.work, self.draws
         if work.tests:
-            self._add("evaluate", d.evaluate + work.tests * d.test_image)
-            self._blame("head node", self.wall["evaluate"])
+            wall = d.evaluate + work.tests * d.test_image + work.all_images * d.judged_image
+            self._add("evaluate", wall)
+            self._blame("head node", wall)
         if work.report:
             self._add("report", d.report)
             self._blame("head node", d.report)
 
 
-def diagnoses(one: Training, work: Work) -> int:
-    """How often a final training takes the bound's terms: twice an epoch, a hundred times at most."""
-    side = work.batch_size // 2 if one.both else work.batch_size
-    epoch = math.ceil(max(one.real, one.synthetic) / max(side, 1))
-    every = max(1, epoch // 2, math.ceil(one.updates / MOST_DIAGNOSES))
-    return one.updates // every
+def held(each: float) -> float:
+    """GPUs that one keeps from others who asks for so many: of a GPU that three share, a third."""
+    return 1 / fitting(1, each) if each < 1 else each
+
+
+def diagnosed_images(one: Training, work: Work) -> int:
+    """Images that all diagnoses of a final training read."""
+    times = num_diagnoses(work.batch_size, one.real, one.synthetic, one.updates)
+    return times * images_read(one.real, one.synthetic, work.validation)

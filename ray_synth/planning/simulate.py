@@ -7,22 +7,17 @@ is free, and nothing else is.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-
-EXACT_CHUNKS = 4000  # up to so many every chunk is followed; beyond, those in the middle are taken together
-TAIL = 3  # chunks of each worker that are followed at the end, where it shows who finishes last
-SYNCHRONOUS = 1e-9  # spread of a chunk's time, below which workers stay in step
-LONGEST = 50.0  # lives of a node that a chunk may take: no such chunk is ever finished
-MOST_INTERVALS = 100_000  # lives of one node: more means that no chunk is ever finished
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Equal chunks over the workers of several nodes. Times in seconds.
+    """Equal chunks over the workers of several nodes, most_workers in all at most. Times in seconds.
 
     jitter: standard deviation of the log of a chunk's time, whose mean is `seconds`. A share `stragglers` of the chunks
     takes `straggler_factor` times as long. interruptions: of a node, per second; another one is there after
@@ -33,6 +28,7 @@ class Pool:
     seconds: float
     nodes: int
     workers_per_node: int = 1
+    most_workers: int | None = None
     node_start: float = 0.0
     worker_start: float = 0.0
     jitter: float = 0.0
@@ -43,7 +39,8 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        return self.nodes * self.workers_per_node
+        room = self.nodes * self.workers_per_node
+        return room if self.most_workers is None else min(room, self.most_workers)
 
     @property
     def start(self) -> float:
@@ -52,7 +49,7 @@ class Pool:
     def times(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Seconds of so many chunks."""
         times = np.full(count, self.seconds)
-        if self.jitter > SYNCHRONOUS:
+        if self.jitter:
             times *= rng.lognormal(-(self.jitter**2) / 2, self.jitter, count)
         if self.stragglers:
             times[rng.random(count) < self.stragglers] *= self.straggler_factor
@@ -69,19 +66,38 @@ class Outcome:
     redone: np.ndarray
 
 
-def lost_to_restarts(seconds: float, rate: float) -> float:
-    """Expected seconds until a job of this length is through without an interruption, where they come at a rate and
-    each sends it back to its start: (exp(rate s) - 1) / rate, by conditioning on the first of them."""
-    if rate * seconds > LONGEST:
-        return math.inf
-    return seconds if rate == 0 else math.expm1(rate * seconds) / rate
-
-
 def simulate(pool: Pool, repetitions: int, rng: np.random.Generator) -> Outcome:
-    """Exact for few chunks; for many the middle is taken together, and only the end is followed chunk by chunk."""
-    one = exact if pool.chunks <= max(EXACT_CHUNKS, 2 * TAIL * pool.workers) else together
-    rows = np.array([one(pool, rng) for _ in range(repetitions)]).reshape(-1, 3)
+    rows = np.array([_once(pool, rng) for _ in range(repetitions)]).reshape(-1, 3)
     return Outcome(wall=rows[:, 0], paid=rows[:, 1], redone=rows[:, 2])
+
+
+def _once(pool: Pool, rng: np.random.Generator) -> tuple[float, float, float]:
+    """(wall, paid, redone) of one repetition; chunk by chunk where a node dies before the end."""
+    drawn = _drawn(pool, rng)
+    first = [next(drawn) for _ in range(pool.nodes)]
+    wall = undisturbed(pool, rng)
+    if pool.node_start + min(first) >= wall:
+        return wall, wall * pool.nodes, 0.0
+    return exact(pool, rng, lives=[itertools.chain([life], drawn) for life in first])
+
+
+def undisturbed(pool: Pool, rng: np.random.Generator) -> float:
+    """Wall time of one repetition in which no node dies.
+
+    Who takes a chunk says nothing about how long it takes. So each worker may draw the times of its own ones, and those
+    are made of all that begin first: the same as handing them out one by one, in a few array operations.
+    """
+    if pool.chunks == 0:
+        return 0.0
+    each = np.zeros((pool.workers, 0))
+    while True:
+        more = pool.times(pool.workers * (8 + int(1.1 * pool.chunks / pool.workers)), rng)
+        each = np.concatenate([each, more.reshape(pool.workers, -1)], axis=1)
+        ends = each.cumsum(axis=1)
+        begins = ends - each
+        first = np.argpartition(begins, pool.chunks - 1, axis=None)[: pool.chunks]
+        if begins.flat[first].max() <= ends[:, -1].min():  # else who is through first may begin more than was drawn
+            return pool.start + float(ends.flat[first].max())
 
 
 class _Node:
@@ -95,8 +111,6 @@ class _Node:
         """The first life that has not ended at a time."""
         i = len(self.dies) - 1
         while self.dies[i] <= time:
-            if i > MOST_INTERVALS:
-                return i
             self.up.append(self.dies[i] + self.pool.replacement)
             self.dies.append(self.up[-1] + next(self.lives))
             i += 1
@@ -124,6 +138,8 @@ def exact(
 ) -> tuple[float, float, float]:
     """(wall, paid, redone) of one repetition, chunk by chunk.
 
+    A chunk is slow for the machine that it is on, not for what is in it: done again, it takes a time of its own.
+
     free: when each worker is free, default at its start. lives: seconds that each node lives, one life after the other,
     default drawn.
     """
@@ -133,80 +149,37 @@ def exact(
     starts = [pool.start] * pool.workers if free is None else free.tolist()
     events = [(time, worker) for worker, time in enumerate(starts)]
     heapq.heapify(events)
-    times, waiting = pool.times(pool.chunks, rng).tolist(), pool.chunks
-    returned: list[tuple[float, float]] = []  # when a chunk of a dead worker can be taken, and what it takes
+    times, waiting = _times(pool, rng), pool.chunks
+    returned: list[float] = []  # when chunks of dead workers can be taken
     end = redone = 0.0
     while waiting or returned:
-        now, worker = heapq.heappop(events)
+        now, worker = events[0]
         node = nodes[worker // pool.workers_per_node]
         life = node.life(now)
         ready = node.up[life] + (pool.worker_start if life or free is None else 0.0)
         if now < ready:
-            heapq.heappush(events, (ready, worker))
-            continue
-        if returned and returned[0][0] <= now:
-            _, seconds = heapq.heappop(returned)
-        elif waiting:
-            waiting -= 1
-            seconds = times[waiting]
+            then = ready
+        elif not waiting and returned[0] > now:
+            then = returned[0]
         else:
-            heapq.heappush(events, (returned[0][0], worker))
-            continue
-        dies = node.dies[life]
-        if now + seconds <= dies:
-            end = max(end, now + seconds)
-            heapq.heappush(events, (now + seconds, worker))
-        elif life > MOST_INTERVALS:
-            return math.inf, math.inf, math.inf  # chunks are longer than nodes live
-        else:
-            redone += dies - now
-            heapq.heappush(returned, (dies, seconds))
-            heapq.heappush(events, (dies, worker))
+            if returned and returned[0] <= now:
+                heapq.heappop(returned)
+            else:
+                waiting -= 1
+            dies, then = node.dies[life], now + next(times)
+            if then <= dies:
+                end = max(end, then)
+            else:
+                redone, then = redone + dies - now, dies
+                heapq.heappush(returned, dies)
+        heapq.heapreplace(events, (then, worker))
     paid = sum(end - node.down(end) for node in nodes)
     return end, paid, redone
 
 
-def together(pool: Pool, rng: np.random.Generator) -> tuple[float, float, float]:
-    """(wall, paid, redone) of one repetition of many chunks.
-
-    In the middle all workers are busy, so what counts is how much work there is, what interruptions take away from it,
-    and that workers fall out of step. The last chunks are followed one by one.
-    """
-    steady = pool.jitter <= SYNCHRONOUS and not pool.stragglers and not pool.interruptions
-    if steady:
-        wall = pool.start + math.ceil(pool.chunks / pool.workers) * pool.seconds
-        return wall, wall * pool.nodes, 0.0
-    last = TAIL * pool.workers
-    middle = pool.chunks - last
-    mean = pool.seconds * (1 + pool.stragglers * (pool.straggler_factor - 1))
-    square = pool.seconds**2 * (1 + pool.stragglers * (pool.straggler_factor**2 - 1)) * math.exp(pool.jitter**2)
-    work = rng.normal(middle * mean, math.sqrt(middle * max(square - mean**2, 0.0)))
-    busy, redone, down = _with_kills(pool, work, mean, rng)
-    if not math.isfinite(busy):
-        return math.inf, math.inf, math.inf
-    rounds = middle / pool.workers
-    step = pool.seconds * math.sqrt(rounds) * math.sqrt(max(square / mean**2 - 1, 0.0))
-    apart = rng.uniform(-0.5, 0.5, pool.workers) * pool.seconds if pool.interruptions else None
-    drift = rng.normal(0, step, pool.workers) if apart is None else apart
-    free = pool.start + busy / pool.workers + ((drift / pool.seconds + 0.5) % 1 - 0.5) * pool.seconds
-    ending = replace(pool, chunks=last, node_start=0.0, worker_start=pool.worker_start)
-    offset = float(free.min())
-    wall, paid, again = exact(ending, rng, free - offset)
-    return offset + wall, pool.nodes * offset - down + paid, redone + again
-
-
-def _with_kills(pool: Pool, work: float, mean: float, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Worker-seconds that some work takes with interruptions, those redone, and node-seconds without a node."""
-    if not pool.interruptions:
-        return work, 0.0, 0.0
-    rate, gone = pool.interruptions, pool.replacement + pool.worker_start
-    up = work * lost_to_restarts(mean, rate) / mean  # worker-seconds of nodes that are there
-    if not math.isfinite(up):
-        return math.inf, math.inf, 0.0
-    expected = up / pool.workers_per_node * rate
-    kills = rng.poisson(expected)
-    redone = (up - work) * (kills / expected if expected else 1.0)
-    return work + redone + kills * pool.workers_per_node * gone, redone, kills * pool.replacement
+def _times(pool: Pool, rng: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield from pool.times(pool.chunks, rng).tolist()
 
 
 def in_slots(seconds: np.ndarray, slots: int, *, window: int | None = None) -> np.ndarray:
@@ -232,9 +205,12 @@ def with_restarts(
 ) -> np.ndarray:
     """Jobs that go on from their last checkpoint after an interruption: what they take in all.
 
-    segment: seconds between two checkpoints. Half of one is lost on average, and a new node is waited for.
+    segment: seconds between two checkpoints, which is begun exp(rate segment) times on average until it is through. A
+    time that was in vain lasts about half a segment where interruptions are rare, 1 / rate where they are not.
     """
     if rate == 0:
         return seconds
-    kills = rng.poisson(seconds * rate)
-    return seconds + kills * (replacement + segment / 2)
+    segment = np.maximum(segment, 1e-6)  # jobs of no length have none
+    again = np.expm1(rate * segment)
+    kills = rng.poisson(seconds / segment * again)
+    return seconds + kills * (replacement + 1 / rate - segment / again)

@@ -118,6 +118,7 @@ class Work:
     final: tuple[Training, ...] = ()
     final_workers: int = 1
     final_repeats: int = 1
+    final_evaluations: int = 1  # of each final training, which has as many checkpoints
     validation: int = 0
     batch_size: int = 64  # of the final trainings
     tests: int = 0  # test images times classifiers that read them
@@ -207,6 +208,7 @@ def counted(
         final=tuple(final),
         final_workers=e.classifier.num_workers,
         final_repeats=e.evaluate.repeats,
+        final_evaluations=e.classifier.evaluations,
         validation=sizes.validation,
         batch_size=e.classifier.batch_size,
         tests=sizes.test * len(final),

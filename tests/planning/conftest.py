@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -23,6 +24,12 @@ def rates_of(slots: int = 2, **seconds: float) -> Rates:
     given |= {name: exactly(value) for name, value in seconds.items()}
     limits = {one.name: exactly(1e12) for one in fields(Limits)}
     return Rates(hardware="a machine", kind="cpu", slots=slots, limits=Limits(**limits), **given)
+
+
+def lost_to_restarts(seconds: float, rate: float) -> float:
+    """Expected seconds until a job of this length is through without an interruption, where they come at a rate and
+    each sends it back to its start: by conditioning on the first of them."""
+    return seconds if rate == 0 else math.expm1(rate * seconds) / rate
 
 
 @pytest.fixture

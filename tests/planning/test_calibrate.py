@@ -58,9 +58,24 @@ def test_noise_becomes_the_sigma_and_no_rate_is_negative() -> None:
 
 def test_chunks_of_busy_actors() -> None:
     assert chunk_seconds([12.0, 12.1, 14.0, 14.2, 16.1, 16.2], actors=2)[0] == pytest.approx(2.05)
-    assert chunk_seconds([5.0], actors=2) == (5.0, 0.3)
+    assert chunk_seconds([5.0], actors=2) == (5.0, 0.3, 0.0)
     steady, uneven = (chunk_seconds(ends, 1)[1] for ends in ([1, 2, 3, 4.0], [1, 2, 5, 5.5]))
     assert uneven > steady
+
+
+@pytest.mark.parametrize("actors", [1, 2, 8])
+def test_the_spread_of_a_chunk_does_not_shrink_with_more_of_them(actors: int) -> None:
+    """But that of their mean does."""
+    rng = np.random.default_rng(0)
+    found: dict[int, list[tuple[float, float]]] = {5: [], 80: []}
+    for rounds, rows in found.items():
+        for _ in range(200):
+            times = rng.lognormal(0.0, 0.1, (actors, rounds))
+            rows.append(chunk_seconds(np.sort(times.cumsum(axis=1), axis=None).tolist(), actors)[1:])
+    few, many = (np.sqrt(np.square(rows).mean(axis=0)) for rows in found.values())
+    assert few[1] == pytest.approx(0.1, rel=0.25)
+    assert many[1] == pytest.approx(0.1, rel=0.25)
+    assert many[0] < few[0]
 
 
 def test_spread_of_repeated_pieces() -> None:
@@ -156,6 +171,7 @@ def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -
         "update",
         "train_start",
         "evaluate",
+        "judged_image",
     ):
         assert getattr(rates, name).value > 0, name
     assert rates.image_bytes is not None

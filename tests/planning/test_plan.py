@@ -11,15 +11,25 @@ import pytest
 
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
-from ray_synth.planning import simulate
 from ray_synth.planning.plan import Plan, plan
 from ray_synth.planning.rates import UNMEASURED, Limits, Rates, gpu_rates, priced
-from ray_synth.planning.run import REPETITIONS, diagnoses
 from ray_synth.planning.sizes import Sizes, published_sizes
 from ray_synth.planning.work import SweepWork, Training, Work, counted, up_to
 
 from ..conftest import ROOT
-from .conftest import exactly, rates_of
+from .conftest import exactly, lost_to_restarts, rates_of
+
+SWEEP = SweepWork(
+    trials=(),
+    repeats=1,
+    evaluations=5,
+    rungs=(),
+    least_kept=1.0,
+    most_kept=1.0,
+    workers_per_trial=1,
+    gpus_per_trial=1.0,
+    concurrency=None,
+)
 
 
 def images(sizes: Sizes, **changes: object) -> Work:
@@ -59,6 +69,7 @@ def test_all_stages_add_up(small: Experiment, sizes: Sizes) -> None:
         train_start=4.0,
         evaluate=2.0,
         test_image=0.001,
+        judged_image=0.002,
         report=1.5,
     )
     unpruned = small.model_copy(update={"sweep": small.sweep.model_copy(update={"pruner": "none"})})
@@ -71,7 +82,7 @@ def test_all_stages_add_up(small: Experiment, sizes: Sizes) -> None:
             "estimate": 1600 * 0.001 + 7.0,
             "sweep": 3.0 + 3 * 2.5,  # six trials, two at a time
             "train": 4.0 + 3 * 2.5,
-            "evaluate": 2.0 + 200 * 3 * 0.001,
+            "evaluate": 2.0 + 200 * 3 * 0.001 + 1600 * 0.002,
             "report": 1.5,
         }
     )
@@ -142,25 +153,45 @@ def test_interruptions_cost_what_is_redone(sizes: Sizes) -> None:
     rates = replace(rates_of(slots=1, image=6.0), price=exactly(1.0), spot_price=exactly(1.0))
     often = priced(rates, price=None, spot_interruptions=12.0)  # every 5 minutes; a chunk takes one
     found = plan(images(sizes), often, [4])
-    expected = 100 * simulate.lost_to_restarts(60.0, 12.0 / 3600) / 4
+    expected = 100 * lost_to_restarts(60.0, 12.0 / 3600) / 4
     assert found.here.wall.median == pytest.approx(100 * 60.0 / 4)
     assert found.here.wall_spot.median == pytest.approx(expected, rel=0.08)
     assert found.here.wall_spot.high > found.here.wall_spot.low
 
 
+def test_chunks_that_no_node_lives_for_are_refused(sizes: Sizes) -> None:
+    """Ten images of 46 s take 7.7 lives of a minute. Three are allowed: of nodes that live longer, or three images."""
+    rates = rates_of(slots=1, image=10.0)
+    allowed = priced(rates, price=None, spot_interruptions=60.0)
+    assert plan(images(sizes), allowed).here.wall_spot.median > plan(images(sizes), allowed).here.wall.median
+    longer = replace(allowed, image=exactly(46.4))
+    said = r"must be <= 23.27 .* a chunk .* got 60; type --spot-interruptions 23.27, or --set generate.chunk_size=3"
+    with pytest.raises(InputError, match=said):
+        plan(images(sizes), longer)
+    assert plan(images(sizes, chunks=334, chunk_size=3), longer).here.wall_spot.high < math.inf
+    with pytest.raises(InputError, match=r"type --spot-interruptions 0.29$"):
+        plan(images(sizes), replace(longer, pool_start=exactly(36_000.0)))
+
+
+def test_a_final_training_goes_on_from_where_it_was_evaluated(sizes: Sizes) -> None:
+    """Five hours on nodes that live for ten: what an interruption costs is half of what lies between evaluations."""
+    one = Training(ratio=0.0, real=100, synthetic=0, updates=18_000)
+    work = images(sizes, chunks=0, images=0, final=(one,) * 400)
+    often = priced(rates_of(update_one_side=1.0), price=None, spot_interruptions=0.1)
+    for evaluations in (1, 10):
+        found = plan(replace(work, final_evaluations=evaluations), often)
+        expected = 400 * evaluations * lost_to_restarts(18_000 / evaluations, 0.1 / 3600)
+        assert found.here.wall_spot.median == pytest.approx(expected, rel=0.01)
+        assert any("interrupted 200 times" in note for note in found.notes)
+    assert not any("interrupted" in note for note in plan(replace(work, final=(one,)), often).notes)
+    cure = r"what a final training does between two checkpoints .*, got 1; type .*, or --set classifier.evaluations=2"
+    with pytest.raises(InputError, match=cure):
+        plan(work, priced(often, price=None, spot_interruptions=1.0))
+
+
 def test_the_prediction_saves_all_trainings_but_one(sizes: Sizes) -> None:
     one = Training(ratio=1.0, real=100, synthetic=100, updates=500)
-    sweep = SweepWork(
-        trials=(one,) * 8,
-        repeats=1,
-        evaluations=5,
-        rungs=(),
-        least_kept=1.0,
-        most_kept=1.0,
-        workers_per_trial=1,
-        gpus_per_trial=1.0,
-        concurrency=None,
-    )
+    sweep = replace(SWEEP, trials=(one,) * 8)
     work = images(
         sizes,
         sweep=sweep,
@@ -198,22 +229,12 @@ def test_a_plan_needs_the_rates_of_what_is_left_and_no_others(small: Experiment,
         plan(counted(small, sizes), replace(rates_of(), read_image=UNMEASURED))
 
 
-def test_thirteen_million_images_on_a_thousand_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    followed = []
-    exact = simulate.exact
-
-    def counted_exact(pool: simulate.Pool, *rest: object) -> tuple[float, float, float]:
-        followed.append(pool.chunks)
-        return exact(pool, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(simulate, "exact", counted_exact)
+def test_thirteen_million_images_on_a_thousand_gpus() -> None:
     e = load_experiment(ROOT / "sweeps" / "imagenet.yaml", {"generate.num_actors": None})
     sizes = published_sizes(e)
     found = plan(counted(e, sizes), gpu_rates("A100", e, sizes), [125])
     assert found.images == 12_840_000
     assert found.nodes * found.slots == 1000
-    # On demand and on spot: the last chunks of each worker, whatever the number before.
-    assert sum(followed) == 2 * REPETITIONS * simulate.TAIL * 1000
     generate = next(stage for stage in found.stages if stage.name == "generate")
     assert generate.hours.median == pytest.approx(1400, rel=0.15)  # of one A100, as sweeps/imagenet.yaml reckons
     assert 1.0 < generate.wall.median / 3600 < 3.0
@@ -224,6 +245,8 @@ def test_a_pool_of_so_many_actors_is_no_faster_on_more_nodes(sizes: Sizes) -> No
     capped = images(sizes, max_actors=4)
     found = plan(capped, rates, [1, 2, 8])
     assert [point.wall.median for point in found.scaling] == [500.0, 250.0, 250.0]
+    odd = plan(images(sizes, max_actors=3), rates, [1, 2, 8])
+    assert [point.wall.median for point in odd.scaling] == [500.0, 340.0, 340.0]
 
 
 def test_trials_find_room_or_are_refused(sizes: Sizes) -> None:
@@ -250,19 +273,62 @@ def test_a_plan_is_json_and_the_same_every_time(small: Experiment, sizes: Sizes)
     assert any("guess" in note for note in first["notes"])
 
 
-def test_diagnoses_are_a_hundred_at_most(sizes: Sizes) -> None:
-    work = images(sizes, batch_size=20)
-    one = Training(ratio=1.0, real=100, synthetic=100, updates=40)
-    assert diagnoses(one, work) == 8  # ten updates an epoch
-    assert diagnoses(replace(one, updates=100_000), work) == 100
+def gpu_seconds(found: Plan, stage: str) -> float:
+    return next(each.hours.median for each in found.stages if each.name == stage) * 3600
 
 
-def test_actors_share_gpus_and_hold_a_cpu_each(sizes: Sizes) -> None:
-    rates = rates_of(slots=2, image=1.0)
-    shared = images(sizes, gpus_per_actor=0.5)
-    assert walls(plan(shared, rates))["generate"] == 500.0
-    assert walls(plan(shared, replace(rates, kind="gpu")))["generate"] == 250.0
-    assert walls(plan(images(sizes, gpus_per_actor=2.0), replace(rates, kind="gpu")))["generate"] == 1000.0
+@pytest.mark.parametrize(
+    ("each", "published", "measured", "gpus"),  # seconds of wall time, and the share of a GPU that an actor holds
+    [(1.0, 500.0, 500.0, 1.0), (0.5, 500.0, 250.0, 0.5), (0.4, 500.0, 250.0, 0.5), (2.0, 1000.0, 1000.0, 2.0)],
+)
+def test_actors_share_gpus_and_hold_a_cpu_each(
+    sizes: Sizes, each: float, published: float, measured: float, gpus: float
+) -> None:
+    """A hundred chunks of 10 s. Published rates are of a whole GPU, measured ones of an actor among others."""
+    work, on_cpus = images(sizes, gpus_per_actor=each), rates_of(slots=2, image=1.0)
+    assert walls(plan(work, on_cpus))["generate"] == 500.0
+    on_gpus = replace(on_cpus, kind="gpu")
+    found = plan(work, on_gpus)
+    assert walls(found)["generate"] == published
+    assert gpu_seconds(found, "generate") == pytest.approx(1000.0 * max(1.0, gpus))
+    here = plan(work, replace(on_gpus, measured_for={"generator": "x"}))
+    assert here.here.wall.median == pytest.approx(measured, rel=0.05)  # but for the machine's pace
+    assert gpu_seconds(here, "generate") == pytest.approx(1000.0 * gpus, rel=0.05)
+
+
+def test_an_actor_lies_on_one_node(sizes: Sizes) -> None:
+    rates = replace(rates_of(slots=2, image=1.0), kind="gpu")
+    with pytest.raises(InputError, match=r"gpus_per_actor must be <= 2, .*, got 4; type --gpus-per-node 4"):
+        plan(images(sizes, gpus_per_actor=4.0), rates, [8])
+
+
+def test_trials_share_gpus(sizes: Sizes) -> None:
+    """Eight trials of 40 s: four on a GPU take four times as long, and together as long as one after the other."""
+    one = Training(ratio=1.0, real=100, synthetic=100, updates=400)
+    sweep = replace(SWEEP, trials=(one,) * 8, gpus_per_trial=0.25)
+    work = images(sizes, chunks=0, images=0, sweep=sweep, whole_sweep=sweep, one_training=one)
+    published = replace(rates_of(slots=2, update=0.1), kind="gpu")
+    found = plan(work, published)
+    assert walls(found)["sweep"] == pytest.approx(160.0)
+    assert gpu_seconds(found, "sweep") == pytest.approx(8 * 40.0)
+    here = plan(work, replace(published, measured_for={"classifier": "x"}))
+    assert gpu_seconds(here, "sweep") == pytest.approx(8 * 40.0 / 4, rel=0.05)
+    for each in (found, here):
+        assert each.saving is not None
+        assert each.saving.trainings == pytest.approx(1 - 1 / 8)
+    two = plan(replace(work, sweep=replace(sweep, concurrency=2)), published)
+    assert walls(two)["sweep"] == pytest.approx(4 * 80.0)  # two at a time, on one GPU
+    money = plan(work, replace(published, price=exactly(3600.0)), [10]).here.money
+    assert money is not None
+    assert money.median == pytest.approx(160.0)  # eight quarters of a GPU lie on one node
+
+
+def test_final_trainings_find_room_or_are_refused(sizes: Sizes) -> None:
+    one = Training(ratio=0.0, real=100, synthetic=0, updates=10)
+    work = images(sizes, final=(one,), final_workers=3)
+    with pytest.raises(InputError, match=r"classifier.num_workers=3 and there are 2 CPUs; type --nodes 2"):
+        plan(work, rates_of(slots=2))
+    assert plan(work, rates_of(slots=2), [2]).nodes == 2
 
 
 def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
@@ -271,3 +337,13 @@ def test_the_first_training_of_each_setting_is_diagnosed(sizes: Sizes) -> None:
     assert walls(plan(work, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(3 * 8 * 200 * 0.01)
     part = replace(work, final=(one,) * 3)
     assert walls(plan(part, rates_of(diagnosis_image=0.01)))["train"] == pytest.approx(8 * 200 * 0.01)
+
+
+def test_a_diagnosis_reads_a_sample_of_each_side(sizes: Sizes) -> None:
+    """2,048 images of each side, where there are two, and the validation images: however many images there are."""
+    many = Training(ratio=1.0, real=50_000, synthetic=500_000, updates=90_000)
+    work = images(sizes, chunks=0, images=0, final=(many,), batch_size=100, validation=500)
+    rates = rates_of(diagnosis_image=0.001)
+    assert walls(plan(work, rates))["train"] == pytest.approx(18 * (2 * 2048 + 500) * 0.001)
+    one_side = replace(work, final=(replace(many, real=0),))
+    assert walls(plan(one_side, rates))["train"] == pytest.approx(36 * 500 * 0.001)

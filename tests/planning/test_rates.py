@@ -97,6 +97,12 @@ def test_published_models_come_out_as_published() -> None:
     assert classifier_flops(e, replace(sizes, shape=(448, 448, 3))).value == pytest.approx(4 * 8.2e9)
 
 
+def test_spectra_go_by_pixels(small: Experiment, sizes: Sizes) -> None:
+    whole, half = (gpu_rates("A100", small, replace(sizes, shape=(side, side, 3))) for side in (32, 16))
+    assert whole.judged_image.value == pytest.approx(4 * half.judged_image.value)
+    assert whole.judged_image.value == pytest.approx(0.005 * (32 / 224) ** 2)
+
+
 def test_other_models_are_counted(small: Experiment, sizes: Sizes) -> None:
     counted = classifier_flops(small, sizes)
     larger = classifier_flops(small, replace(sizes, shape=(16, 16, 1)))

@@ -192,10 +192,12 @@ def _tune(pieces: Pieces, seconds: Sequence[float], ends: Sequence[float], over:
 def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, levels: Sequence[int]) -> None:
     """Final trainings on Ray Train, timed by when their files are there: a first one, two lengths, one diagnosed."""
     began = time.monotonic()
+    from ray_synth.classifier.diagnostics import images_read
     from ray_synth.classifier.final import Training as FinalTraining
     from ray_synth.classifier.final import train_final
 
     imports = time.monotonic() - began
+    from ray_synth.classifier.train import num_diagnoses
     from ray_synth.sweep.space import default_setting
     from ray_synth.sweep.trial import known_features, train_setting
 
@@ -226,10 +228,8 @@ def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, lev
     expected = found["trial"].value + images * found["trial_image"].value + high * found["update"].value
     pieces.note("final", float(long) / max(expected, 1e-9), 0.1)
     pieces.note("train_start", imports + max(0.0, there[0] - float(short)) + max(0.0, over - there[-1]), 0.2)
-    side = e.classifier.batch_size // 2
-    every = max(1, math.ceil(max(len(splits.train), len(synthetic)) / side) // 2, math.ceil(high / 100))
-    count = max(1, high // every)
-    looked = count * (images + len(splits.validation))
+    sides = len(splits.train), len(synthetic)
+    looked = num_diagnoses(e.classifier.batch_size, *sides, high) * images_read(*sides, len(splits.validation))
     pieces.note("diagnosis_image", max(0.0, float(diagnosed) - float(long)) / looked, 0.3)
 
 
@@ -241,6 +241,7 @@ def results(pieces: Pieces) -> None:
     from ray_synth.classifier.predict import logits_of
     from ray_synth.classifier.train import fit
     from ray_synth.evaluation.fidelity import JUDGE
+    from ray_synth.metrics.spectrum import rapsd
 
     inputs, e = pieces.run.inputs, pieces.experiment
     judged = some(inputs.splits.test, MOST_REAL)
@@ -255,9 +256,13 @@ def results(pieces: Pieces) -> None:
     seconds = []
     for updates in (5, 5, 45):
         begin = time.monotonic()
-        fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0)
+        judge = fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0).model
         seconds.append(time.monotonic() - begin)
     pieces.note("evaluate", seconds[1] + max(0.0, seconds[2] - seconds[1]) / 40 * JUDGE.updates, 0.2)
+    begin = time.monotonic()
+    logits_of(judge, judged.images)
+    rapsd(judged.images.astype(np.float64) / 255.0)
+    pieces.note("judged_image", (time.monotonic() - begin) / len(judged), 0.2)
     model = build_model(e.classifier, inputs.shape, inputs.class_names, seed=0).eval()
     logits_of(model, judged.images[:8])
     begin = time.monotonic()
