@@ -59,8 +59,8 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Bend:
-    """Where more nodes bring less than half of what they should, and why: data, head node, storage, training or
-    start-up."""
+    """Where more nodes bring less than half of what they should, and why: data, actors, head node, storage, training
+    or start-up."""
 
     nodes: int
     cause: str
@@ -209,6 +209,7 @@ def _point(run: PlannedRun, on_spot: PlannedRun, fewest: PlannedRun) -> Point:
 
 
 REASONS = {
+    "actors": "generate.num_actors allows no more actors; leave it out for as many as the cluster has room for",
     "data": "there are too few chunks or trials to keep all of them busy",
     "head node": "the driver and one machine alone train the generator, read the images back, estimate and evaluate",
     "storage": "shared storage takes no more files or bytes a second",

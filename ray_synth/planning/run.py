@@ -151,9 +151,10 @@ class PlannedRun:
         started = self._ray()
         paid = paid + used * (started + limited - wall)  # a node that is gone is not paid
         self._add("generate", started + limited, (work.chunks * seconds + redone) * held(each), paid=paid)
-        busy = work.chunks * seconds / (self.nodes * room)
+        total, capped = work.chunks * seconds, actors == work.max_actors
         self._blame("start-up", started + d.pool_start)
-        self._blame("data", wall - d.pool_start - busy)
+        self._blame("actors" if capped else "data", total / actors - total / (self.nodes * room))
+        self._blame("data", wall - d.pool_start - total / actors)
         self._blame("head node" if slowest == "head_tasks" else "storage", limited - wall)
 
     @property

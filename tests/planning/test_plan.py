@@ -124,6 +124,7 @@ def test_the_curve_bends_where_something_runs_out(sizes: Sizes) -> None:
     assert bend(images(sizes), rates, [1, 2, 4]) is None
     # A hundred chunks of 10 s: with 128 nodes a fifth of them has nothing to do, with 256 more than half.
     assert bend(images(sizes), rates, nodes) == (256, "data")
+    assert bend(images(sizes, max_actors=10), rates, nodes) == (32, "actors")
     assert bend(images(sizes), replace(rates, start=exactly(200.0)), nodes) == (8, "start-up")
     slow_head = replace(rates, limits=replace(rates.limits, head_tasks=exactly(0.25)))
     assert bend(images(sizes), slow_head, nodes) == (8, "head node")
