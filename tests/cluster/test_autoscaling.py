@@ -68,8 +68,8 @@ def test_a_ray_without_an_autoscaler_is_what_it_is() -> None:
     assert (nodes.most_cpus, nodes.most_gpus, nodes.grows) == (12, (0, 2), False)
 
 
-@pytest.fixture
-def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def pretended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A head without CPUs and GPUs, and Ray's own autoscaler, which may start two pretended machines with a GPU."""
     with socket.socket() as one:
         if one.connect_ex(("127.0.0.1", PORT)) == 0:
@@ -91,12 +91,9 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "provider": provider, "available_node_types": kinds, "head_node_type": "ray.head.default",
         "file_mounts_sync_continuously": False,
     }  # fmt: skip
-    file = tmp_path / "bootstrap.yaml"
+    file = tmp_path_factory.mktemp("pretended") / "bootstrap.yaml"
     file.write_text(json.dumps(config))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{PORT}")
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     head = subprocess.Popen(
         [
             Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={PORT}", "--num-cpus=0",
@@ -114,7 +111,10 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
                     break
             time.sleep(0.2)
         time.sleep(3)  # the autoscaler's own process comes after the port
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            patch.setenv("RAY_ADDRESS", f"127.0.0.1:{PORT}")
+            yield
     finally:
         family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]  # its machines too
         for one in family:
