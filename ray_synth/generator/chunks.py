@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -205,8 +205,18 @@ def encoded(image: np.ndarray, format: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator[tuple[Chunk, list[dict[str, Any]]]]:
+Rows = list[dict[str, Any]]
+
+
+def read_rows(
+    folder: RunFolder,
+    plan: Plan,
+    columns: Sequence[str],
+    turned: Callable[[Chunk, Rows], Rows] = lambda chunk, rows: rows,
+) -> Iterator[tuple[Chunk, Rows]]:
     """The plan's images in order of class and index, a chunk at a time, rejected ones left out.
+
+    turned: what is done with the rows of a chunk by the thread that reads them.
 
     Raises:
         WorkError: a chunk that cannot be read, or keys that are not those of the plan, each once.
@@ -221,7 +231,7 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
             needed.append((chunk, covered[chunk.label]))
             covered[chunk.label] = chunk.stop
 
-    def read(task: tuple[Chunk, int]) -> list[dict[str, Any]]:
+    def read(task: tuple[Chunk, int]) -> Rows:
         chunk, first = task
         with _readable(chunk), folder.open(f"{FOLDER}/{chunk.name}") as file:
             rows = pq.read_table(file, columns=wanted).slice(max(0, first - chunk.start)).to_pylist()
@@ -231,7 +241,7 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
                 f"chunk {FOLDER}/{chunk.name} does not hold the keys that its name says; "
                 "remove it and run `generate` again"
             )
-        return [row for row in rows if not row["rejected"]]
+        return turned(chunk, [row for row in rows if not row["rejected"]])
 
     with ThreadPoolExecutor(READERS) as pool:
         for window in range(0, len(needed), READERS):  # so that few chunks are in memory at once
@@ -297,16 +307,19 @@ def read_synthetic(
     images, labels = np.empty((total, *shape), dtype=np.uint8), np.empty(total, dtype=np.int64)
     keys = np.empty(total, dtype=object)
     done = 0
-    for chunk, rows in read_rows(folder, plan, ["image"]):
+
+    def decoded(chunk: Chunk, rows: Rows) -> Rows:
         try:
-            for row in rows:
-                images[done], labels[done] = unified(_decoded(row["image"]), shape, crop=crop), chunk.label
-                keys[done] = row["key"]
-                done += 1
+            return [{**row, "image": unified(_decoded(row["image"]), shape, crop=crop)} for row in rows]
         except (OSError, SyntaxError) as error:
             raise WorkError(
                 f"an image of chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
             ) from None
+
+    for chunk, rows in read_rows(folder, plan, ["image"], decoded):
+        for row in rows:
+            images[done], labels[done], keys[done] = row["image"], chunk.label, row["key"]
+            done += 1
     return ImageSet(images=images, labels=labels, class_names=tuple(class_names), sources=keys)
 
 

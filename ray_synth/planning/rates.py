@@ -254,7 +254,7 @@ def gpu_rates(name: str, e: Experiment, sizes: Sizes, *, gpus_per_node: int | No
         pool_start=over["pool_start"] if isinstance(e.generator, StableDiffusion) else over["tune_start"],
         chunk=over["chunk"],
         image=_image_seconds(gpu, flops, e, sizes),
-        read_image=over["read_image"].times((image_side(e, sizes) / SD_SIDE) ** 2),
+        read_image=over["read_back"].times((image_side(e, sizes) / SD_SIDE) ** 2),
         estimate=_estimate(over["estimate"], sizes, e),
         tune_start=over["tune_start"],
         trial=over["trial"],

@@ -233,7 +233,7 @@ class PlannedRun:
         }
 
     def _read_back(self) -> None:
-        """The driver decodes all images, one after the other, for the first stage that looks at them."""
+        """The driver decodes all images for the first stage that looks at them."""
         if self.work.readers:
             wall = self.work.all_images * self.draws.read_image
             self._add(self.work.readers[0], wall)

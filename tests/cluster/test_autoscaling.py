@@ -16,10 +16,17 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from ray_synth.config import Diffusion
+from ray_synth.data.splits import Splits
 from ray_synth.errors import WorkError
+from ray_synth.generator.artifacts import WEIGHTS
+from ray_synth.generator.finetune import finetune, finetuning
 from ray_synth.nodes import cluster_nodes, nodes_of, where_gpus_are
+from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 from tests.conftest import ROOT
 
@@ -153,6 +160,20 @@ def test_actors_that_wait_for_gpus_bring_them(pretended: None) -> None:
         seen = list(over_pool([{"n": n} for n in range(80)], Where, (), None))
     assert {device for _, device in seen} == {"cuda"}
     assert len({node for node, _ in seen}) == 2
+
+
+@pytest.mark.slow
+def test_a_generator_trained_where_gpus_are_is_the_one_trained_here(
+    pretended: None, tmp_path: Path, splits: Splits
+) -> None:
+    settings = Diffusion(steps=6, batch_size=8, block_out_channels=(8, 16))
+    with ray_session():
+        there = RunFolder(tmp_path / "there")
+        assert list(where_gpus_are(finetuning, there, splits.generator, settings, 0)) == list(range(7))
+    finetune(RunFolder(tmp_path / "here"), splits.generator, settings, seed=0)
+    weights = [load_file(tmp_path / name / WEIGHTS) for name in ("there", "here")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -180,22 +181,28 @@ def _image_guess(pieces: Pieces, job: Any) -> float:
 
 
 def reading(pieces: Pieces) -> None:
-    """A chunk's images, decoded as the driver does for whatever stage looks at them first."""
+    """A chunk's images, decoded by as many threads as the driver has for whatever stage looks at them first."""
     if not pieces.work.readers:
         return
     import pyarrow.parquet as pq
 
     from ray_synth.data.decoding import unified
-    from ray_synth.generator.chunks import FOLDER, _decoded
+    from ray_synth.generator.chunks import FOLDER, READERS, _decoded
 
     folder, name, origin = _some_chunk(pieces)
+
+    def read(_: int) -> int:
+        with folder.open(f"{FOLDER}/{name}") as file:
+            rows = pq.read_table(file, columns=["key", "rejected", "image"]).to_pylist()
+        for row in rows:
+            if row["image"]:
+                unified(_decoded(row["image"]), pieces.sizes.shape, crop=pieces.experiment.data.crop)
+        return len(rows)
+
     begin = time.monotonic()
-    with folder.open(f"{FOLDER}/{name}") as file:
-        rows = pq.read_table(file, columns=["key", "rejected", "image"]).to_pylist()
-    kept = [row["image"] for row in rows if row["image"]]
-    for image in kept:
-        unified(_decoded(image), pieces.sizes.shape, crop=pieces.experiment.data.crop)
-    pieces.note("read_image", (time.monotonic() - begin) / max(len(rows), 1), 0.2, origin)
+    with ThreadPoolExecutor(READERS) as pool:
+        images = sum(pool.map(read, range(min(READERS, os.cpu_count() or 1))))
+    pieces.note("read_image", (time.monotonic() - begin) / max(images, 1), 0.2, origin)
 
 
 def _some_chunk(pieces: Pieces) -> tuple[RunFolder, str, str]:
