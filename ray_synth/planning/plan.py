@@ -13,6 +13,7 @@ import numpy as np
 
 from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
+from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
 from ray_synth.planning.rates import Measure, Rates
 from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
 from ray_synth.planning.work import Training, Work
@@ -176,7 +177,7 @@ def _said(run: PlannedRun) -> dict[str, str]:
         "estimate": f"{work.sizes.train:,} real and {work.pilot:,} synthetic images",
         "train": f"{len(work.final)} trainings"
         + (f" on {work.final_workers} workers" if work.final_workers > 1 else ""),
-        "evaluate": f"{work.sizes.test:,} test and {work.all_images:,} synthetic images",
+        "evaluate": f"{work.sizes.test:,} test and {min(work.all_images, MOST_LOOKED_AT):,} synthetic images",
         "report": "report.html",
     }
     if work.sweep is not None:

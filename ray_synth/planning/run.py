@@ -13,6 +13,7 @@ import numpy as np
 from ray_synth.classifier.diagnostics import images_read
 from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
+from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
 from ray_synth.nodes import fitting
 from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
@@ -347,7 +348,8 @@ class PlannedRun:
     def _results(self) -> None:
         work, d = self.work, self.draws
         if work.tests:
-            wall = d.evaluate + work.tests * d.test_image + work.all_images * d.judged_image
+            judged = min(work.all_images, MOST_LOOKED_AT)
+            wall = d.evaluate + work.tests * d.test_image + judged * d.judged_image
             self._add("evaluate", wall)
             self._blame("head node", wall)
         if work.report:

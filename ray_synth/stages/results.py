@@ -29,10 +29,10 @@ class Results:
 
         def work(advance: Callable[[int], None]) -> None:
             from ray_synth.evaluation.accuracy import final_accuracy
-            from ray_synth.evaluation.fidelity import label_fidelity, spectral_distance
+            from ray_synth.evaluation.fidelity import label_fidelity, looked_at, spectral_distance
             from ray_synth.nodes import where_gpus_are
 
-            test, synthetic = self.inputs.splits.test, self.images.all
+            test, synthetic = self.inputs.splits.test, looked_at(self.images.all)
             models = [(t.name.rsplit("-", 1)[0], self.final.loader(t)) for t in self.final.trainings()]
             metrics = dict(where_gpus_are(final_accuracy, models, test))
             advance(1)
