@@ -222,7 +222,7 @@ def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
     return [lives(random.Random(f"{seed} {i}")) for i in range(nodes)]
 
 
-def nodes(kill_every: float, seeds: int) -> None:
+def nodes(counts: Sequence[int], life: float, seeds: int) -> None:
     """Short runs say when workers begin, two on one node, the second with a kill, the other rates; the Monte-Carlo
     predicts the rest."""
     from ray_synth.planning.simulate import Pool, exact
@@ -245,7 +245,7 @@ def nodes(kill_every: float, seeds: int) -> None:
             f"next chunk's beginning; {ending:.1f} s from the last chunk to the end"
         )
         print(f"{'':34}{'predicted, s':>12}{'measured, s':>12}{'ratio':>9}", flush=True)
-        for count in (1, 2, 3):
+        for count in counts:
             begun = clusters.run(drawn(count, None, 0), **SHORT).begun
             print(f"{count} node(s): workers begin after {', '.join(f'{each:.1f}' for each in begun)} s", flush=True)
             free = np.array(begun[:count])
@@ -257,7 +257,7 @@ def nodes(kill_every: float, seeds: int) -> None:
                 jitter=min(jitter, 0.5),
                 replacement=replacement,
             )
-            for mean, repetitions in ((None, 1), (kill_every * count, seeds)):
+            for mean, repetitions in ((None, 1), (life, seeds)):
                 predicted, measured, kills = [], [], 0
                 for seed in range(repetitions):
                     rng, lives = np.random.default_rng(seed), drawn(count, mean, seed)
@@ -277,16 +277,15 @@ def main() -> None:
     parser.add_argument("what", choices=["runs", "nodes"])
     parser.add_argument("--case", help="of runs: only cases whose name holds this")
     parser.add_argument("--rounds", type=int, default=3, help="of runs: plans and runs of each case")
-    parser.add_argument(
-        "--every", type=float, default=30.0, help="of nodes: mean seconds between kills, over all nodes"
-    )
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3], help="of nodes: how many")
+    parser.add_argument("--life", type=float, default=45.0, help="of nodes: mean seconds that one lives")
     parser.add_argument("--seeds", type=int, default=3, help="of nodes: runs with kills")
     options = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     if options.what == "runs":
         runs(options.case, options.rounds)
     else:
-        nodes(options.every, options.seeds)
+        nodes(options.counts, options.life, options.seeds)
 
 
 if __name__ == "__main__":
