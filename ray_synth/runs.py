@@ -65,6 +65,11 @@ class RunFolder:
     def exists(self, name: str) -> bool:
         return bool(self.fs.exists(self.path(name)))
 
+    def version(self, name: str) -> str | None:
+        """Another word whenever a file was written again; None where there is none."""
+        self.fs.invalidate_cache(self.path(name))
+        return str(self.fs.checksum(self.path(name))) if self.exists(name) else None
+
     def read(self, name: str) -> bytes:
         return bytes(self.fs.cat_file(self.path(name)))
 

@@ -26,6 +26,11 @@ def test_files_are_written_read_listed_and_removed(folder: RunFolder) -> None:
     assert folder.read("log.txt") == b"x\ny\n"
     assert folder.list("a") == ["b.txt"]
     assert folder.list("nowhere") == []
+    before = folder.version("a/b.txt")
+    assert before == folder.version("a/b.txt")
+    folder.write("a/b.txt", b"six")
+    assert folder.version("a/b.txt") != before
+    assert folder.version("a/c.txt") is None
     folder.remove("a/b.txt")
     folder.remove("a/b.txt")
     assert not folder.exists("a/b.txt")

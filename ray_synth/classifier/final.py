@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from ray_synth.errors import InputError, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 
-DEATHS = 3  # of a worker or its machine, after which the trainings have failed
+DEATHS = 3  # of workers or their machines with nothing new between, after which the trainings have failed
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
 
@@ -36,6 +37,10 @@ class Training:
     @property
     def file(self) -> str:
         return f"model/runs/{self.name}.safetensors"
+
+    @property
+    def checkpoint(self) -> str:
+        return f"model/runs/{self.name}.checkpoint"
 
     @property
     def failure(self) -> str:
@@ -77,24 +82,37 @@ def train_final(
         return
     nodes = cluster_nodes()
     check_workers(num_workers, sum(nodes.most_gpus) or int(nodes.most_cpus), "GPUs" if nodes.on_gpus else "CPUs")
+    shared = {"url": folder.absolute_url, "trainings": ray.put(missing), "train": ray.put(train)}
     with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"url": folder.absolute_url, "trainings": ray.put(missing), "train": ray.put(train)},
-            scaling_config=ScalingConfig(
-                num_workers=num_workers,
-                use_gpu=nodes.on_gpus,
-                resources_per_worker=None if nodes.on_gpus else {"CPU": 1},
-            ),
-            run_config=RunConfig(name="final", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)),
-        )
-        try:
-            _waiting(trainer.fit, lambda: progress(sum(folder.exists(training.file) for training in trainings)))
-            _refuse_failed(folder, missing)
-        except TrainingFailedError as error:
-            failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
-            reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
-            raise WorkError(f"a final training failed: {reason}") from error
+        for attempt in itertools.count():
+            before = _state(folder, missing)
+            trainer = TorchTrainer(
+                _worker,
+                train_loop_config=shared,
+                scaling_config=ScalingConfig(
+                    num_workers=num_workers,
+                    use_gpu=nodes.on_gpus,
+                    resources_per_worker=None if nodes.on_gpus else {"CPU": 1},
+                ),
+                run_config=RunConfig(
+                    name=f"final-{attempt}", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)
+                ),
+            )
+            try:
+                _waiting(trainer.fit, lambda: progress(sum(folder.exists(training.file) for training in trainings)))
+                break
+            except TrainingFailedError as error:
+                if _state(folder, missing) != before:
+                    continue  # it came on between its deaths
+                failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
+                reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
+                raise WorkError(f"a final training failed: {reason}") from error
+        _refuse_failed(folder, missing)
+
+
+def _state(folder: RunFolder, trainings: Sequence[Training]) -> list[str | None]:
+    """Changes whenever a training ends or keeps a checkpoint."""
+    return [folder.version(name) for training in trainings for name in (training.file, training.checkpoint)]
 
 
 def _refuse_failed(folder: RunFolder, trainings: Sequence[Training]) -> None:
@@ -135,7 +153,7 @@ def _worker(config: Mapping[str, Any]) -> None:
     for training in ray.get(config["trainings"]):
         if folder.exists(training.file):  # trained before a worker of this team died
             continue
-        checkpoints = FolderCheckpoints(folder, f"model/runs/{training.name}.checkpoint")
+        checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:
             fitted = train(**training.arguments, team=team, checkpoints=checkpoints)
         except WorkError as error:
