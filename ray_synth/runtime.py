@@ -93,8 +93,12 @@ def _why_not_joined(error: Exception) -> str:
 def use_token() -> None:
     """Where there is a token, show it: Ray, left to itself, starts a cluster with it and then does not."""
     token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_MODE" in os.environ or not (os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists()):
+        return
+    from ray._raylet import Config
+
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # as Ray itself does: what was read of the environment before would stay
 
 
 @contextmanager

@@ -201,3 +201,18 @@ def test_nobody_is_waited_for_where_nobody_listens(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match=said), ray_session():
         pass
+
+
+def test_a_token_is_shown_by_a_process_that_has_used_ray_before(tmp_path: Path) -> None:
+    """Ray reads its mode once; a cluster that is started later would ask this process for what it does not show."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    script = (
+        "from ray._raylet import get_authentication_mode as mode; from ray_synth.runtime import use_token; "
+        "before = mode(); use_token(); print(before, mode())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr  # disabled, token
