@@ -189,7 +189,9 @@ def test_one_process_of_work_survives_its_death(pretended: None, tmp_path: Path)
         yield 2
 
     with ray_session():
-        assert list(where_gpus_are(steps, 1, str(lives))) == [1, 1, 2]
+        values = list(where_gpus_are(steps, 1, str(lives)))
+        assert values[-2:] == [1, 2]  # what the first life yielded may have died with it
+        assert lives.read_text() == "xx"
         with pytest.raises(WorkError, match="machines died under steps 4 times"):
             list(where_gpus_are(steps, 100, str(tmp_path / "others")))
 
