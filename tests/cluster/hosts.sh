@@ -14,7 +14,7 @@ host() { # inside the namespaces of one host: its private folders, then an ssh s
     mount --make-rprivate /
     mount -t proc proc /proc
     mkdir -p "$home/.ssh" "$dir/$1/ray" "$dir/$1/own/tmp" "$dir/own" /tmp/ray
-    echo "export TMPDIR=$dir/own/tmp" >"$home/.bashrc"
+    echo "export TMPDIR=$dir/own/tmp RAY_TMPDIR=/tmp" >"$home/.bashrc" # the path of a socket is short
     sed "s|^\(root:[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*|\1:$home|" /etc/passwd >"$dir/$1/passwd"
     cp "$dir/key.pub" "$home/.ssh/authorized_keys"
     chmod 700 "$home" "$home/.ssh"
