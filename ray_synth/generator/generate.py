@@ -37,6 +37,7 @@ from ray_synth.torch_ops import keep_freed_memory
 
 ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
 NO_IMAGE = ("nan", "unreadable", "no_file", notes.REASON)
+IN_FLIGHT = 2  # chunks of an actor: one that is sampled, one that is encoded and written, or waits
 GPU_ENCODERS = 4  # threads
 LISTING_SECONDS = 20.0  # between looks at what is there already
 WARM_SECONDS = 2.0
@@ -168,7 +169,7 @@ def generate_chunks(
             parents,
             pool=job.generate.pool,
             gpus_per_actor=job.generate.gpus_per_actor,
-            concurrent=2,
+            concurrent=IN_FLIGHT,
         ):
             progress(kept)
         before, work = work, work_left(finished_chunks(folder, job.plan), job.plan)

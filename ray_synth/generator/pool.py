@@ -69,7 +69,8 @@ def over_pool(
         compute=ray.data.ActorPoolStrategy(
             min_size=low,
             max_size=high,
-            max_tasks_in_flight_per_actor=2 * concurrent,
+            # No more: what is handed to an actor waits for it where its machine dies.
+            max_tasks_in_flight_per_actor=concurrent,
             max_concurrent_calls_per_actor=concurrent,
             enable_true_multi_threading=concurrent > 1,
         ),

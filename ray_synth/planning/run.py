@@ -14,6 +14,7 @@ from ray_synth.classifier.diagnostics import images_read
 from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
 from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
+from ray_synth.generator.generate import IN_FLIGHT
 from ray_synth.nodes import fitting
 from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
@@ -211,6 +212,7 @@ class PlannedRun:
             nodes=nodes,
             workers_per_node=per_node,
             most_workers=actors,
+            in_flight=IN_FLIGHT,
             worker_start=float(d.pool_start[r]),
             jitter=float(d.jitter[r]),
             stragglers=min(1.0, float(d.stragglers[r])),

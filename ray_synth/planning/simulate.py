@@ -1,7 +1,7 @@
 """Pieces of work, workers and how often these die in; wall times, paid time and redone work out, a value a repetition.
 
-The rule of a resume is that of the run itself: what a dead worker had in hand is done again from its start, by whoever
-is free, and nothing else is.
+The rule of a resume is that of the run itself: what a dead worker had in hand is done again from its start, and nothing
+else is. It waits, with what was handed to that worker besides, until the worker is back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Pool:
 
     jitter: standard deviation of the log of a chunk's time, whose mean is `seconds`. A share `stragglers` of the chunks
     takes `straggler_factor` times as long. interruptions: of a node, per second; another one is there after
-    `replacement`, and its workers have loaded their model after `worker_start`.
+    `replacement`, and its workers have loaded their model after `worker_start`. in_flight: chunks that a worker is
+    handed at most, the one in hand included.
     """
 
     chunks: int
@@ -29,6 +30,7 @@ class Pool:
     nodes: int
     workers_per_node: int = 1
     most_workers: int | None = None
+    in_flight: int = 1
     node_start: float = 0.0
     worker_start: float = 0.0
     jitter: float = 0.0
@@ -82,7 +84,7 @@ def _once(pool: Pool, rng: np.random.Generator) -> tuple[float, float, float]:
 
 
 def undisturbed(pool: Pool, rng: np.random.Generator) -> float:
-    """Wall time of one repetition in which no node dies.
+    """Wall time of one repetition in which no node dies, chunks handed out as they are needed.
 
     Who takes a chunk says nothing about how long it takes. So each worker may draw the times of its own ones, and those
     are made of all that begin first: the same as handing them out one by one, in a few array operations.
@@ -150,28 +152,26 @@ def exact(
     events = [(time, worker) for worker, time in enumerate(starts)]
     heapq.heapify(events)
     times, waiting = _times(pool, rng), pool.chunks
-    returned: list[float] = []  # when chunks of dead workers can be taken
+    handed = [0] * pool.workers
     end = redone = 0.0
-    while waiting or returned:
+    while events:
         now, worker = events[0]
         node = nodes[worker // pool.workers_per_node]
         life = node.life(now)
         ready = node.up[life] + (pool.worker_start if life or free is None else 0.0)
+        more = min(waiting, pool.in_flight - handed[worker])
+        if not handed[worker] + more:
+            heapq.heappop(events)
+            continue
         if now < ready:
             then = ready
-        elif not waiting and returned[0] > now:
-            then = returned[0]
         else:
-            if returned and returned[0] <= now:
-                heapq.heappop(returned)
-            else:
-                waiting -= 1
+            waiting, handed[worker] = waiting - more, handed[worker] + more
             dies, then = node.dies[life], now + next(times)
             if then <= dies:
-                end = max(end, then)
+                end, handed[worker] = max(end, then), handed[worker] - 1
             else:
                 redone, then = redone + dies - now, dies
-                heapq.heappush(returned, dies)
         heapq.heapreplace(events, (then, worker))
     paid = sum(end - node.down(end) for node in nodes)
     return end, paid, redone

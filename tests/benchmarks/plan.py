@@ -225,6 +225,7 @@ def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
 def nodes(counts: Sequence[int], life: float, seeds: int) -> None:
     """Short runs say when workers begin, two on one node, the second with a kill, the other rates; the Monte-Carlo
     predicts the rest."""
+    from ray_synth.generator.generate import IN_FLIGHT
     from ray_synth.planning.simulate import Pool, exact
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -253,6 +254,7 @@ def nodes(counts: Sequence[int], life: float, seeds: int) -> None:
                 chunks=chunks,
                 seconds=chunk,
                 nodes=count,
+                in_flight=IN_FLIGHT,
                 node_start=float(free.min()),
                 jitter=min(jitter, 0.5),
                 replacement=replacement,

@@ -108,7 +108,7 @@ def _few_steps(pieces: Pieces, job: Any, parents: Any) -> None:
 def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
     """Whole chunks through the pool of actors as the run has it: filtered, encoded and written."""
     from ray_synth.generator.chunks import FOLDER
-    from ray_synth.generator.generate import SampleChunks
+    from ray_synth.generator.generate import IN_FLIGHT, SampleChunks
     from ray_synth.generator.pool import over_pool
 
     items = _items(pieces, job)
@@ -122,7 +122,7 @@ def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
         parents,
         pool=(actors, actors),
         gpus_per_actor=job.generate.gpus_per_actor,
-        concurrent=2,
+        concurrent=IN_FLIGHT,
     ):
         ends.append(time.monotonic() - begin)
     over = time.monotonic() - begin
