@@ -123,17 +123,20 @@ def region_rows(data: TrainingData) -> bytes:
 
 def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:
     """The vectors that k-means looks at, float32 [n,d], set after set: pixels, or an encoder's features."""
-    batches = (
-        images.images[start : start + BATCH] for images in sets for start in range(0, len(images), BATCH)
-    )  # never all of them as floats
     if spec == "pixels":
-        return pixel_features(batches, sum(map(len, sets)))
+        return pixel_features(_batches(sets), sum(map(len, sets)))
     return np.concatenate(list(encoded(sets, spec)))
 
 
 def encoded(sets: list[ImageSet], spec: str) -> Iterator[np.ndarray]:
     """An encoder's features, batch after batch."""
     encoder: Any = encoder_of(spec)
+    for batch in _batches(sets):
+        yield np.asarray(encoder(batch), dtype=np.float32)
+
+
+def _batches(sets: list[ImageSet]) -> Iterator[np.ndarray]:
+    """Set after set, never all of them as floats."""
     for images in sets:
         for start in range(0, len(images), BATCH):
-            yield np.asarray(encoder(images.images[start : start + BATCH]), dtype=np.float32)
+            yield images.images[start : start + BATCH]

@@ -55,10 +55,11 @@ def over_pool(
 
     nodes = cluster_nodes()
     gpus, (now, most) = nodes.on_gpus, num_slots(nodes, gpus_per_actor)
-    low, high = pool or (most if nodes.grows else now, most)
     # Actors that find no room wait without a word. Where nodes can be added their waiting is what brings them, all at
     # once; the pool begins with those that are there.
-    low, high = min(low, most if nodes.grows else now, len(items)), min(high, len(items))
+    room = most if nodes.grows else now
+    low, high = pool or (room, most)
+    low, high = min(low, room, len(items)), min(high, len(items))
     texts = [{"item": json.dumps(item)} for item in items]
     dataset = ray.data.from_items(texts, override_num_blocks=min(len(items), MAX_BLOCKS)).map_batches(
         _Worker,
