@@ -1,4 +1,9 @@
-"""What can go wrong, as two types: the caller's input (exit 2) and the work itself (exit 1)."""
+"""What can go wrong, as two types: the caller's input (exit 2) and the work itself (exit 1); and what was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +12,10 @@ class InputError(ValueError):
 
 class WorkError(RuntimeError):
     """The input was right and the work failed. What was finished is kept; the next start continues."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
+    """The end of a message about an unknown name: the nearest of those that there are, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
