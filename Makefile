@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for each other by spinning take ten times as long where the cores are shared.
 export GOMP_SPINCOUNT ?= 1000
-.PHONY: demo test test-slow test-long bench ratiobench lint clean
+.PHONY: demo test test-slow test-long bench ratiobench lint docs clean
 
 demo: .venv/installed
 	$(BIN)/ray-synth run sweeps/digits.yaml --out runs/digits
@@ -30,8 +30,14 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What the code says of itself is written into the pages first; then any builder of mkdocs.yml can build them.
+docs: .venv/installed-docs
+	$(BIN)/python docs/generate.py site/pages
+	$(BIN)/zensical build --clean --strict
+	@echo "site/html/index.html"
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,4 +48,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@

@@ -3,7 +3,7 @@ Data, made small.
 
     RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --generator diffusion --out runs/cifar10
     RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --generator gaussians --out runs/cifar10
-    RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --table --plot docs/cifar10.png
+    RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --table --plot docs/images/cifar10.png
 
 50 real images a class of 250 that no generator sees, ratios 0 to 9, noise of variance 0, 0.5 and 1 on the synthetic
 ones (pixels in [-1, 1]), the paper's two-layer network, the same number of updates at every ratio, tested on 5,000
