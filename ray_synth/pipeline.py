@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.config import Diffusion, Experiment, changed, load_experiment
+from ray_synth.config import Experiment, changed, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -184,12 +184,10 @@ class Run:
         budget = (
             f"{e.classifier.updates:,} updates" if e.classifier.budget == "updates" else f"{e.classifier.epochs} epochs"
         )
-        trains = isinstance(e.generator, Diffusion)
+        steps = self.model.generator.fit_steps
         lines = [
             f"{e.name}: {len(self.inputs.class_names)} classes; real images: {sets}",
-            f"  generator   {e.generator.steps:,} training steps"
-            if trains
-            else f"  generator   {self.model.origin.model_id}",
+            f"  generator   {steps:,} training steps" if steps else f"  generator   {self.model.origin.model_id}",
             f"  images      {self.images.total:,} synthetic"
             + (", more when a trial needs them" if e.generate.images_per_class is None else "")
             + f", ratios 0 to {self.images.max_ratio(e.sweep.top_ratio):g}",

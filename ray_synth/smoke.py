@@ -8,10 +8,10 @@ ones of random weights, numbers by small ones. The figures mean nothing.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,13 @@ from ray_synth.clip import TINY
 from ray_synth.config import (
     Classifier,
     Data,
-    Diffusion,
     Dimension,
     Experiment,
-    ImageFolder,
     PartitionSettings,
-    StableDiffusion,
     Sweep,
 )
 from ray_synth.errors import InputError
+from ray_synth.generator import Generator, generator_of, tiny
 from ray_synth.torch_ops import import_torchvision
 
 WARNING = "smoke run: tiny models, tiny data; the figures below mean nothing, they only show that the file runs"
@@ -54,7 +52,7 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
         "name": smoke_name(e.name),
         "seed": e.seed,
         "data": data,
-        "generator": _generator(e, models),
+        "generator": _generator_of(e).small(models),
         "generate": generate,
         "partition": _partition(e.partition, models),
         "classifier": classifier,
@@ -78,50 +76,22 @@ def _data(data: Data) -> dict[str, Any]:
     }
 
 
-def _generator(experiment: Experiment, models: Path) -> dict[str, Any]:
-    generator = experiment.generator
-    raw = generator.model_dump()
-    if isinstance(generator, ImageFolder):
-        return {**raw, "path": str(models / "digits")}
-    if isinstance(generator, Diffusion):
-        return {
-            **raw,
-            "block_out_channels": [8, 16][: len(generator.block_out_channels)],
-            "layers_per_block": 1,
-            "steps": min(generator.steps, 60),
-            "batch_size": min(generator.batch_size, BATCH),
-        }
-    raw |= {
-        "model": str(models / "stable-diffusion"),
-        "revision": None,
-        "image_size": None,
-        "class_words": {},
-        "lora": None,
-        "dtype": "auto",
-        "compile": False,
-        "allow_pickle": False,
-    }
-    if generator.captions is not None:
-        raw["captions"] = {"model": {"model": str(models / "captioner")}, "max_new_tokens": 4}
-    if generator.visual_guidance is not None:
-        raw["visual_guidance"]["encoder"] = {"model": str(models / "vision-encoder")}
-    return raw
+def _generator_of(experiment: Experiment) -> Generator[Any]:
+    return generator_of(experiment.generator, experiment.generate, class_names=(), shape=(SIDE, SIDE, 1))
 
 
 def _generate(experiment: Experiment, models: Path) -> dict[str, Any]:
-    generate, generator = experiment.generate, experiment.generator
-    raw = generate.model_dump() | {
-        "images_per_class": generate.images_per_class and min(generate.images_per_class, IMAGES),
-        "chunk_size": min(generate.chunk_size, 4),
-        "num_actors": [1, min(generate.num_actors[1], 2)] if isinstance(generate.num_actors, tuple) else 1,
-        "gpus_per_actor": min(generate.gpus_per_actor, 1.0),
-    }
-    if not isinstance(generator, ImageFolder):
-        strength = generator.strength if isinstance(generator, StableDiffusion) else None
-        # A weak latent prior takes few of the steps, and at least one must be left.
-        steps = max(4, math.ceil(1 / (strength or 1)))
-        raw["num_inference_steps"] = min(generate.num_inference_steps, steps)
-        raw["batch_size"] = min(generate.batch_size or IMAGES, IMAGES)
+    generate = experiment.generate
+    raw = (
+        generate.model_dump()
+        | _generator_of(experiment).small_sampling(IMAGES)
+        | {
+            "images_per_class": generate.images_per_class and min(generate.images_per_class, IMAGES),
+            "chunk_size": min(generate.chunk_size, 4),
+            "num_actors": [1, min(generate.num_actors[1], 2)] if isinstance(generate.num_actors, tuple) else 1,
+            "gpus_per_actor": min(generate.gpus_per_actor, 1.0),
+        }
+    )
     if generate.filter.clip is not None:
         raw["filter"]["clip"] |= {"model": TINY, "weights": str(models / "clip.safetensors"), "rule": "above_chance"}
         raw["max_attempts"] = ATTEMPTS
@@ -201,17 +171,19 @@ def tiny_models(experiment: Experiment) -> Path:
 
     It is kept between runs, so that a smoke run can be repeated and resumed as any other.
     """
-    folder = models_folder()
-    for name in _needed(experiment):
+    folder, e = models_folder(), experiment
+    makers = dict(_generator_of(e).tiny_models())
+    if e.generate.filter.clip is not None or e.partition.encoder or e.classifier.model.startswith("open_clip:"):
+        makers["stable-diffusion"] = tiny.tiny_pipeline
+        makers["clip.safetensors"] = lambda place: tiny.tiny_open_clip(place, folder / "stable-diffusion")
+    for name, maker in makers.items():
         if not (folder / name).exists():
-            _make(folder, name)
+            _make(folder, name, maker)
     return folder
 
 
 def models_folder() -> Path:
     """Named by what the models are made by: another version makes its own."""
-    from ray_synth.generator import tiny
-
     code = Path(tiny.__file__).read_bytes() + Path(__file__).read_bytes()
     versions = " ".join(metadata.version(package) for package in MADE_WITH)
     made_by = hashlib.sha256(code + versions.encode()).hexdigest()[:12]
@@ -219,30 +191,8 @@ def models_folder() -> Path:
     return cache / "ray_synth" / f"tiny-{made_by}"
 
 
-def _needed(experiment: Experiment) -> list[str]:
-    e, needed = experiment, []
-    if isinstance(e.generator, ImageFolder):
-        needed.append("digits")
-    if isinstance(e.generator, StableDiffusion):
-        needed.append("stable-diffusion")
-        needed += ["captioner"] if e.generator.captions is not None else []
-        needed += ["vision-encoder"] if e.generator.visual_guidance is not None else []
-    if e.generate.filter.clip is not None or e.partition.encoder or e.classifier.model.startswith("open_clip:"):
-        needed += ["stable-diffusion", "clip.safetensors"]  # the latter is made for images of the former
-    return list(dict.fromkeys(needed))
-
-
-def _make(folder: Path, name: str) -> None:
+def _make(folder: Path, name: str, maker: Callable[[Path], object]) -> None:
     """Aside, then renamed: two runs may make the same model at once, and the first one's stays."""
-    from ray_synth.generator import tiny
-
-    makers = {
-        "digits": _noisy_digits,
-        "stable-diffusion": tiny.tiny_pipeline,
-        "captioner": tiny.tiny_captioner,
-        "vision-encoder": tiny.tiny_vision_encoder,
-        "clip.safetensors": lambda place: tiny.tiny_open_clip(place, folder / "stable-diffusion"),
-    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=folder, prefix=".")) / name
@@ -256,7 +206,7 @@ def _make(folder: Path, name: str) -> None:
 
     try:
         with torch.random.fork_rng(devices=[]):  # the models are seeded, and the run must not notice
-            makers[name](aside)
+            maker(aside)
         if not (folder / name).exists():
             os.replace(aside, folder / name)
     except OSError:
@@ -274,18 +224,3 @@ def _no_bars() -> None:
 
     of_diffusers.disable_progress_bar()
     of_transformers.disable_progress_bar()
-
-
-def _noisy_digits(folder: Path) -> None:
-    """A folder of class folders: digits with noise on them, so that none is a copy of a real one."""
-    import numpy as np
-    from PIL import Image
-
-    from ray_synth.data.readers import read_digits
-
-    digits, random = read_digits(), np.random.default_rng(0)
-    for label, name in enumerate(digits.class_names):
-        (folder / name).mkdir(parents=True)
-        for i, image in enumerate(digits.images[digits.labels == label][: 2 * IMAGES]):
-            noisy = np.clip(image[..., 0] + random.normal(0, 40, image.shape[:2]), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / name / f"{i:03d}.png")

@@ -25,7 +25,7 @@ from ray_synth.config import (
 )
 from ray_synth.data import readers
 from ray_synth.errors import InputError
-from ray_synth.generator.kinds import check_generator
+from ray_synth.generator import generator_of
 from ray_synth.runs import RunFolder
 
 from .conftest import DIGITS
@@ -182,7 +182,8 @@ def test_the_cifar10_experiment_is_the_papers(variance: float) -> None:
     assert sweep.searched["synthetic_ratio"].choices == (0, 0.5, 1, 3, 9)
     assert list(sweep.searched) == ["synthetic_ratio"]
     assert experiment.generate.images_per_class == sweep.top_ratio * (data.shots or 0)
-    assert not check_generator(experiment.generator, experiment.generate, class_names=("a",), shape=(32, 32, 3))
+    generator = generator_of(experiment.generator, experiment.generate, class_names=("a",), shape=(32, 32, 3))
+    assert not generator.check()
 
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:

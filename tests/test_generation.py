@@ -172,7 +172,7 @@ def test_an_image_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     env = in_workers(
         tmp_path,
         f"""
-from ray_synth.generator import batches
+from ray_synth.sampling import batches
 whole = batches.InBatches.__call__
 def call(self, batch):
     if {poison!r} in batch["key"]:

@@ -5,6 +5,7 @@ from ray_synth.config.data import FORMATS, Data
 from ray_synth.config.experiment import Experiment, with_absolute_paths
 from ray_synth.config.file import load_experiment, parse_assignments
 from ray_synth.config.generator import (
+    GENERATORS,
     SAMPLING,
     Captions,
     ClipFilter,
@@ -21,6 +22,7 @@ from ray_synth.config.sweep import SEARCHED, Dimension, Sweep
 
 __all__ = [
     "FORMATS",
+    "GENERATORS",
     "SAMPLING",
     "SEARCHED",
     "Augment",

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ray_synth.catalog import CATALOG
 from ray_synth.config.classifier import Classifier, PartitionSettings
 from ray_synth.config.data import Data
-from ray_synth.config.generator import GENERATE_DEFAULTS, SAMPLING, Diffusion, Generate, Generator, kind_of
+from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Sweep, check_space
 
@@ -51,11 +51,13 @@ class Experiment(Section):
         """What follows from the kind of generator and from a known data set, where the file does not say otherwise."""
         if not isinstance(given, dict):
             return given
-        generate = GENERATE_DEFAULTS.get(kind_of(given.get("generator", {})), {})
+        generator = GENERATORS.get(kind_of(given.get("generator", {})), Diffusion)
         data = given.get("data", {})
         kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
         known = CATALOG.get(kind) if isinstance(kind, str) else None
-        defaults: dict[str, dict[str, Any]] = {"generate": dict(generate)} if generate else {}
+        defaults: dict[str, dict[str, Any]] = {}
+        if generator.generate_defaults:
+            defaults["generate"] = dict(generator.generate_defaults)
         if known is not None:
             # The few-shot papers adapt the generator to the shots themselves; a part of its own would eat them up.
             defaults["data"] = {
@@ -95,27 +97,8 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _steps_exist(self) -> Experiment:
-        if self.generator.kind == "folder":
-            for name in sorted({*SAMPLING, "batch_size"} & self.generate.model_fields_set):
-                if getattr(self.generate, name) != Generate.model_fields[name].default:
-                    raise ValueError(
-                        f"generate.{name} has no meaning for generator.kind: folder, whose images exist already; "
-                        "leave it out"
-                    )
-        if self.generator.kind != "diffusion":
-            if self.generate.noise_variance:
-                raise ValueError(
-                    f"generate.noise_variance must be 0 for generator.kind: {self.generator.kind}, got "
-                    f"{self.generate.noise_variance:g}; only kind: diffusion adds noise to what it samples"
-                )
-            return self
-        steps, times = self.generate.num_inference_steps, self.generator.num_train_timesteps
-        if steps > times:
-            raise ValueError(
-                f"generate.num_inference_steps must be <= generator.num_train_timesteps ({times}), got {steps}; "
-                f"type --set generate.num_inference_steps={times}"
-            )
+    def _samples_as_its_kind(self) -> Experiment:
+        self.generator.check_generate(self.generate)
         return self
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_synth.config.experiment import Experiment
-from ray_synth.config.generator import GENERATORS, Diffusion, kind_of
+from ray_synth.config.generator import GENERATORS, GeneratorSettings, kind_of
 from ray_synth.config.section import short
 from ray_synth.config.sweep import Dimension
 from ray_synth.errors import InputError
@@ -179,13 +179,12 @@ def _problem(raw: Any, error: Any) -> str:
     """One pydantic error as one line: the key, the value received, what is allowed, what to type."""
     # pydantic names the branches of a union too.
     names = [str(part) for part in error["loc"] if part != "int" and not str(part).startswith("tuple[")]
-    key = ".".join(
-        name for i, name in enumerate(names) if not (i == 1 and names[0] == "generator" and name in GENERATORS)
-    )
+    key = ".".join(names)
+    generator = GENERATORS.get(kind_of(raw.get("generator", {})), GeneratorSettings)
     received = short(error["input"])
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = list(_model_at(names[:-1]).model_fields)
+        known = list(_model_at(names[:-1], generator).model_fields)
         close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
         prefix = key.removesuffix(names[-1])
         hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
@@ -197,19 +196,17 @@ def _problem(raw: Any, error: Any) -> str:
     if kind == "value_error" and not key:
         return message
     if kind == "value_error":
-        return f"{key}.{message}" if re.split(r"[ :.]", message)[0] in _field_names(names) else f"{key}: {message}"
-    return f"{key}: {message}, got {received}{_example(names, key)}"
+        about = re.split(r"[ :.]", message)[0]
+        return f"{key}.{message}" if about in _model_at(names, generator).model_fields else f"{key}: {message}"
+    return f"{key}: {message}, got {received}{_example(_model_at(names[:-1], generator), key)}"
 
 
-def _field_names(names: list[str]) -> set[str]:
-    return set(_model_at(names).model_fields)
-
-
-def _model_at(names: list[str]) -> type[BaseModel]:
+def _model_at(names: list[str], generator: type[BaseModel]) -> type[BaseModel]:
+    """The section that a key leads to. generator: settings of the kind that the file names."""
     model: type[BaseModel] = Experiment
     for i, name in enumerate(names):
-        if names[0] == "generator" and i < 2:  # pydantic puts the kind between the section and its key
-            model = GENERATORS.get(name, Diffusion)
+        if i == 0 and name == "generator":
+            model = generator
             continue
         if names[:2] == ["sweep", "space"] and i > 0:
             return Dimension  # whatever the searched setting is called
@@ -222,8 +219,8 @@ def _model_at(names: list[str]) -> type[BaseModel]:
     return model
 
 
-def _example(names: list[str], key: str) -> str:
-    field = _model_at(names[:-1]).model_fields.get(names[-1])
+def _example(section: type[BaseModel], key: str) -> str:
+    field = section.model_fields.get(key.rpartition(".")[2])
     if field is None or field.is_required() or field.default is None or isinstance(field.default, BaseModel):
         return ""
     default = list(field.default) if isinstance(field.default, tuple) else field.default

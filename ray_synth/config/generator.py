@@ -1,16 +1,38 @@
-"""The `generator` and `generate` sections: what makes images, how many, and which are kept."""
+"""The `generator` and `generate` sections: what makes images, how many, and which are kept.
+
+Each kind of generator has settings of its own, looked up in GENERATORS when a file is read: another kind is registered.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
 from ray_synth.config.section import Section
 
+SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
 
-class Diffusion(Section):
+
+class GeneratorSettings(Section):
+    """What the settings of every kind of generator have. A kind gives `kind` its name as the only value and default."""
+
+    kind: str
+    generate_defaults: ClassVar[Mapping[str, Any]] = {}  # of the `generate` section, where the file does not say
+
+    def check_generate(self, generate: Generate) -> None:
+        """Raise ValueError for settings of sampling that this kind does not take."""
+        if generate.noise_variance:
+            raise ValueError(
+                f"generate.noise_variance must be 0 for generator.kind: {self.kind}, got "
+                f"{generate.noise_variance:g}; only kind: diffusion adds noise to what it samples"
+            )
+
+
+class Diffusion(GeneratorSettings):
     """A class-conditional diffusion model in pixel space (diffusers' UNet2DModel), trained from scratch."""
 
     kind: Literal["diffusion"] = "diffusion"
@@ -41,6 +63,14 @@ class Diffusion(Section):
                     "type --set generator.block_out_channels=[32,64]"
                 )
         return self
+
+    def check_generate(self, generate: Generate) -> None:
+        steps, times = generate.num_inference_steps, self.num_train_timesteps
+        if steps > times:
+            raise ValueError(
+                f"generate.num_inference_steps must be <= generator.num_train_timesteps ({times}), got {steps}; "
+                f"type --set generate.num_inference_steps={times}"
+            )
 
     def level_sides(self, side: int) -> list[int]:
         """How large images with this longer side are at each level of the UNet, outermost first."""
@@ -80,10 +110,12 @@ class VisualGuidance(Section):
     variant: Literal["paper", "released"] = "paper"
 
 
-class StableDiffusion(Section):
+class StableDiffusion(GeneratorSettings):
     """Stable Diffusion 1.x or 2.x through diffusers: text-to-image, or image-to-image with `strength`."""
 
     kind: Literal["stable_diffusion"] = "stable_diffusion"
+    # Real-Fake, appendix: UniPC, 30 steps, guidance 2.0.
+    generate_defaults: ClassVar[Mapping[str, Any]] = {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}
     model: str = Field(min_length=1, description="a local folder, or a hub id")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
     image_size: int | None = Field(None, ge=8, le=4096, multiple_of=8, description="default: the model's own")
@@ -142,11 +174,27 @@ class StableDiffusion(Section):
         return self.uses_parents or self.visual_guidance is not None
 
 
-class ImageFolder(Section):
+class ImageFolder(GeneratorSettings):
     """Images that exist already: PATH/class_name/*.png|jpg|jpeg|webp, taken in the order of their names."""
 
     kind: Literal["folder"] = "folder"
     path: str = Field(min_length=1)
+
+    def check_generate(self, generate: Generate) -> None:
+        for name in sorted({*SAMPLING, "batch_size"} & generate.model_fields_set):
+            if getattr(generate, name) != Generate.model_fields[name].default:
+                raise ValueError(
+                    f"generate.{name} has no meaning for generator.kind: folder, whose images exist already; "
+                    "leave it out"
+                )
+        super().check_generate(generate)
+
+
+GENERATORS: dict[str, type[GeneratorSettings]] = {
+    "diffusion": Diffusion,
+    "stable_diffusion": StableDiffusion,
+    "folder": ImageFolder,
+}
 
 
 def kind_of(section: Any) -> str:
@@ -154,22 +202,17 @@ def kind_of(section: Any) -> str:
     return str(section.get("kind", "diffusion") if isinstance(section, dict) else getattr(section, "kind", "diffusion"))
 
 
-GENERATORS: dict[str, type[Section]] = {
-    "diffusion": Diffusion,
-    "stable_diffusion": StableDiffusion,
-    "folder": ImageFolder,
-}
-GeneratorSettings = Diffusion | StableDiffusion | ImageFolder
-Generator = Annotated[
-    Annotated[Diffusion, Tag("diffusion")]
-    | Annotated[StableDiffusion, Tag("stable_diffusion")]
-    | Annotated[ImageFolder, Tag("folder")],
-    Discriminator(
-        kind_of,
-        custom_error_type="generator_kind",
-        custom_error_message="generator.kind must be diffusion, stable_diffusion or folder",
-    ),
-]
+def _of_its_kind(section: Any) -> GeneratorSettings:
+    """The section, checked by the settings of its kind."""
+    settings = GENERATORS.get(kind_of(section))
+    if settings is None:
+        *others, last = GENERATORS
+        kinds = f"{', '.join(others)} or {last}"
+        raise PydanticCustomError("generator_kind", "generator.kind must be {kinds}", {"kinds": kinds})
+    return settings.model_validate(section)
+
+
+Generator = Annotated[SerializeAsAny[GeneratorSettings], BeforeValidator(_of_its_kind)]
 
 
 class ClipFilter(Section):
@@ -226,8 +269,3 @@ class Generate(Section):
     @property
     def pool(self) -> tuple[int, int] | None:
         return (self.num_actors, self.num_actors) if isinstance(self.num_actors, int) else self.num_actors
-
-
-# Real-Fake, appendix: UniPC, 30 steps, guidance 2.0.
-GENERATE_DEFAULTS = {"stable_diffusion": {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}}
-SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on

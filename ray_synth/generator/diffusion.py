@@ -12,7 +12,7 @@ from safetensors import torch as safetensors
 
 from ray_synth.config import Diffusion, Generate
 from ray_synth.generator.artifacts import CONFIG, WEIGHTS
-from ray_synth.generator.batches import Batch
+from ray_synth.generator.base import Batch
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
@@ -131,7 +131,8 @@ class DiffusionSampler:
     ) -> torch.Tensor:
         """Classifier-free guidance (Ho & Salimans, 2022): both predictions in one batch."""
         if self.guidance_scale == 1.0:
-            return self.unet(x, time, class_labels=wanted).sample
-        both = self.unet(torch.cat([x, x]), time, class_labels=torch.cat([wanted, no_label])).sample
+            predicted: torch.Tensor = self.unet(x, time, class_labels=wanted).sample
+            return predicted
+        both: torch.Tensor = self.unet(torch.cat([x, x]), time, class_labels=torch.cat([wanted, no_label])).sample
         conditional, unconditional = both.chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)

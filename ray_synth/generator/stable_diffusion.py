@@ -1,241 +1,273 @@
-"""Prompts, seeds and parents in, images out: diffusers' Stable Diffusion, text-to-image or image-to-image."""
+"""The kind `stable_diffusion`: Stable Diffusion 1.x or 2.x through diffusers, as somebody else trained it."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ray_synth.config import Generate, StableDiffusion
-from ray_synth.data.decoding import unified
+from ray_synth.config import StableDiffusion
+from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
-from ray_synth.generator.batches import Batch
-from ray_synth.generator.conditions import Parents
-from ray_synth.generator.pretrained import has_safetensors, lora_rank, variant_of
-from ray_synth.generator.schedulers import scheduler_like
-from ray_synth.torch_ops import import_torchvision
+from ray_synth.generator import tiny
+from ray_synth.generator.base import Batch, Description, Generator, Origin, Parents, Sampler, register
+from ray_synth.generator.describe import Captioner, Embedder, read_captions
+from ray_synth.generator.pretrained import (
+    adapts_text,
+    check_lora,
+    check_pipeline,
+    content_digest,
+    has_safetensors,
+    license_of,
+    local_folder,
+    pipeline_digest,
+    read_config,
+)
+from ray_synth.runs import RunFolder
 
-CACHED_PROMPTS = 4096
-ADAPTER = "ray_synth"
-# Arguments of the pipeline's call that have settings of their own, or no meaning here.
-OURS = {
-    "self", "prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds", "image", "strength", "height",
-    "width", "num_inference_steps", "guidance_scale", "generator", "latents", "output_type", "return_dict",
-    "num_images_per_prompt", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "kwargs", "timesteps",
-    "sigmas", "ip_adapter_image", "ip_adapter_image_embeds",
-}  # fmt: skip
+SIDE = 512  # of an image, where the file does not say
 
 
-class StableDiffusionSampler:
-    """batch -> batch. An image depends on its own row alone; the base model is loaded once, adapters are swapped."""
+@register
+class StableDiffusionGenerator(Generator[StableDiffusion]):
+    """Text-to-image, or image-to-image with `strength`, with LoRAs and CLIP embeddings of real images where asked."""
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: StableDiffusion,
-        generate: Generate,
-        *,
-        class_names: Sequence[str] = (),
-        parents: Parents | None = None,
-        device: str = "cpu",
-    ):
-        """class_names: of all classes; needed to compile a model with an adapter for each."""
+    Settings = StableDiffusion
+    slow_on_cpu = True
+
+    def check(self) -> list[str]:
+        from ray_synth.generator.diffusers_pipeline import check_pipeline_args
+        from ray_synth.torch_ops import import_torchvision
+
+        settings, folder = self.settings, self._pipeline()
+        check_pipeline(folder, allow_pickle=settings.allow_pickle)
         import_torchvision()
-        import torch
-        from diffusers.utils import logging
+        self._check_scheduler(folder)
+        check_pipeline_args(settings)
+        steps = self.generate.num_inference_steps
+        if settings.strength is not None and int(settings.strength * steps) < 1:
+            raise InputError(
+                f"generator.strength={settings.strength:g} leaves no step of generate.num_inference_steps={steps}; "
+                "raise one of them"
+            )
+        self._check_loras(folder)
+        unknown = sorted(set(settings.class_words) - set(self.class_names))
+        if unknown:
+            raise InputError(
+                f"generator.class_words has no class {unknown[0]!r}; the classes are {', '.join(self.class_names[:10])}"
+            )
+        if settings.visual_guidance is not None:
+            self._check_encoder(folder)
+        if settings.captions is not None and settings.captions.model is not None:
+            model = settings.captions.model
+            place = local_folder(model.model, model.revision, key="generator.captions.model")
+            read_config(place / "config.json", place)
+            has_safetensors(place, allow_pickle=False, flag=False)
+        templates = (*settings.prompt, settings.negative_prompt)
+        return self._long_prompts([filled(t, name, settings) for name in self.class_names for t in templates])
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
-        self.settings, self.generate, self.parents, self.device = settings, generate, parents, device
-        safe = has_safetensors(folder / "unet", allow_pickle=settings.allow_pickle)
-        self.pipe = _pipeline_class(settings).from_pretrained(
-            folder,
-            torch_dtype=_dtype(settings, device),
-            use_safetensors=True if safe and not settings.allow_pickle else None,
-            variant=variant_of(folder),
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
-        self.pipe.scheduler = scheduler_like(self.pipe.scheduler, generate.scheduler)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.pipe.to(device)
-        self.size = settings.image_size or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        self.encoded: dict[str, torch.Tensor] = {}
-        self.adapter: str | None = None
-        if settings.channels_last:
-            self.pipe.unet.to(memory_format=torch.channels_last)
-            self.pipe.vae.to(memory_format=torch.channels_last)
-        self.compiled = False
-        if settings.compile and settings.lora is not None:
-            paths = lora_paths(settings.lora, class_names)
-            self.lora_rank = max((lora_rank(Path(path)) for path in paths), default=0)
+    def _pipeline(self) -> Path:
+        return local_folder(self.settings.model, self.settings.revision, allow_pickle=self.settings.allow_pickle)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Adds image, uint8 [H,W,3] each, and rejected: `nan` where the model gave no finite pixels."""
-        import torch
+    def _check_scheduler(self, folder: Path) -> None:
+        import diffusers
 
-        with torch.inference_mode():
-            pixels = self._pixels(batch)
-            finite = torch.isfinite(pixels).flatten(1).all(dim=1).tolist()
-            # The GPU sends a quarter of the bytes when it rounds before.
-            images = (pixels.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return {**batch, "image": list(images), "rejected": ["" if ok else "nan" for ok in finite]}
+        from ray_synth.generator.schedulers import scheduler_like
 
-    def _pixels(self, batch: Batch) -> Any:
-        """float [B,3,H,W] in [0, 1]."""
-        import torch
+        saved = read_config(folder / "scheduler" / "scheduler_config.json", folder)
+        kind = getattr(diffusers, saved["_class_name"], None)
+        if kind is None:
+            raise InputError(f"{folder}/scheduler is of a kind that diffusers does not have: {saved['_class_name']}")
+        scheduler_like(kind.from_config(saved), self.generate.scheduler)
 
-        self._adapt(batch["label"][0], batch["class_name"][0])
-        if self.settings.compile and not self.compiled:  # with the first adapter in it, where there are any
-            self.pipe.unet.compile(fullgraph=True)
-            self.pipe.vae.decoder.compile(fullgraph=True)
-            self.compiled = True
-        guided = self.generate.guidance_scale > 1
-        arguments: dict[str, Any] = {
-            "prompt_embeds": self._embedded(batch["prompt"], batch, conditional=True),
-            "negative_prompt_embeds": (
-                self._embedded(batch["negative_prompt"], batch, conditional=False) if guided else None
-            ),
-            "num_inference_steps": self.generate.num_inference_steps,
-            "guidance_scale": self.generate.guidance_scale,
-            # On the CPU, so that an image starts from the same noise on any device.
-            "generator": [torch.Generator().manual_seed(seed) for seed in batch["seed"]],
-            "output_type": "pt",
-            **{name: value for name, value in self.settings.pipeline_args.items() if name != "clip_skip"},
+    def _lora_paths(self) -> list[str]:
+        from ray_synth.generator.diffusers_pipeline import lora_paths
+
+        return lora_paths(self.settings.lora, self.class_names) if self.settings.lora is not None else []
+
+    def _check_loras(self, folder: Path) -> None:
+        settings = self.settings
+        for path in self._lora_paths():
+            check_lora(Path(path), folder, allow_pickle=settings.allow_pickle)
+            if settings.compile and "{" in str(settings.lora) and adapts_text(Path(path)):
+                raise InputError(
+                    f"generator.lora={path} adapts the text encoder, and such adapters cannot be swapped in a compiled "
+                    "model; type --set generator.compile=false"
+                )
+
+    def _check_encoder(self, folder: Path) -> None:
+        """The embedding of an image must be as wide as one of the text, to stand beside it."""
+        assert self.settings.visual_guidance is not None  # noqa: S101 - of the caller
+        encoder = self.settings.visual_guidance.encoder
+        place = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
+        has_safetensors(place, allow_pickle=False, flag=False)
+        config = read_config(place / "config.json", place)
+        width = config.get("projection_dim", config.get("vision_config", {}).get("projection_dim"))
+        wanted = read_config(folder / "unet" / "config.json", folder).get("cross_attention_dim", 1280)
+        if width != wanted:
+            raise InputError(
+                f"generator.visual_guidance.encoder={encoder.model} gives embeddings of width {width}, the model's "
+                f"text embeddings have {wanted}; take the CLIP that the model was made with (ViT-L/14 for Stable "
+                "Diffusion 1.x, ViT-H/14 for 2.x)"
+            )
+
+    def _long_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """A note on prompts of which the text encoder will not read the end, or none."""
+        from ray_synth.generator.diffusers_pipeline import cut_prompts
+
+        cut = cut_prompts(self._pipeline(), list(dict.fromkeys(prompts)))
+        if not cut:
+            return []
+        prompt, lost = cut[0]
+        return [f"{len(cut)} prompt(s) are longer than the text encoder reads; of {prompt!r} it will not see {lost!r}"]
+
+    def origin(self, trained: str) -> Origin:
+        """A local folder's revision is the hash of its contents."""
+        settings, folder = self.settings, self._pipeline()
+        local = Path(settings.model).is_dir()
+        revision = pipeline_digest(folder) if local else str(settings.revision)
+        parts = {"model": revision}
+        for path in self._lora_paths():
+            parts[f"lora/{Path(path).name}/{len(parts)}"] = content_digest(Path(path))
+        others: dict[str, Any] = {
+            "captions": settings.captions and settings.captions.model,
+            "visual_guidance": settings.visual_guidance and settings.visual_guidance.encoder,
         }
-        if self.settings.strength is None:
-            arguments |= {"height": self.size, "width": self.size}
-        else:
-            arguments |= {"image": self._parent_images(batch["parent"]), "strength": self.settings.strength}
-        return self.pipe(**arguments).images
-
-    def _parent_images(self, rows: Sequence[int]) -> Any:
-        import torch
-
-        if self.parents is None:
-            raise InputError("image-to-image needs real images; give parents")
-        images = [unified(np.squeeze(self.parents.images[row]), (self.size, self.size, 3)) for row in rows]
-        colour = np.stack([np.broadcast_to(image, (self.size, self.size, 3)) for image in images])
-        return torch.from_numpy(colour).permute(0, 3, 1, 2).float() / 255
-
-    def _embedded(self, prompts: Sequence[str], batch: Batch, *, conditional: bool) -> Any:
-        """Text embeddings [B,T,D], each prompt encoded once; with the visual guidance joined to them."""
-        import torch
-
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.encoded]
-        if len(self.encoded) + len(new) > CACHED_PROMPTS:
-            self.encoded.clear()
-            new = list(dict.fromkeys(prompts))
-        for prompt in new:
-            self.encoded[prompt] = self._text(prompt)
-        text = torch.stack([self.encoded[prompt] for prompt in prompts])
-        if self.settings.visual_guidance is None or self.parents is None or self.parents.embeddings is None:
-            return text
-        released = self.settings.visual_guidance.variant == "released"
-        rows = batch["parent"] if released else batch["label"]
-        seen = torch.from_numpy(self.parents.embeddings[rows]).to(text)[:, None]
-        if released:
-            return torch.cat([text[:, :-1], seen], dim=1) if conditional else text
-        # The unconditional side is as long, and sees nothing.
-        return torch.cat([text, seen if conditional else torch.zeros_like(seen)], dim=1)
-
-    def _text(self, prompt: str) -> Any:
-        """One prompt -> [T,D]."""
-        encoder, clip_skip = self.pipe.text_encoder, self.settings.pipeline_args.get("clip_skip")
-        # diffusers looks for a wrapper that transformers 5.6 took away (diffusers issue 14124).
-        flat = clip_skip is not None and not hasattr(encoder, "text_model")
-        if flat:
-            encoder.__dict__["text_model"] = encoder
-        try:
-            return self.pipe.encode_prompt(prompt, self.device, 1, False, clip_skip=clip_skip)[0][0]
-        finally:
-            if flat:
-                del encoder.__dict__["text_model"]
-
-    def _adapt(self, label: int, class_name: str) -> None:
-        """Load the LoRA of a class into the base model, in place of the one before."""
-        if self.settings.lora is None:
-            return
-        path = lora_path(self.settings.lora, label, class_name)
-        if path == self.adapter:
-            return
-        hotswap = self.compiled
-        if self.settings.compile and not hotswap and "{" in self.settings.lora:
-            self.pipe.enable_lora_hotswap(target_rank=self.lora_rank)  # a swap must not compile again
-        if self.adapter is not None and not hotswap:
-            self.pipe.delete_adapters(ADAPTER)
-        self.pipe.load_lora_weights(
-            str(Path(path).parent), weight_name=Path(path).name, adapter_name=ADAPTER, hotswap=hotswap
+        for name, model in others.items():
+            if model is not None:
+                place = local_folder(model.model, model.revision)
+                parts[name] = content_digest(place) if Path(model.model).is_dir() else str(model.revision)
+        if settings.captions is not None and settings.captions.path is not None:
+            parts["captions"] = content_digest(Path(settings.captions.path))
+        return Origin(
+            model_id=folder.name if local else settings.model,
+            model_revision=revision,
+            model_license=license_of(folder),
+            parts=parts,
         )
-        if hotswap:  # with the adapter's own scaling, alpha / r, which set_adapters would take from the first one
-            for module in self.pipe.unet.modules():
-                if ADAPTER in getattr(module, "scaling", {}):
-                    module.scaling[ADAPTER] *= self.settings.lora_scale
-        else:
-            self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
-        self.adapter = path
-        self.encoded.clear()  # a LoRA may change the text encoder too
 
+    def pixel_settings(self) -> dict[str, Any]:
+        return self.settings.model_dump(
+            mode="json",
+            exclude={
+                "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
+                "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
+            },
+        )  # fmt: skip
 
-def lora_path(template: str, label: int, class_name: str) -> str:
-    """The LoRA file of a class. Raises InputError where a class name would lead out of its folder."""
-    if "{class}" in template and (class_name in ("", ".", "..") or "/" in class_name or "\0" in class_name):
-        raise InputError(
-            f"generator.lora={template!r}: the class name {class_name!r} cannot be part of a path; "
-            "use {label}, the number of the class, instead of {class}"
+    @property
+    def uses_real_images(self) -> bool:
+        return self.settings.uses_real_images
+
+    @property
+    def class_words(self) -> tuple[str, ...]:
+        return tuple(self.settings.class_words.get(name, name) for name in self.class_names)
+
+    def captions(self, real: ImageSet, root: str | None) -> dict[str, str] | None:
+        asked = self.settings.captions
+        return read_captions(asked.path, real, root) if asked is not None and asked.path is not None else None
+
+    def descriptions(self) -> list[Description]:
+        found: list[Description] = []
+        if self.settings.captions is not None and self.settings.captions.model is not None:
+            found.append(Captioner(self.settings.captions))
+        if self.settings.visual_guidance is not None:
+            found.append(Embedder(self.settings.visual_guidance))
+        return found
+
+    def described_notes(self, parents: Parents) -> list[str]:
+        """On every prompt that real images with their captions give rise to."""
+        if parents.captions is None:
+            return []
+        return self._long_prompts(
+            [
+                filled(template, self.class_names[label], self.settings, caption)
+                for label, caption in zip(parents.labels.tolist(), parents.captions, strict=True)
+                for template in self.settings.prompt
+            ]
         )
-    return template.replace("{label}", str(label)).replace("{class}", class_name)
+
+    def conditions(self, label: int, indices: Sequence[int], parents: Parents | None) -> Batch:
+        settings, name = self.settings, self.class_names[label]
+        rows: list[int | None] = [None] * len(indices)
+        if settings.uses_parents and parents is not None:
+            rows = [parents.row_of(label, index) for index in indices]
+        captions = [""] * len(indices)
+        if parents is not None and parents.captions is not None:
+            captions = [parents.captions[row] for row in rows if row is not None]
+        return {
+            "prompt": [
+                filled(settings.prompt[index % len(settings.prompt)], name, settings, caption)
+                for index, caption in zip(indices, captions, strict=True)
+            ],
+            "negative_prompt": [filled(settings.negative_prompt, name, settings)] * len(indices),
+            "parent": rows,
+        }
+
+    def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
+        from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler
+
+        return StableDiffusionSampler(
+            self._pipeline(),
+            self.settings,
+            self.generate,
+            class_names=self.class_names,
+            parents=parents,
+            device=device,
+        )
+
+    def with_steps(self, steps: int) -> Generator[StableDiffusion]:
+        timed = super().with_steps(steps)
+        return timed._changed(self.settings.model_copy(update={"compile": False}), timed.generate)
+
+    @property
+    def pads_batches(self) -> bool:
+        return self.settings.compile
+
+    @property
+    def share_of_steps(self) -> float:
+        return self.settings.strength or 1.0
+
+    @property
+    def image_side(self) -> int:
+        return self.settings.image_size or SIDE
+
+    def small(self, models: Path) -> dict[str, Any]:
+        raw = self.settings.model_dump() | {
+            "model": str(models / "stable-diffusion"),
+            "revision": None,
+            "image_size": None,
+            "class_words": {},
+            "lora": None,
+            "dtype": "auto",
+            "compile": False,
+            "allow_pickle": False,
+        }
+        if self.settings.captions is not None:
+            raw["captions"] = {"model": {"model": str(models / "captioner")}, "max_new_tokens": 4}
+        if self.settings.visual_guidance is not None:
+            raw["visual_guidance"]["encoder"] = {"model": str(models / "vision-encoder")}
+        return raw
+
+    def tiny_models(self) -> dict[str, Callable[[Path], object]]:
+        found: dict[str, Callable[[Path], object]] = {"stable-diffusion": tiny.tiny_pipeline}
+        if self.settings.captions is not None:
+            found["captioner"] = tiny.tiny_captioner
+        if self.settings.visual_guidance is not None:
+            found["vision-encoder"] = tiny.tiny_vision_encoder
+        return found
 
 
-def lora_paths(template: str, class_names: Sequence[str]) -> list[str]:
-    """The LoRA files of all classes, each once, sorted."""
-    return sorted({lora_path(template, label, name) for label, name in enumerate(class_names)})
-
-
-def check_pipeline_args(settings: StableDiffusion) -> None:
-    """Raise InputError for an argument that the pipeline does not take: it would be passed on and ignored."""
-    known = sorted(set(inspect.signature(_pipeline_class(settings).__call__).parameters) - OURS)
-    for name in settings.pipeline_args:
-        if name in OURS:
-            raise InputError(f"generator.pipeline_args.{name} is set by other settings of generator and generate")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise InputError(f"unknown key generator.pipeline_args.{name}; {hint}")
-
-
-def cut_prompts(folder: Path, prompts: Sequence[str]) -> list[tuple[str, str]]:
-    """(prompt, what the text encoder will not read of it), for those that are longer than its limit."""
-    import_torchvision()
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    limit = tokenizer.model_max_length
-    cut = []
-    for prompt in prompts:
-        ids = tokenizer(prompt, verbose=False).input_ids
-        if len(ids) > limit:
-            cut.append((prompt, tokenizer.decode(ids[limit - 1 : -1])))
-    return cut
-
-
-def _pipeline_class(settings: StableDiffusion) -> Any:
-    import_torchvision()
-    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-
-    return StableDiffusionPipeline if settings.strength is None else StableDiffusionImg2ImgPipeline
-
-
-def _dtype(settings: StableDiffusion, device: str) -> Any:
-    import torch
-
-    if settings.dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, settings.dtype)
+def filled(template: str, class_name: str, settings: StableDiffusion, caption: str = "") -> str:
+    """A template with its words in. Names are text and nothing else: braces in one are not read again."""
+    words: Mapping[str, str] = {
+        "class": settings.class_words.get(class_name, class_name),
+        "dataset": settings.dataset,
+        "caption": caption,
+    }
+    parts = template.split("{")
+    text = parts[0] + "".join(
+        words[name] + rest if closed and name in words else "{" + name + closed + rest
+        for name, closed, rest in (part.partition("}") for part in parts[1:])
+    )
+    return " ".join(text.split())

@@ -12,6 +12,7 @@ from ray_synth.clip import TINY, import_open_clip, quiet_log
 from ray_synth.torch_ops import import_torchvision
 
 WIDTH = 32  # of the text embeddings
+FOLDER_IMAGES = 16  # of a class
 
 
 def tiny_tokenizer() -> Any:
@@ -162,3 +163,18 @@ def tiny_open_clip(file: Path, pipeline: Path) -> Path:
     hook.remove()
     save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, file)
     return file
+
+
+def noisy_digits(folder: Path) -> None:
+    """A folder of class folders: digits with noise on them, so that none is a copy of a real one."""
+    import numpy as np
+    from PIL import Image
+
+    from ray_synth.data.readers import read_digits
+
+    digits, random = read_digits(), np.random.default_rng(0)
+    for label, name in enumerate(digits.class_names):
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(digits.images[digits.labels == label][:FOLDER_IMAGES]):
+            noisy = np.clip(image[..., 0] + random.normal(0, 40, image.shape[:2]), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / name / f"{i:03d}.png")

@@ -14,11 +14,11 @@ from ray_synth.classifier.diagnostics import images_read
 from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
 from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
-from ray_synth.generator.generate import IN_FLIGHT
 from ray_synth.nodes import fitting
 from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
 from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
 from ray_synth.planning.work import SweepWork, Training, Work
+from ray_synth.sampling.generate import IN_FLIGHT
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.places import WINDOW
 

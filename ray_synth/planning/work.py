@@ -404,7 +404,7 @@ def _report(run: Run) -> Stage | None:
 
 def _images_left(run: Run, work: Work) -> dict[str, int | float]:
     """Chunks that are missing, and how large an image of those is that are there."""
-    from ray_synth.generator import chunks
+    from ray_synth.sampling import chunks
 
     per_class = work.images // work.sizes.classes
     plan = replace(run.images.plan, images_per_class=per_class)

@@ -8,20 +8,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_synth.config import ImageFolder, StableDiffusion, digest, with_absolute_paths
+from ray_synth.config import digest
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.data.leaks import Prints, refuse_judged
-from ray_synth.generator import chunks
-from ray_synth.generator.chunks import Plan
+from ray_synth.generator.base import Parents
+from ray_synth.sampling import chunks
+from ray_synth.sampling.chunks import Plan
+from ray_synth.sampling.digests import file_settings, sampling_settings
 from ray_synth.stages.finetune import GeneratorModel
 from ray_synth.stages.inputs import Inputs, Stage
-
-if TYPE_CHECKING:
-    from ray_synth.generator.conditions import Parents
 
 MAX_REJECTED_LISTED = 1000
 MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
@@ -36,22 +34,16 @@ class SyntheticImages:
     def __init__(self, inputs: Inputs, model: GeneratorModel):
         """Raises InputError for images that the classifier is judged on, and for captions that do not fit."""
         self.inputs, self.model, self.experiment = inputs, model, inputs.experiment
-        self.folder = inputs.folder
+        self.folder, self.generator = inputs.folder, model.generator
         self.notes = self._check_judged()
-        self.captions: dict[str, str] | None = None
-        settings = self.experiment.generator
-        if isinstance(settings, StableDiffusion) and settings.captions and settings.captions.path:
-            from ray_synth.generator.describe import read_captions
-
-            self.captions = read_captions(settings.captions.path, inputs.splits.generator, self.experiment.data.path)
+        self.captions = self.generator.captions(inputs.splits.generator, self.experiment.data.path)
 
     def _check_judged(self) -> list[str]:
         """Images that exist already may be those that the classifier is judged on: refused. Returns notes.
 
         A look at some, before anything starts; what it leaves out is compared when the images are read.
         """
-        generator = self.experiment.generator
-        if not isinstance(generator, ImageFolder) or self.folder.is_complete("generate", self.plan.chunk_digest):
+        if not self.generator.source or self.folder.is_complete("generate", self.plan.chunk_digest):
             return []
         # May be more than are asked: some are rejected.
         self._compared = max(1, MAX_COMPARED // len(self.inputs.class_names))
@@ -59,14 +51,11 @@ class SyntheticImages:
             f"the first {self._compared:,} synthetic images per class were compared with validation and test; the rest "
             "will be when they are used"
         )
-        notes = self._refuse_judged(generator, self._compared)
+        notes = self._refuse_judged(self._compared)
         return notes + ([partly] if self._compared < self.images_per_class else [])
 
-    def _refuse_judged(self, generator: ImageFolder, each: int) -> list[str]:
-        from ray_synth.generator.image_folder import folder_prints
-
-        crop = self.experiment.data.crop
-        synthetic = folder_prints(generator.path, self.inputs.class_names, each, self.inputs.shape, crop=crop)
+    def _refuse_judged(self, each: int) -> list[str]:
+        synthetic = self.generator.prints(each, crop=self.experiment.data.crop)
         return refuse_judged(synthetic, {name: Prints.of(self.inputs.sets[name]) for name in ("validation", "test")})
 
     # How many.
@@ -118,19 +107,16 @@ class SyntheticImages:
     @functools.cached_property
     def _base_plan(self) -> Plan:
         """The plan but for the number. Its digests cover what an image is a function of, and no more."""
-        from ray_synth.generator.kinds import available_images, file_settings, pixel_settings, sampling_settings
-
         e, real = self.experiment, self.inputs.digests["generator"]
-        looks_at_real = isinstance(e.generator, StableDiffusion) and e.generator.uses_real_images
         generator_digest = digest(
             "generate",
-            pixel_settings(e.generator),
+            self.generator.pixel_settings(),
             self.model.origin.model_revision,
             self.model.origin.parts,
             sampling_settings(e.generate),
             e.seed,
             list(self.inputs.class_names),
-            real if looks_at_real else None,
+            real if self.generator.uses_real_images else None,
         )
         chunk_digest = digest(
             generator_digest, file_settings(e.generate), real if e.generate.filter.near_copies else None
@@ -142,7 +128,7 @@ class SyntheticImages:
             images_per_class=0,
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
-            available=available_images(e.generator, self.inputs.class_names),
+            available=self.generator.available(),
         )
 
     @property
@@ -195,7 +181,7 @@ class SyntheticImages:
 
     def _make(self, plan: Plan, progress: Callable[[int], None], parents: Parents | None) -> None:
         """What is missing of a plan, and generation.json. progress: called with the number of images made here."""
-        from ray_synth.generator.generate import Job, generate_chunks
+        from ray_synth.sampling.generate import Job, generate_chunks
 
         made = 0
 
@@ -204,13 +190,10 @@ class SyntheticImages:
             made += images
             progress(made)
 
-        e = self.experiment
         job = Job(
             url=self.folder.absolute_url,
             plan=plan,
-            generator=with_absolute_paths(e.generator),
-            generate=with_absolute_paths(e.generate),
-            class_names=self.inputs.class_names,
+            generator=self.generator.on_workers(),
             origin=self.model.origin,
         )
         generate_chunks(self.folder, job, parents, progress=count, say=self.inputs.reporter.say)
@@ -220,23 +203,17 @@ class SyntheticImages:
 
     def _parents(self) -> Parents | None:
         """The real images that the generator or a filter looks at, with their captions and embeddings."""
-        from ray_synth.generator.conditions import Parents
-
-        settings, names = self.experiment.generator, self.inputs.class_names
-        conditioned = isinstance(settings, StableDiffusion) and settings.uses_real_images
+        conditioned = self.generator.uses_real_images
         if not conditioned and not self.experiment.generate.filter.near_copies:
             return None
         parents = Parents.of(self.inputs.splits.generator)
-        if isinstance(settings, StableDiffusion) and conditioned:
-            from ray_synth.generator.describe import described_parents
-            from ray_synth.generator.kinds import captioned_prompts, long_prompts
+        if conditioned:
+            from ray_synth.sampling.describe import described_parents
 
-            parts = self.model.origin.parts
-            parents = described_parents(self.folder, parents, with_absolute_paths(settings), self.captions, parts)
-            if parents.captions is not None:
-                prompts = captioned_prompts(settings, names, parents.labels.tolist(), parents.captions)
-                for note in long_prompts(settings, prompts):
-                    self.inputs.reporter.say(f"generate: {note}")
+            parts, generator = self.model.origin.parts, self.generator.on_workers()
+            parents = described_parents(self.folder, parents, generator, self.captions, parts)
+            for note in self.generator.described_notes(parents):
+                self.inputs.reporter.say(f"generate: {note}")
         return parents
 
     def _write_generation(self, plan: Plan) -> None:
@@ -268,11 +245,10 @@ class SyntheticImages:
         return self._read
 
     def _read_all(self) -> ImageSet:
-        generator = self.experiment.generator
         used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.plan)), default=0)
-        if isinstance(generator, ImageFolder) and used > self._compared:
+        if self.generator.source and used > self._compared:
             # The files, not the chunks: these may hold them recompressed.
-            for note in self._refuse_judged(generator, used):
+            for note in self._refuse_judged(used):
                 self.inputs.reporter.say(f"  note: {note}")
         return chunks.read_synthetic(
             self.folder,
@@ -284,7 +260,7 @@ class SyntheticImages:
 
     def export(self, kind: str) -> str:
         """Write the kept images as `folder` or `webdataset`; returns where in the run folder."""
-        from ray_synth.generator.export import export_images
+        from ray_synth.sampling.export import export_images
 
         with self.inputs.reporter.stage("export", f"writing {self.total:,} images", self.total) as advance:
             return export_images(

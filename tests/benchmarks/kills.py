@@ -202,7 +202,7 @@ def one_run(
 WITNESS = """
 import os, sys
 if any("default_worker" in word for word in sys.orig_argv):
-    from ray_synth.generator import batches
+    from ray_synth.sampling import batches
     whole = batches.InBatches.__call__
     def noted(self, batch):
         line = f"{len(batch['key'])}\\n".encode()

@@ -31,7 +31,7 @@ SETTINGS = {
 WITNESS = """
 import os, sys, time
 if any("default_worker" in word for word in sys.orig_argv):
-    from ray_synth.generator import generate
+    from ray_synth.sampling import generate
     whole = generate.sample_chunk
     def timed(*given):
         start = time.time()

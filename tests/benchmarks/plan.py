@@ -64,7 +64,7 @@ CHUNK_SECONDS = 2.0
 LIGHT_WORK = """
 import os, sys, time
 if any("default_worker" in word for word in sys.orig_argv):
-    from ray_synth.generator import generate
+    from ray_synth.sampling import generate
     whole = generate.sample_chunk
     def waiting(*given):
         log = os.open(os.environ["CHUNKS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -225,8 +225,8 @@ def drawn(nodes: int, mean: float | None, seed: int) -> list[Iterator[float]]:
 def nodes(counts: Sequence[int], life: float, seeds: int) -> None:
     """Short runs say when workers begin, two on one node, the second with a kill, the other rates; the Monte-Carlo
     predicts the rest."""
-    from ray_synth.generator.generate import IN_FLIGHT
     from ray_synth.planning.simulate import Pool, exact
+    from ray_synth.sampling.generate import IN_FLIGHT
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["RAY_AUTH_MODE"] = "disabled"

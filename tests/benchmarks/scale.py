@@ -92,10 +92,10 @@ def pass_through(folder: Path, images: int) -> None:
 
 def resume(folder: Path, images: int) -> None:
     from ray_synth.config import load_experiment
-    from ray_synth.generator.chunks import work_left
     from ray_synth.pipeline import Run
     from ray_synth.progress import Reporter
     from ray_synth.runs import RunFolder
+    from ray_synth.sampling.chunks import work_left
 
     classes = 1000
     write_classes(folder / "real", classes, 8, 8)

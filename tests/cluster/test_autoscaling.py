@@ -132,7 +132,7 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_actors_that_wait_for_gpus_bring_them(pretended: None) -> None:
-    from ray_synth.generator.pool import over_pool
+    from ray_synth.sampling.pool import over_pool
 
     class Where:  # not of this module, which workers do not find
         def __init__(self, shared: object, device: str):

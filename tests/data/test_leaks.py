@@ -17,10 +17,10 @@ from ray_synth.data.leaks import Prints, identical_pairs, image_hashes, near_pai
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, read_splits, split
 from ray_synth.errors import InputError
-from ray_synth.generator import chunks
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.sampling import chunks
 from ray_synth.stages import generate
 
 from ..conftest import DIGITS, write_folder

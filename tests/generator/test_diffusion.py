@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ray_synth.data.splits import Splits
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError
 from ray_synth.generator import finetune as room
+from ray_synth.generator import generator_of
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.diffusion import (
     DiffusionSampler,
@@ -23,9 +25,9 @@ from ray_synth.generator.diffusion import (
     noise_schedule,
     pixel_noise,
 )
-from ray_synth.generator.kinds import check_generator, pixel_settings, sampling_settings
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.digests import sampling_settings
 from ray_synth.seeding import image_seed
 
 SMALL = Diffusion(block_out_channels=(8, 16), steps=30, batch_size=16)
@@ -153,7 +155,7 @@ def test_attention_at_a_side_that_no_level_has_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"must be of 8, 4, .* got 5; type --set generator.attention_resolutions=\[4\]"
     ):
-        check_generator(settings, FAST, class_names=("a",), shape=(8, 8, 1))
+        generator_of(settings, FAST, class_names=("a",), shape=(8, 8, 1)).check()
 
 
 def test_a_linear_schedule_is_that_of_ho_et_al() -> None:
@@ -167,6 +169,10 @@ def test_the_rate_rises_and_falls() -> None:
     )
     assert room._warm_cosine(0, 100, 0) == 1
     assert room._warm_cosine(50, 100, 10) == pytest.approx(0.5)
+
+
+def pixel_settings(settings: Diffusion) -> dict[str, Any]:
+    return generator_of(settings, FAST, class_names=("a",), shape=(8, 8, 1)).pixel_settings()
 
 
 def test_settings_that_came_later_leave_older_digests_as_they_were() -> None:

@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 
 from ray_synth.config import Generate, StableDiffusion, VisualGuidance
 from ray_synth.errors import InputError
-from ray_synth.generator.batches import Batch, InBatches
-from ray_synth.generator.conditions import Parents
-from ray_synth.generator.kinds import captioned_prompts, long_prompts
-from ray_synth.generator.stable_diffusion import (
+from ray_synth.generator import generator_of
+from ray_synth.generator.base import Batch, Parents
+from ray_synth.generator.diffusers_pipeline import (
     StableDiffusionSampler,
     check_pipeline_args,
     cut_prompts,
     lora_path,
 )
 from ray_synth.generator.tiny import WIDTH
+from ray_synth.sampling.batches import InBatches
 
 SAMPLING = Generate(num_inference_steps=4, guidance_scale=2.0, batch_size=4)
 
@@ -210,9 +210,9 @@ def test_a_long_caption_is_named_too(stable_diffusion: Path) -> None:
     settings = StableDiffusion(
         model=str(stable_diffusion), prompt="photo of {class}, {caption}", captions={"path": "captions.csv"}
     )
-    prompts = captioned_prompts(settings, ["cat", "dog"], [0, 1, 1], ["short", "x" * 80, "short"])
-    assert prompts[::2] == ["photo of cat, short", "photo of dog, short"]
-    (note,) = long_prompts(settings, prompts)
+    generator = generator_of(settings, SAMPLING, class_names=["cat", "dog"], shape=(8, 8, 3))
+    images, labels, captions = np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 1]), ["short", "x" * 80, "short"]
+    (note,) = generator.described_notes(Parents(images=images, labels=labels, keys=list("abc"), captions=captions))
     assert note.startswith("1 prompt(s) are longer")
     assert "photo of dog, xxx" in note
 

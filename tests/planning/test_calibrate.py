@@ -12,7 +12,6 @@ import pytest
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
-from ray_synth.generator.chunks import Chunk
 from ray_synth.nodes import Nodes
 from ray_synth.pipeline import Run
 from ray_synth.planning.calibrate import _in_turn, _refuse_others, calibrate
@@ -26,6 +25,7 @@ from ray_synth.planning.sizes import sizes_of
 from ray_synth.planning.work import work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import Chunk
 
 from ..conftest import DIGITS
 from .test_work import run_in

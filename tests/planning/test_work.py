@@ -11,7 +11,6 @@ import pytest
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError
 from ray_synth.generator.artifacts import WEIGHTS
-from ray_synth.generator.chunks import Chunk, write_chunk
 from ray_synth.pipeline import Run
 from ray_synth.planning import work as w
 from ray_synth.planning.plan import plan
@@ -19,6 +18,7 @@ from ray_synth.planning.sizes import Sizes, data_are_here, published_sizes, size
 from ray_synth.planning.work import counted, expected_share, middle, up_to, work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import Chunk, write_chunk
 from ray_synth.stages.inputs import STAGES
 from ray_synth.sweep.ledger import Ledger
 from ray_synth.sweep.search import Search

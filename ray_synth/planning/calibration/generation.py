@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.config import Diffusion, StableDiffusion, with_absolute_paths
+from ray_synth.config import Diffusion, StableDiffusion
 from ray_synth.nodes import cluster_nodes
 from ray_synth.planning.calibration.pieces import HERE, Pieces, some, spread
 from ray_synth.planning.work import CHUNK_BYTES, image_side
@@ -49,8 +49,8 @@ def generator_steps(pieces: Pieces) -> None:
 
 def sampling(pieces: Pieces) -> None:
     begin = time.monotonic()
-    from ray_synth.generator.generate import Job
-    from ray_synth.generator.pool import num_slots
+    from ray_synth.sampling.generate import Job
+    from ray_synth.sampling.pool import num_slots
 
     imports = time.monotonic() - begin
     e, nodes = pieces.experiment, cluster_nodes()
@@ -60,9 +60,7 @@ def sampling(pieces: Pieces) -> None:
     job = Job(
         url=pieces.folder.absolute_url,
         plan=replace(pieces.run.images.plan, images_per_class=10**6),
-        generator=with_absolute_paths(e.generator),
-        generate=with_absolute_paths(e.generate),
-        class_names=pieces.run.inputs.class_names,
+        generator=pieces.run.model.generator.on_workers(),
         origin=pieces.run.model.origin,
     )
     parents = _parents(pieces)
@@ -74,8 +72,8 @@ def sampling(pieces: Pieces) -> None:
 
 def _parents(pieces: Pieces) -> Any:
     """A few real images of the first class, described as the run would."""
-    from ray_synth.generator.conditions import Parents
-    from ray_synth.generator.describe import described_parents
+    from ray_synth.generator.base import Parents
+    from ray_synth.sampling.describe import described_parents
 
     settings, real = pieces.experiment.generator, pieces.run.inputs.splits.generator
     conditioned = isinstance(settings, StableDiffusion) and settings.uses_real_images
@@ -84,7 +82,7 @@ def _parents(pieces: Pieces) -> Any:
     parents = Parents.of(real.take(np.flatnonzero(real.labels == 0)[:8]))
     if isinstance(settings, StableDiffusion) and conditioned:
         parts, captions = pieces.run.model.origin.parts, pieces.run.images.captions
-        parents = described_parents(pieces.folder, parents, settings, captions, parts)
+        parents = described_parents(pieces.folder, parents, pieces.run.model.generator.on_workers(), captions, parts)
     return parents
 
 
@@ -92,7 +90,7 @@ def _few_steps(pieces: Pieces, job: Any, parents: Any) -> None:
     """Stable Diffusion on CPUs: what the run itself says beforehand, on all of them at once."""
     import ray
 
-    from ray_synth.generator.generate import seconds_per_image
+    from ray_synth.sampling.generate import seconds_per_image
 
     begin = time.monotonic()
     task, shared = ray.remote(num_cpus=1)(seconds_per_image), ray.put(parents)
@@ -107,9 +105,9 @@ def _few_steps(pieces: Pieces, job: Any, parents: Any) -> None:
 
 def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
     """Whole chunks through the pool of actors as the run has it: filtered, encoded and written."""
-    from ray_synth.generator.chunks import FOLDER
-    from ray_synth.generator.generate import IN_FLIGHT, SampleChunks
-    from ray_synth.generator.pool import over_pool
+    from ray_synth.sampling.chunks import FOLDER
+    from ray_synth.sampling.generate import IN_FLIGHT, SampleChunks
+    from ray_synth.sampling.pool import over_pool
 
     items = _items(pieces, job)
     size = items[0]["stop"] - items[0]["start"]
@@ -121,7 +119,7 @@ def _chunks(pieces: Pieces, job: Any, parents: Any, imports: float) -> None:
         (job,),
         parents,
         pool=(actors, actors),
-        gpus_per_actor=job.generate.gpus_per_actor,
+        gpus_per_actor=job.generator.generate.gpus_per_actor,
         concurrent=IN_FLIGHT,
     ):
         ends.append(time.monotonic() - begin)
@@ -167,17 +165,15 @@ def _items(pieces: Pieces, job: Any) -> list[dict[str, int]]:
 
 def _image_guess(pieces: Pieces, job: Any) -> float:
     """Seconds of one image of the pixel model in a small batch, in this process."""
-    from ray_synth.generator.chunks import Chunk
-    from ray_synth.generator.conditions import conditions
-    from ray_synth.generator.kinds import load_sampler
+    from ray_synth.sampling.chunks import Chunk
+    from ray_synth.sampling.conditions import conditions
 
-    few = job.generate.model_copy(update={"num_inference_steps": 2})
-    sampler = load_sampler(pieces.folder, job.generator, few, class_names=job.class_names, parents=None, device="cpu")
-    batch = conditions(job.plan, Chunk(job.plan.chunk_digest[:12], 0, 0, 8), job.generator, job.class_names, None)
+    sampler = job.generator.with_steps(2).sampler(pieces.folder, None, "cpu")
+    batch = conditions(job.plan, Chunk(job.plan.chunk_digest[:12], 0, 0, 8), job.generator, None)
     sampler(batch)
     begin = time.monotonic()
     sampler(batch)
-    return max(1e-6, (time.monotonic() - begin) / 2 / 8 * job.generate.num_inference_steps)
+    return max(1e-6, (time.monotonic() - begin) / 2 / 8 * job.generator.generate.num_inference_steps)
 
 
 def reading(pieces: Pieces) -> None:
@@ -187,7 +183,7 @@ def reading(pieces: Pieces) -> None:
     import pyarrow.parquet as pq
 
     from ray_synth.data.decoding import unified
-    from ray_synth.generator.chunks import FOLDER, READERS, _decoded
+    from ray_synth.sampling.chunks import FOLDER, READERS, _decoded
 
     folder, name, origin = _some_chunk(pieces)
 
@@ -208,7 +204,7 @@ def reading(pieces: Pieces) -> None:
 def _some_chunk(pieces: Pieces) -> tuple[RunFolder, str, str]:
     """Where it lies, its name, and what it is: one that was sampled now or by the run, or real images as large as
     generated ones where sampling even one chunk would take too long."""
-    from ray_synth.generator.chunks import FOLDER, SCHEMA, Chunk, encoded, finished_chunks, write_chunk
+    from ray_synth.sampling.chunks import FOLDER, SCHEMA, Chunk, encoded, finished_chunks, write_chunk
 
     made = pieces.folder.list(FOLDER)
     if made:

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_synth.config import ImageFolder
 from ray_synth.data.readers import read_folder
-from ray_synth.errors import InputError
-from ray_synth.generator import export as room
-from ray_synth.generator.chunks import work_left
-from ray_synth.generator.export import export_images
-from ray_synth.generator.image_folder import FolderSampler, check_folder, folder_name, folder_prints
-from ray_synth.generator.kinds import available_images
+from ray_synth.generator.folder import folder_name
 from ray_synth.runs import RunFolder
+from ray_synth.sampling import export as room
+from ray_synth.sampling.chunks import work_left
+from ray_synth.sampling.export import export_images
 
+from ..generator.tiny_models import edit_json
 from .test_chunks import NAMES, PLAN, pixels, write
-from .tiny_models import edit_json
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def folder(tmp_path: Path) -> RunFolder:
     wanted = dataclasses.replace(PLAN, max_attempts=3)
     for chunk in work_left([], wanted).missing:
         write(folder, chunk, rejected=(3,))
-    from ray_synth.generator.chunks import finished_chunks
+    from ray_synth.sampling.chunks import finished_chunks
 
     for chunk in work_left(finished_chunks(folder, wanted), wanted).missing:
         write(folder, chunk)
@@ -87,39 +84,5 @@ def test_shards_hold_image_label_and_origin(folder: RunFolder, monkeypatch: pyte
         label = int(key.split("-")[1])
         assert int(sample["cls"]) == label
         assert json.loads(sample["json"])["class_name"] == NAMES[label]
-        from PIL import Image
 
         assert np.asarray(Image.open(io.BytesIO(sample["png"]))).shape == (4, 5, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("..", "%2E."),
-        (".hidden", "%2Ehidden"),
-        (".", "%2E"),
-        ("a/b", "a%2Fb"),
-        ('say "hi"', "say %22hi%22"),
-        ("кот 😀", "кот 😀"),
-    ],
-)
-def test_class_names_become_names_of_one_folder(name: str, folder: str) -> None:
-    assert folder_name(name) == folder
-
-
-def test_an_exported_folder_is_read_by_the_names_of_its_classes(tmp_path: Path) -> None:
-    names = ("F/A-18", "C/V", "DC-10")
-    for folder in map(folder_name, names):
-        (tmp_path / folder).mkdir()
-        for number in range(2):
-            Image.new("RGB", (4, 6), (number, 0, 0)).save(tmp_path / folder / f"{number}.png")
-    check_folder(str(tmp_path), names, 2)
-    settings = ImageFolder(path=str(tmp_path))
-    assert available_images(settings, names) == (2, 2, 2)
-    batch = FolderSampler(str(tmp_path), names)({"label": [0, 1, 2], "index": [0, 1, 2]})
-    assert batch["rejected"] == ["", "", "no_file"]
-    assert batch["image"][1][0, 0].tolist() == [1, 0, 0]
-    prints = folder_prints(str(tmp_path), names, 1, (4, 4, 3), crop=True)
-    assert [Path(name).parent.name for name in prints.names] == ["F%2FA-18", "C%2FV", "DC-10"]
-    with pytest.raises(InputError, match=r"no folder for class 'B/1', which would be called B%2F1; it has C%2FV"):
-        check_folder(str(tmp_path), ["DC-10", "B/1"], 2)

@@ -7,9 +7,9 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 
-from ray_synth.generator.chunks import Plan, read_rows
-from ray_synth.generator.image_folder import folder_name
+from ray_synth.generator.folder import folder_name
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import Plan, read_rows
 
 SHARD_BYTES = 128 * 2**20
 PROVENANCE = ("prompt", "negative_prompt", "seed", "parent_key", "model_id", "model_revision", "model_license")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ray_synth.config import Generate, GeneratorSettings, ImageFolder, StableDiffusion
 from ray_synth.errors import WorkError
-from ray_synth.generator import attempts as notes
-from ray_synth.generator.attempts import Attempts
-from ray_synth.generator.batches import Batch, InBatches, Sampler, joined, rows_of
-from ray_synth.generator.chunks import (
+from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler
+from ray_synth.nodes import cluster_nodes
+from ray_synth.runs import RunFolder
+from ray_synth.sampling import attempts as notes
+from ray_synth.sampling.attempts import Attempts
+from ray_synth.sampling.batches import InBatches, joined, rows_of
+from ray_synth.sampling.chunks import (
     FOLDER,
     Chunk,
     Plan,
@@ -27,12 +30,9 @@ from ray_synth.generator.chunks import (
     work_left,
     write_chunk,
 )
-from ray_synth.generator.conditions import Parents, conditions
-from ray_synth.generator.filtering import build_filters
-from ray_synth.generator.kinds import DEFAULT_BATCH, Origin, load_sampler
-from ray_synth.generator.pool import num_slots, over_pool
-from ray_synth.nodes import cluster_nodes
-from ray_synth.runs import RunFolder
+from ray_synth.sampling.conditions import conditions
+from ray_synth.sampling.filtering import build_filters
+from ray_synth.sampling.pool import num_slots, over_pool
 from ray_synth.torch_ops import keep_freed_memory
 
 ROW = ("key", "label", "class_name", "prompt", "negative_prompt", "seed", "parent_key", "rejected")
@@ -49,9 +49,7 @@ class Job:
 
     url: str
     plan: Plan
-    generator: GeneratorSettings
-    generate: Generate
-    class_names: Sequence[str]
+    generator: Generator[Any]
     origin: Origin
 
 
@@ -64,12 +62,10 @@ class SampleChunks:
     def __init__(self, job: Job, parents: Parents | None, device: str):
         self.job, self.parents = job, parents
         self.folder = RunFolder.on_worker(job.url)
-        sampler = load_sampler(
-            self.folder, job.generator, job.generate, class_names=job.class_names, parents=parents, device=device
-        )
-        compiled = isinstance(job.generator, StableDiffusion) and job.generator.compile
-        self.sampler = InBatches(sampler, job.generate.batch_size or DEFAULT_BATCH, pad=compiled)
-        self.filtered = build_filters(job.generate.filter, _words(job), parents, device)
+        generator = job.generator
+        sampler = generator.sampler(self.folder, parents, device)
+        self.sampler = InBatches(sampler, generator.batch_size, pad=generator.pads_batches)
+        self.filtered = build_filters(generator.generate.filter, generator.class_words, parents, device)
         self.sampling = threading.Lock()
         self.there: dict[tuple[int, int, int], Chunk] = {}
         self.listed = -math.inf
@@ -97,14 +93,14 @@ class SampleChunks:
         with self.sampling:
             sampled = sample_chunk(
                 self.sampler,
-                conditions(job.plan, chunk, job.generator, job.class_names, self.parents),
+                conditions(job.plan, chunk, job.generator, self.parents),
                 Attempts(self.folder, chunk),
                 chunk,
             )
-        judged = self.filtered(sampled)
+        judged, generate = self.filtered(sampled), job.generator.generate
 
         def encode(image: np.ndarray, reason: str) -> bytes:
-            return b"" if reason in NO_IMAGE else encoded(image, job.generate.format, job.generate.quality)
+            return b"" if reason in NO_IMAGE else encoded(image, generate.format, generate.quality)
 
         rows = {name: judged[name] for name in ROW} | {
             "image": list(self.encoders.map(encode, judged["image"], judged["rejected"])),
@@ -167,8 +163,8 @@ def generate_chunks(
             SampleChunks,
             (job,),
             parents,
-            pool=job.generate.pool,
-            gpus_per_actor=job.generate.gpus_per_actor,
+            pool=job.generator.generate.pool,
+            gpus_per_actor=job.generator.generate.gpus_per_actor,
             concurrent=IN_FLIGHT,
         ):
             progress(kept)
@@ -194,27 +190,21 @@ def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
     label = min(work.short, key=lambda one: work.short[one])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
     others = f" (and {len(work.short) - 1} more classes)" if len(work.short) > 1 else ""
-    if isinstance(job.generator, ImageFolder):
-        cure = f"add images to {job.generator.path}"
+    if job.generator.source:
+        cure = f"add images to {job.generator.source}"
         if work.short[label]:
             cure += f", or type --set generate.images_per_class={work.short[label]}"
     else:
         cure = f"type --set generate.max_attempts={2 * job.plan.max_attempts}"
     return (
-        f"class {job.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} images{others}; "
-        f"rejected: {reasons}; relax generate.filter, or {cure}"
+        f"class {job.generator.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} "
+        f"images{others}; rejected: {reasons}; relax generate.filter, or {cure}"
     )
 
 
-def _words(job: Job) -> list[str]:
-    """What classes are called in prompts."""
-    words = job.generator.class_words if isinstance(job.generator, StableDiffusion) else {}
-    return [words.get(name, name) for name in job.class_names]
-
-
 def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[str], None]) -> None:
-    """On CPUs Stable Diffusion takes long: how long, from a few steps of one image."""
-    if not isinstance(job.generator, StableDiffusion):
+    """How long a large model takes on CPUs, from a few steps of one image."""
+    if not job.generator.slow_on_cpu:
         return
     nodes = cluster_nodes()
     if nodes.on_gpus:
@@ -224,7 +214,7 @@ def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[
     task = ray.remote(num_cpus=1)(seconds_per_image)
     seconds = ray.get(task.remote(job, ray.put(parents)))
     slots, _ = num_slots(nodes)
-    actors = min(job.generate.pool[1] if job.generate.pool else slots, slots, len(work.missing))
+    actors = min(job.generator.generate.pool[1] if job.generator.generate.pool else slots, slots, len(work.missing))
     total = seconds * work.num_images / actors
     shown = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
     say(
@@ -235,18 +225,12 @@ def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[
 
 def seconds_per_image(job: Job, parents: Parents | None) -> float:
     """Measured on one image with few steps, and drawn out to all of them."""
-    strength = job.generator.strength if isinstance(job.generator, StableDiffusion) else None
-    few = int(np.ceil(2 / (strength or 1)))
-    chunk = Chunk(job.plan.chunk_digest[:12], 0, 0, 1)
-    batch = conditions(job.plan, chunk, job.generator, job.class_names, parents)
-    generator = job.generator.model_copy(update={"compile": False})
+    few = math.ceil(2 / job.generator.share_of_steps)
+    batch = conditions(job.plan, Chunk(job.plan.chunk_digest[:12], 0, 0, 1), job.generator, parents)
     keep_freed_memory()
 
     def seconds(steps: int) -> float:
-        generate = job.generate.model_copy(update={"num_inference_steps": steps})
-        sampler = load_sampler(
-            RunFolder(job.url), generator, generate, class_names=job.class_names, parents=parents, device="cpu"
-        )
+        sampler = job.generator.with_steps(steps).sampler(RunFolder(job.url), parents, "cpu")
         taken = 0.0
         for _ in range(2):  # what a first call costs more matters where it is quick
             start = time.perf_counter()
@@ -258,4 +242,4 @@ def seconds_per_image(job: Job, parents: Parents | None) -> float:
 
     fewer, more = seconds(few), seconds(2 * few)
     per_step = max(0.0, more - fewer) / few
-    return max(fewer + per_step * (job.generate.num_inference_steps - few), 1e-3)
+    return max(fewer + per_step * (job.generator.generate.num_inference_steps - few), 1e-3)

@@ -6,16 +6,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ray_synth.clip import OpenClip
+from ray_synth.clip import OpenClip, check_open_clip
 from ray_synth.config import ClipFilter, Filter
-from ray_synth.generator.batches import Batch
-from ray_synth.generator.conditions import Parents
+from ray_synth.generator.base import Batch, Parents
 
 BLANK_RANGE = 2  # of 255, in every channel
 THUMBNAIL = 16  # pixels a side, or as many as a real image has
 CALIBRATION_IMAGES = 2000
 CALIBRATION_QUANTILE = 0.01
 Judge = Callable[[list[np.ndarray], list[int]], np.ndarray]  # images, labels -> True where rejected
+
+
+def check_filters(settings: Filter) -> None:
+    """Raise InputError for a CLIP that will not work."""
+    if settings.clip is not None:
+        check_open_clip(settings.clip.model, settings.clip.weights)
 
 
 def build_filters(
@@ -95,6 +100,7 @@ class ZeroShot:
     def __call__(self, images: list[np.ndarray], labels: list[int]) -> np.ndarray:
         probabilities = self.clip.class_probabilities(images, self.texts)
         if self.above_chance:
-            return probabilities[np.arange(len(labels)), labels] <= 1 / probabilities.shape[1]
+            unlikely: np.ndarray = probabilities[np.arange(len(labels)), labels] <= 1 / probabilities.shape[1]
+            return unlikely
         wrong: np.ndarray = probabilities.argmax(axis=1) != np.asarray(labels)
         return wrong

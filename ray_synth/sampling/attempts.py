@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ray_synth.generator.chunks import Chunk
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import Chunk
 
 FOLDER = "attempts"
 TRIES = 3

@@ -1,19 +1,9 @@
-"""Columns in, columns out: what one image is sampled from, and how a batch is cut when memory runs out.
-
-Every generator and every filter is a function from a batch to a batch. Columns of a batch: key, label, class_name,
-index, seed, prompt, negative_prompt, parent (row of the real image behind it, or None), parent_key; a generator adds
-image (uint8 [H,W,C] each) and rejected (a reason, empty for an image that is kept).
-"""
+"""Batches cut and joined, and halved where memory runs out. Every filter and every sampler takes one and gives one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from ray_synth.errors import WorkError
-
-Batch = dict[str, list[Any]]
-Sampler = Callable[[Batch], Batch]
+from ray_synth.generator.base import Batch, Sampler
 
 
 def rows_of(batch: Batch, start: int, stop: int) -> Batch:

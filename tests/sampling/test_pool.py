@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from ray_synth.errors import InputError, WorkError
-from ray_synth.generator.pool import _Worker, num_slots
 from ray_synth.nodes import Nodes
+from ray_synth.sampling.pool import _Worker, num_slots
 
 
 @pytest.mark.parametrize(

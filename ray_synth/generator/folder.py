@@ -1,23 +1,66 @@
-"""Class and index in, an image that exists already out: the i-th file of its class, by name."""
+"""The kind `folder`: images that exist already. Image i of a class is its i-th file, by name."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from ray_synth.config import ImageFolder
 from ray_synth.data.decoding import THREADS, decoded_file, unified
 from ray_synth.data.leaks import Prints
 from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
-from ray_synth.generator.batches import Batch
+from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.pretrained import files_digest
+from ray_synth.generator.tiny import noisy_digits
+from ray_synth.runs import RunFolder
 
 PIECE = 256  # images that are held at once
+
+
+@register
+class FolderGenerator(Generator[ImageFolder]):
+    """Class folders, as an export writes them."""
+
+    Settings = ImageFolder
+    share_of_steps = 0.0
+
+    def check(self) -> list[str]:
+        check_folder(self.settings.path, self.class_names, self.generate.images_per_class)
+        return []
+
+    def origin(self, trained: str) -> Origin:
+        content = folder_digest(self.settings.path)
+        name = f"folder/{Path(self.settings.path).name}"
+        return Origin(model_id=name, model_revision=content, model_license="", parts={"folder": content})
+
+    def pixel_settings(self) -> dict[str, Any]:
+        return {"kind": self.settings.kind}
+
+    @property
+    def source(self) -> str:
+        return self.settings.path
+
+    def available(self) -> tuple[int, ...]:
+        return tuple(len(files) for files in folder_files(self.settings.path, self.class_names))
+
+    def prints(self, each: int, *, crop: bool) -> Prints:
+        return folder_prints(self.settings.path, self.class_names, each, self.shape, crop=crop)
+
+    def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
+        return FolderSampler(self.settings.path, self.class_names)
+
+    def small(self, models: Path) -> dict[str, Any]:
+        return {**self.settings.model_dump(), "path": str(models / "digits")}
+
+    def tiny_models(self) -> dict[str, Callable[[Path], object]]:
+        return {"digits": noisy_digits}
 
 
 class FolderSampler:

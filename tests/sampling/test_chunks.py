@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_synth.errors import WorkError
-from ray_synth.generator.chunks import (
+from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import (
     SCHEMA,
     Chunk,
     Plan,
@@ -27,7 +28,6 @@ from ray_synth.generator.chunks import (
     work_left,
     write_chunk,
 )
-from ray_synth.runs import RunFolder
 from ray_synth.seeding import image_seed
 
 DIGEST = "0123456789abcdef"
