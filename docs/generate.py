@@ -118,9 +118,9 @@ def _rows(fields: Mapping[str, Any], required: set[str], prefix: str, known: Map
 def _sections(field: Mapping[str, Any], known: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The models that a key may hold, or a map of them."""
     found = [
-        known[option["$ref"].rpartition("/")[2]]
+        known[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
         for option in (field, *field.get("anyOf", ()), *field.get("oneOf", ()))
-        if "$ref" in option
+        if "$ref" in option or "properties" in option
     ]
     values = field.get("additionalProperties")
     return found or (_sections(values, known) if isinstance(values, dict) else [])

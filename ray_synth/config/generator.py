@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from ray_synth.config.section import Section
@@ -212,7 +212,14 @@ def _of_its_kind(section: Any) -> GeneratorSettings:
     return settings.model_validate(section)
 
 
-Generator = Annotated[SerializeAsAny[GeneratorSettings], BeforeValidator(_of_its_kind)]
+class _AnyKind:
+    """What the schema of an experiment file says of the section: one of the kinds that are known then."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in GENERATORS.values()]}
+
+
+Generator = Annotated[SerializeAsAny[GeneratorSettings], BeforeValidator(_of_its_kind), _AnyKind()]
 
 
 class ClipFilter(Section):

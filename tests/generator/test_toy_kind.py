@@ -16,7 +16,7 @@ import pytest
 from pydantic import Field
 
 import ray_synth as rs
-from ray_synth.config import GeneratorSettings, load_experiment
+from ray_synth.config import Experiment, GeneratorSettings, load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
 from ray_synth.generator.base import KINDS, Batch, Generator, Origin, Parents, Sampler, register
@@ -130,6 +130,8 @@ def test_an_experiment_file_takes_it_and_names_what_it_does_not_know() -> None:
     assert experiment.model_dump(mode="json")["generator"] == {
         "kind": "mean", "fit_rounds": 6, "spread": 20.0, "start": "none",
     }  # fmt: skip
+    sections = Experiment.model_json_schema()["properties"]["generator"]["oneOf"]
+    assert [section["properties"]["kind"]["const"] for section in sections][-1] == "mean"
     for changes, words in (
         ({"generator.fit_round": 5}, r"unknown key generator\.fit_round; did you mean generator\.fit_rounds\?"),
         ({"generator.fit_rounds": 0}, r"generator\.fit_rounds: .* got 0; type --set generator\.fit_rounds=10"),
