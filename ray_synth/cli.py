@@ -246,7 +246,7 @@ def estimate(
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="SPEC", help="auto (default) or open_clip:MODEL:/path/to/weights"),
+        typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
     ] = None,
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")

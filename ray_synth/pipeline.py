@@ -133,7 +133,7 @@ class Run:
 
     def _check_classifier(self) -> None:
         from ray_synth.classifier.models import check_model
-        from ray_synth.clip import OpenClip
+        from ray_synth.features.encoders import encoder_of
 
         e, shape = self.experiment, self.inputs.shape
         check_model(e.classifier, shape)
@@ -144,7 +144,9 @@ class Run:
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
         if e.partition.encoder:
-            OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
+            encoder_of(
+                e.partition.features, device="cpu"
+            )  # loads it: weights that do not fit would fail in every trial
 
     def check_places(self) -> None:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""

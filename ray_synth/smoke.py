@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ray_synth.clip import TINY
 from ray_synth.config import (
     Classifier,
     Data,
@@ -29,6 +28,7 @@ from ray_synth.config import (
     Sweep,
 )
 from ray_synth.errors import InputError
+from ray_synth.features.clip import TINY
 from ray_synth.torch_ops import import_torchvision
 
 WARNING = "smoke run: tiny models, tiny data; the figures below mean nothing, they only show that the file runs"

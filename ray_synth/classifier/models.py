@@ -14,6 +14,7 @@ from ray_synth.classifier.clip_lora import build_clip, check_clip
 from ray_synth.classifier.weights import misfit, read_weights
 from ray_synth.config import Classifier
 from ray_synth.errors import InputError
+from ray_synth.features.clip import image_statistics
 from ray_synth.torch_ops import import_torchvision
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -148,10 +149,8 @@ def _check_channels(settings: Classifier, shape: tuple[int, int, int]) -> None:
 
 
 def _prepared_clip(network: Any) -> nn.Module:
-    visual = network.clip.visual
-    side = visual.image_size
-    size = (side, side) if isinstance(side, int) else tuple(side)
-    return Prepared(network, size=size, mean=visual.image_mean, std=visual.image_std, mode="bicubic")
+    size, mean, std = image_statistics(network.clip.visual)
+    return Prepared(network, size=size, mean=mean, std=std, mode="bicubic")
 
 
 def _build_network(settings: Classifier, shape: tuple[int, int, int], num_classes: int, *, load: bool) -> nn.Module:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ray_synth.clip import OpenClip
 from ray_synth.config import ClipFilter, Filter
+from ray_synth.features.clip import OpenClip
 from ray_synth.generator.batches import Batch
 from ray_synth.generator.conditions import Parents
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_synth.clip import check_open_clip
 from ray_synth.config import SAMPLING, Diffusion, Generate, GeneratorSettings, ImageFolder, StableDiffusion
 from ray_synth.errors import InputError
+from ray_synth.features.clip import check_open_clip
 from ray_synth.generator.batches import Sampler
 from ray_synth.generator.conditions import Parents, filled
 from ray_synth.generator.image_folder import FolderSampler, check_folder, folder_digest, folder_files

@@ -27,7 +27,7 @@ class Prediction:
         seed = derive_seed("estimate", e.seed) % 2**32
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.bound.estimator import estimate_ratio
+            from ray_synth.estimate import estimate_ratio
 
             real, synthetic = self.inputs.splits.train, self.images.all
             rows = first_per_class(synthetic.labels, pilot)

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from ray_synth.bound.estimator import estimate_ratio
 from ray_synth.classifier.mixture import mix
 from ray_synth.classifier.train import fit
 from ray_synth.config import Augment, Classifier, Diffusion, Generate, PartitionSettings
 from ray_synth.data.images import ImageSet, first_per_class, rank_in_class
+from ray_synth.estimate import estimate_ratio
 from ray_synth.evaluation.fidelity import label_fidelity
 from ray_synth.generator.diffusion import DiffusionSampler, load_unet, pixel_noise
 from ray_synth.generator.finetune import finetune

@@ -29,7 +29,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-import ray_synth.bound
+import ray_synth
 from ray_synth.config import load_experiment
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Trial
@@ -150,7 +150,8 @@ def cell_trials(task: tuple[Cell, FloatArray, float, dict[str, Any], int]) -> tu
 
 
 def source_digest() -> str:
-    files = sorted(Path(ray_synth.bound.__path__[0]).glob("*.py"))
+    house = Path(ray_synth.__path__[0])
+    files = [house / "estimate.py", *sorted(house.glob("bound/*.py")), *sorted(house.glob("features/*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -15,6 +15,7 @@ from ray_synth.classifier.train import Team, _Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
+from ray_synth.features.encoders import Encoder
 
 
 def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20, **how: Any) -> TrainingData:
@@ -53,7 +54,8 @@ def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
 def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray_synth.classifier import mixture
 
-    monkeypatch.setattr(mixture, "encoder_of", lambda spec: lambda batch: batch.reshape(len(batch), -1)[:, :7])
+    seven = Encoder(name="seven", function=lambda batch: batch.reshape(len(batch), -1)[:, :7])
+    monkeypatch.setattr(mixture, "encoder_of", lambda spec: seven)
     sets = [splits.train, splits.validation]
     found = partition_features(sets, "open_clip:any:file")
     assert np.array_equal(found, np.concatenate([s.images.reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32))

@@ -30,7 +30,7 @@ def estimate(pieces: Pieces) -> None:
     if not pieces.work.pilot:
         return
     begin = time.monotonic()
-    from ray_synth.bound.estimator import estimate_ratio
+    from ray_synth.estimate import estimate_ratio
 
     e, real = pieces.experiment, some(pieces.run.inputs.splits.train, MOST_REAL)
     classes = pieces.sizes.classes

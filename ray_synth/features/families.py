@@ -1,20 +1,18 @@
-"""Image sets in, feature matrices out: built-in families, frozen and never downloaded, or an encoder of the user's."""
+"""Image sets in, a few families of leading components out: of pixels and random patches, or of an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_synth.errors import InputError
+from ray_synth.features.encoders import Encoder
 
 FloatArray = NDArray[np.float64]
-Encoder = Callable[[np.ndarray], np.ndarray]  # uint8 images [N,H,W,C] -> features [N,d]
 
 NUM_COMPONENTS = 64
 NUM_PATCHES = 40
-NUM_HIDDEN = 300
 MAX_SIDE = 16
 BLOCK = 256
 
@@ -31,7 +29,7 @@ def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed
     """
     sizes = [len(images) for images in sets]
     if encoder is not None:
-        rows = np.concatenate([_encoded(encoder, images) for images in sets])
+        rows = np.concatenate([encoder(images).astype(np.float64) for images in sets])
         families = {"features": _components(rows, sizes[0], 0.0), "whitened": _components(rows, sizes[0], 0.25)}
     else:
         small = [pooled(images) for images in sets]
@@ -42,25 +40,6 @@ def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed
             families["patches"] = _components(responses, sizes[0], 0.25)
     cuts = np.cumsum(sizes)[:-1]
     return {name: np.split(linear, cuts) for name, linear in families.items()}
-
-
-def random_relu(linear: Sequence[FloatArray], rng: np.random.Generator) -> list[FloatArray]:
-    """A constant, the features themselves, and 300 random ReLU features of them. [n_k,d] -> [n_k, 1+d+300]"""
-    weights = rng.normal(size=(linear[0].shape[1], NUM_HIDDEN)) / 3.0
-    bias = rng.uniform(-0.5, 0.5, NUM_HIDDEN)
-    hidden = [np.maximum(part @ weights + bias, 0.0) for part in linear]
-    scale = np.sqrt(9.0 / max(float((hidden[0] ** 2).sum(axis=1).mean()), 1e-12))
-    return [
-        np.concatenate([np.ones((len(part), 1)), part, h * scale], axis=1)
-        for part, h in zip(linear, hidden, strict=True)
-    ]
-
-
-def redrawn(families: Mapping[str, list[FloatArray]], *, redraws: int, seed: int) -> Iterator[list[FloatArray]]:
-    """Every family's random ReLU features, `redraws` times."""
-    for number, linear in enumerate(families.values()):
-        for redraw in range(redraws):
-            yield random_relu(linear, np.random.default_rng([seed, number, redraw]))
 
 
 def pooled(images: np.ndarray) -> FloatArray:
@@ -74,16 +53,6 @@ def pooled(images: np.ndarray) -> FloatArray:
         shape = (len(block), block.shape[1] // factor_h, factor_h, block.shape[2] // factor_w, factor_w, channels)
         parts.append(block.reshape(shape).mean(axis=(2, 4)))
     return np.concatenate(parts)
-
-
-def _encoded(encoder: Encoder, images: np.ndarray) -> FloatArray:
-    features = np.asarray(encoder(images), dtype=np.float64)
-    if features.ndim != 2 or len(features) != len(images):
-        raise InputError(f"features must come as [{len(images)}, d], got {list(features.shape)}")
-    if not np.isfinite(features).all():
-        bad = int((~np.isfinite(features)).any(axis=1).sum())
-        raise InputError(f"features must be finite, got NaN or infinity for {bad} of {len(features)} images")
-    return features
 
 
 def _components(rows: FloatArray, n: int, power: float) -> FloatArray:

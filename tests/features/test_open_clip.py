@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.encoders import encoder_of
+from ray_synth.features.encoders import encoder_of
 from ray_synth.torch_ops import import_torchvision
 
 import_torchvision()
