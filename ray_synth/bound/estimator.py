@@ -102,11 +102,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         "accuracy": list(_floats(evidence.importance @ evidence.scores)),
         "verdict_probability": probabilities,
     }
-    answers = {
-        name: _METHODS[name](samples, evidence, size, max_ratio, asked.real_weight)
-        for name in asked.methods
-        if name != "probe"
-    }
+    answers = {name: _METHODS[name](samples, evidence, asked) for name in asked.methods if name != "probe"}
     return RatioEstimate(
         ratio=pick,
         interval=(_rounded(ratios[first], max_ratio), _rounded(ratios[last], max_ratio)),
@@ -227,15 +223,11 @@ def _per_class(
     return tuple(sorted(found, key=lambda each: each.recall))
 
 
-def _closed_form(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
-    return closed_form(samples.real, samples.synthetic, num_real=size, max_ratio=max_ratio).to_dict()
+def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
+    return closed_form(samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio).to_dict()
 
 
-def _exact_risk(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     linear = list(evidence.linear.values())[-1]  # the richest family
     real, synthetic = random_relu(linear[:2], np.random.default_rng(0))
     return exact_risk_on_images(
@@ -244,24 +236,22 @@ def _exact_risk(
         synthetic,
         samples.synthetic_labels,
         num_classes=samples.num_classes,
-        num_real=size,
-        max_ratio=max_ratio,
+        num_real=asked.num_real,
+        max_ratio=asked.max_ratio,
     ).to_dict()
 
 
-def _stability(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _stability(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     sets = evidence.first_family
     target = sets[2] if len(sets) > 2 else None
-    return stability_on_images(sets[0], sets[1], num_real=size, max_ratio=max_ratio, target=target).to_dict()
+    return stability_on_images(
+        sets[0], sets[1], num_real=asked.num_real, max_ratio=asked.max_ratio, target=target
+    ).to_dict()
 
 
-def _scaling_law(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _scaling_law(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     """Fitted to the probe's errors at half of the real images and at all, and at several weights of a real image."""
-    n, points = len(samples.real), []
+    n, real_weight, points = len(samples.real), asked.real_weight, []
     weight = np.ones(len(evidence.grid)) if real_weight is None else np.maximum(real_weight * evidence.grid, 1e-9)
     half, full = evidence.sizes or (None, evidence.scores)
     for share, scores in ((0.5, half), (1.0, full)):
@@ -274,13 +264,14 @@ def _scaling_law(
         points += [(n, r, v, e) for r, v, e in zip(ratios, weights, 1 - scores.mean(axis=0), strict=True) if v != 1]
     count, ratio, v, error = np.array(points).T
     law = fit_scaling_law(count, ratio * count, ratio / (ratio + v), error)
-    fine = fine_ratios(max_ratio)
+    fine = fine_ratios(asked.max_ratio)
     alpha = fine / (fine + 1) if real_weight is None else np.where(fine > 0, 1 / (1 + real_weight), 0.0)
-    predicted = law.error(size, fine * size, alpha)
-    return {"ratio": _rounded(fine[predicted.argmin()], max_ratio), "error": float(predicted.min()), **law.to_dict()}
+    predicted = law.error(asked.num_real, fine * asked.num_real, alpha)
+    best = _rounded(fine[predicted.argmin()], asked.max_ratio)
+    return {"ratio": best, "error": float(predicted.min()), **law.to_dict()}
 
 
-_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+_METHODS: dict[str, Callable[[Samples, Evidence, Question], dict[str, Any]]] = {
     "closed_form": _closed_form,
     "exact_risk": _exact_risk,
     "stability": _stability,

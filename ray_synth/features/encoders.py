@@ -89,7 +89,9 @@ def _from_file(spec: str, device: str | None) -> Encoder:
     library, model, *rest = [*spec.split(":", 2), ""]
     path = Path(rest[0])
     if not model or not rest[0] or not path.is_file():
-        raise InputError(f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {USAGE}")
+        raise InputError(
+            f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {library}:MODEL:/path/to/weights.safetensors"
+        )
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
