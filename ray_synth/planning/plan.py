@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
 from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
 from ray_synth.planning.rates import Measure, Rates
 from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
 from ray_synth.planning.work import Training, Work
+from ray_synth.training.team import DEATHS
 
 BEND = 0.5  # of what a node brings while everything scales: below it the curve has bent
 MOST_NODES = 100_000

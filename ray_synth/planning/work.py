@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import RATIO
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
 from ray_synth.data.images import synthetic_counts
 from ray_synth.planning.sizes import Sizes, sizes_of
@@ -24,7 +25,7 @@ from ray_synth.sweep.ledger import Ledger
 from ray_synth.sweep.places import WINDOW
 from ray_synth.sweep.prior import told
 from ray_synth.sweep.search import first_settings, grid_in_turn, num_trials
-from ray_synth.sweep.space import RATIO, Space, from_scale, to_scale
+from ray_synth.sweep.space import Space, from_scale, to_scale
 
 if TYPE_CHECKING:
     from ray_synth.pipeline import Run
@@ -369,7 +370,7 @@ def work_of(run: Run, *, until: str = "report") -> Work:
 def _after_sweep(run: Run, work: Work, *, trained: bool) -> Work:
     """What the final trainings are is known, and no trial asks for more images."""
     e, sizes = run.inputs.on_workers, work.sizes
-    ratios = [t.arguments["setting"].synthetic_ratio for t in run.final.trainings()]
+    ratios = [t.setting.synthetic_ratio for t in run.final.trainings()]
     final = [] if trained else [training(e, sizes, ratio) for ratio in ratios][_trainings_done(run) :]
     work = replace(work, sweep=None, final=tuple(final))
     if e.generate.images_per_class is None:

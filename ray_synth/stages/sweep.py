@@ -15,8 +15,9 @@ from ray_synth.stages.inputs import Inputs, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ray_synth.classifier.setting import Setting
     from ray_synth.sweep.ledger import Ledger, Trial
-    from ray_synth.sweep.space import Setting, Space
+    from ray_synth.sweep.space import Space
 
 
 class SweepOfRun:

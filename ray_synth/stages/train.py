@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ray_synth.classifier.final import Training
-    from ray_synth.sweep.space import Setting
+    from ray_synth.classifier.setting import Setting
 
 SETTINGS, REGIONS = "model/settings.json", "model/regions.json"
 
@@ -33,7 +33,7 @@ class FinalTrainings:
 
     def settings(self) -> dict[str, Setting]:
         """What is compared, by name."""
-        from ray_synth.sweep.space import default_setting
+        from ray_synth.classifier.setting import default_setting
 
         at = functools.partial(default_setting, self.inputs.on_workers, len(self.inputs.class_names))
         return {"real_only": at(0.0), "at_predicted": at(self.prediction.ratio), "best": self.sweep.best}
@@ -43,18 +43,14 @@ class FinalTrainings:
 
         for name, setting in self.settings().items():
             for repeat in range(self.experiment.evaluate.repeats):
-                arguments = {
-                    "setting": setting,
-                    "seed": derive_seed("final", self.experiment.seed, repeat),
-                    "diagnosed": repeat == 0,
-                }
-                yield Training(name=f"{name}-{repeat}", arguments=arguments)
+                seed = derive_seed("final", self.experiment.seed, repeat)
+                yield Training(name=f"{name}-{repeat}", setting=setting, seed=seed, diagnosed=repeat == 0)
 
     def stage(self) -> Stage:
         e, trainings = self.experiment, list(self.trainings())
         stage_digest = digest(
             "train",
-            [[t.name, t.arguments["setting"].to_dict(), t.arguments["seed"]] for t in trainings],
+            [[t.name, t.setting.to_dict(), t.seed] for t in trainings],
             e.classifier,
             e.partition,
             self.inputs.classifier_files,
@@ -68,23 +64,16 @@ class FinalTrainings:
         return Stage(stage_digest, ("model",), plan, len(trainings), functools.partial(self._work, trainings))
 
     def _work(self, trainings: list[Training], advance: Callable[[int], None]) -> None:
+        from ray_synth.classifier.experiment_data import ExperimentData
         from ray_synth.classifier.final import train_final
-        from ray_synth.sweep.trial import known_features, train_setting
 
         self.inputs.start_ray()
         settings, real = self.settings(), self.inputs.splits.train
         synthetic = self.images.for_ratio(max(setting.synthetic_ratio for setting in settings.values()))
         self.folder.write_json(SETTINGS, {name: setting.to_dict() for name, setting in settings.items()})
-        train = functools.partial(
-            train_setting,
-            experiment=self.inputs.on_workers,
-            real=real,
-            synthetic=synthetic,
-            validation=self.inputs.splits.validation,
-            features=known_features(self.experiment, real, synthetic),
-        )
+        data = ExperimentData.of(self.inputs.on_workers, real, synthetic, self.inputs.splits.validation)
         workers = self.experiment.classifier.num_workers
-        train_final(self.folder, trainings, train, num_workers=workers, progress=advance)
+        train_final(self.folder, trainings, data, num_workers=workers, progress=advance)
         self._keep_best([t for t in trainings if t.name.startswith("best-")])
         advance(len(trainings))
 
@@ -93,7 +82,7 @@ class FinalTrainings:
         from ray_synth.classifier.final import save_classifier
 
         model, accuracy = max((self.loader(training)() for training in trainings), key=lambda pair: pair[1])
-        setting, real = trainings[0].arguments["setting"], self.inputs.splits.train
+        setting, real = trainings[0].setting, self.inputs.splits.train
         description = {
             "classifier": setting.applied_to(self.experiment.classifier).model_dump(mode="json"),
             "shape": list(real.images.shape[1:]),
@@ -109,11 +98,11 @@ class FinalTrainings:
         """What loads a trained classifier and its validation accuracy, here or in another process."""
         from ray_synth.classifier.final import load_run
 
-        classifier = training.arguments["setting"].applied_to(self.inputs.on_workers.classifier)
+        classifier = training.setting.applied_to(self.inputs.on_workers.classifier)
         like = self.inputs.splits.train.take(np.zeros(1, dtype=np.int64))  # for its shape and classes
         return functools.partial(load_run, self.folder, training, classifier, like)
 
     def histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""
-        files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.arguments["diagnosed"]}
+        files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.diagnosed}
         return {name: self.folder.read_json(file) for name, file in files.items() if self.folder.exists(file)}

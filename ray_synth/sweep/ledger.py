@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ray_synth.classifier.setting import Setting
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
-from ray_synth.sweep.space import Setting
 
 LEDGER, TRIALS = "sweep/ledger.jsonl", "sweep/trials.csv"
 

@@ -15,11 +15,12 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from ray_synth.classifier.setting import RATIO, Setting, default_setting
 from ray_synth.config import Experiment
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.ledger import Ledger, Start, Trial
 from ray_synth.sweep.prior import RatioPrior, first_ratios, told
-from ray_synth.sweep.space import RATIO, Setting, Space, default_setting
+from ray_synth.sweep.space import Space
 
 RANDOM_FIRST = 8  # trials before TPE has enough to go by
 

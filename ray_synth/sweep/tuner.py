@@ -16,7 +16,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from ray_synth.classifier.final import train_team
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.config import Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
@@ -26,7 +26,8 @@ from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
 from ray_synth.sweep.places import WINDOW, Places
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
-from ray_synth.sweep.trial import Work, known_features, run_trial
+from ray_synth.sweep.trial import Work, run_trial
+from ray_synth.training.team import train_team
 
 DEATHS = 2  # of its worker that a trial may survive
 TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
@@ -67,14 +68,8 @@ def run_sweep(
             available = np.bincount(synthetic.labels, minlength=real.num_classes)
             if (synthetic_counts(real_counts, ratio) > available).any():
                 raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
-            work = Work(
-                url=folder.absolute_url,
-                experiment=experiment,
-                real=real,
-                synthetic=synthetic,
-                validation=validation,
-                features=known_features(experiment, real, synthetic),
-            )
+            data = ExperimentData.of(experiment, real, synthetic, validation)
+            work = Work(url=folder.absolute_url, data=data)
             before = search.left
             _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
             if search.left == before and not search.again:

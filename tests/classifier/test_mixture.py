@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
-from ray_synth.classifier.train import Team, _Side
+from ray_synth.classifier.train import _Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
+from ray_synth.training.team import Team
 
 
 def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20, **how: Any) -> TrainingData:

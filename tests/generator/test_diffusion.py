@@ -161,14 +161,6 @@ def test_a_linear_schedule_is_that_of_ho_et_al() -> None:
     torch.testing.assert_close(schedule.betas, torch.linspace(1e-4, 0.02, 1000))
 
 
-def test_the_rate_rises_and_falls() -> None:
-    assert [room._warm_cosine(step, 100, 10) for step in (0, 4)] == pytest.approx(
-        [0.1, 0.5 * 0.5 * (1 + np.cos(0.04 * np.pi))]
-    )
-    assert room._warm_cosine(0, 100, 0) == 1
-    assert room._warm_cosine(50, 100, 10) == pytest.approx(0.5)
-
-
 def test_settings_that_came_later_leave_older_digests_as_they_were() -> None:
     later = {"attention_resolutions": (4,), "beta_schedule": "linear", "warmup_steps": 500, "precision": "bfloat16"}
     assert set(pixel_settings(Diffusion())) == {

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_synth.classifier.setting import Setting, default_setting
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import LEDGER, TRIALS, Ledger, Start, Trial, best_trial, cheapest_trial
 from ray_synth.sweep.search import Search
-from ray_synth.sweep.space import Setting, Space, default_setting
+from ray_synth.sweep.space import Space
 from tests.conftest import DIGITS
 
 ESTIMATE = {

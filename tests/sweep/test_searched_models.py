@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from ray_synth.classifier.models import build_model, trainable_state
+from ray_synth.classifier.models import build_model
 from ray_synth.config import Experiment, load_experiment, with_absolute_paths
 from ray_synth.errors import InputError
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.training.checkpoint import trainable_state
 from tests.conftest import DIGITS
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import time
@@ -101,8 +100,8 @@ def _ratio(trainings: Sequence[Training], real: int) -> float:
 
 def _levels(pieces: Pieces, synthetic: ImageSet) -> list[int]:
     """Numbers of updates whose trainings take about as long as a piece may."""
-    from ray_synth.sweep.space import default_setting
-    from ray_synth.sweep.trial import train_setting
+    from ray_synth.classifier.experiment_data import ExperimentData
+    from ray_synth.classifier.setting import default_setting
 
     inputs, e = pieces.run.inputs, _updates(pieces.experiment, 1, 1)
     judged = some(inputs.splits.validation, 64)
@@ -110,7 +109,10 @@ def _levels(pieces: Pieces, synthetic: ImageSet) -> list[int]:
     seconds = []
     for updates in (1, 1, 4):
         begin = time.monotonic()
-        train_setting(setting, _updates(e, updates, 1), inputs.splits.train, synthetic, judged, seed=0)
+        data = ExperimentData(
+            experiment=_updates(e, updates, 1), real=inputs.splits.train, synthetic=synthetic, validation=judged
+        )
+        data.train(setting, seed=0)
         seconds.append(time.monotonic() - begin)
     each = max(1e-4, (seconds[2] - seconds[1]) / 3)
     evaluations = pieces.experiment.classifier.evaluations
@@ -197,29 +199,22 @@ def _final(pieces: Pieces, e: Experiment, synthetic: ImageSet, ratio: float, lev
     from ray_synth.classifier.final import train_final
 
     imports = time.monotonic() - began
+    from ray_synth.classifier.experiment_data import ExperimentData
+    from ray_synth.classifier.setting import default_setting
     from ray_synth.classifier.train import num_diagnoses
-    from ray_synth.sweep.space import default_setting
-    from ray_synth.sweep.trial import known_features, train_setting
 
     splits = pieces.run.inputs.splits
 
     def training(name: str, updates: int, diagnosed: bool = False) -> FinalTraining:
         setting = default_setting(e, pieces.sizes.classes, ratio)
         setting = replace(setting, classifier={**setting.classifier, "updates": updates})
-        return FinalTraining(name=name, arguments={"setting": setting, "seed": 0, "diagnosed": diagnosed})
+        return FinalTraining(name=name, setting=setting, seed=0, diagnosed=diagnosed)
 
     low, high = levels[0], levels[-1]
     trainings = [training("a", low), training("b", low), training("c", high), training("d", high, True)]
-    train = functools.partial(
-        train_setting,
-        experiment=e,
-        real=splits.train,
-        synthetic=synthetic,
-        validation=splits.validation,
-        features=known_features(e, splits.train, synthetic),
-    )
+    data = ExperimentData.of(e, splits.train, synthetic, splits.validation)
     clock, begin = time.time(), time.monotonic()
-    train_final(pieces.folder, trainings, train, num_workers=1)
+    train_final(pieces.folder, trainings, data, num_workers=1)
     over = time.monotonic() - begin
     there = [os.path.getmtime(pieces.folder.path(t.file)) - clock for t in trainings]
     _short, short, long, diagnosed = there[0], *np.diff(there)

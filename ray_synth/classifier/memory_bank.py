@@ -14,7 +14,7 @@ from ray_synth.classifier.mixture import TrainingData
 from ray_synth.partition import OnlineKMeans
 
 
-class Memory:
+class MemoryBank:
     """The last logits of every training sample, and regions that mini-batch k-means finds while training.
 
     A step's terms are those of all data: its own outputs live, the others as they were when last seen; pairs of two
@@ -45,15 +45,14 @@ class Memory:
         sizes = (self.num_real, len(self.logits) - self.num_real)
         live = [
             _weighing(part, size / max(len(part), 1))
-            for part, size in zip(logits.float().split([num_real, len(logits) - num_real]), sizes, strict=True)
+            for part, size in zip(logits.float().tensor_split((num_real,)), sizes, strict=True)
         ]
         everything = self.logits.index_put((rows,), torch.cat(live))
         self.logits[rows] = logits.detach().float()
         touched = torch.zeros_like(self.regions, dtype=torch.bool)
         touched[rows] = True
-        return region_terms(
-            *everything.split(sizes), *self.regions.split(sizes), variant=self.variant, live=touched.split(sizes)
-        )
+        sides = [part.tensor_split((self.num_real,)) for part in (everything, self.regions, touched)]
+        return region_terms(*sides[0], *sides[1], variant=self.variant, live=sides[2])
 
     def regions_of(self, data: TrainingData) -> TrainingData:
         """The same data in the regions as they stand."""

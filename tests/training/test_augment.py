@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from ray_synth.classifier import augment as augmentation
-from ray_synth.classifier.augment import (
+from ray_synth.training import augment as augmentation
+from ray_synth.training.augment import (
     DRAWS,
+    Augmentation,
     augment,
     blur_radius,
     blur_sigmas,
@@ -23,9 +26,8 @@ from ray_synth.classifier.augment import (
     soft_targets,
     uniforms,
 )
-from ray_synth.config import Augment, Targets
 
-EVERYTHING = Augment(flip=0.5, resized_crop=(0.3, 1.0), color_jitter=0.8, grayscale=0.3, blur=0.5, solarize=0.3)
+EVERYTHING = Augmentation(flip=0.5, resized_crop=(0.3, 1.0), color_jitter=0.8, grayscale=0.3, blur=0.5, solarize=0.3)
 
 
 TORCHVISIONS_GREY = (0.2989, 0.587, 0.114)  # sums to .9999; ours to 1, so that white stays white
@@ -76,7 +78,7 @@ def test_an_image_does_not_depend_on_its_batch(shape: tuple[int, int, int]) -> N
 
 
 def test_without_colour_jitter_the_same_pixels_are_the_same_bits() -> None:
-    settings = EVERYTHING.model_copy(update={"color_jitter": 0.0})  # whose mean is a sum, in an order that may differ
+    settings = replace(EVERYTHING, color_jitter=0.0)  # whose mean is a sum, in an order that may differ
     batch, seeds = images(10), np.arange(10)
     one_by_one = torch.cat([augment(batch[i : i + 1], settings, seeds[i : i + 1]) for i in range(10)])
     assert torch.equal(one_by_one, augment(batch, settings, seeds))
@@ -85,21 +87,21 @@ def test_without_colour_jitter_the_same_pixels_are_the_same_bits() -> None:
 def test_nothing_asked_is_nothing_done_and_the_input_stays() -> None:
     batch = images(6)
     before, seeds = batch.clone(), np.arange(6)
-    assert torch.equal(augment(batch, Augment(), seeds), batch)
+    assert torch.equal(augment(batch, Augmentation(), seeds), batch)
     augment(batch, EVERYTHING, seeds)
     assert torch.equal(batch, before)
     assert augment(batch[:0], EVERYTHING, seeds[:0]).shape == (0, 3, 32, 32)
-    whole = Augment(resized_crop=(1.0, 1.0))
+    whole = Augmentation(resized_crop=(1.0, 1.0))
     torch.testing.assert_close(augment(batch, whole, seeds), batch, atol=1e-5, rtol=0)
 
 
 def test_each_probability_is_kept() -> None:
     batch, seeds = images(4000, height=4, width=4), np.arange(4000)
     for name in ("flip", "color_jitter", "grayscale", "solarize"):
-        changed = (augment(batch, Augment(**{name: 0.3}), seeds) != batch).flatten(1).any(1).float().mean()
+        changed = (augment(batch, Augmentation(**{name: 0.3}), seeds) != batch).flatten(1).any(1).float().mean()
         assert float(changed) == pytest.approx(0.3, abs=0.03), name
     batch = images(4000, channels=1)
-    blurred = (augment(batch, Augment(blur=0.3), seeds) != batch).flatten(1).any(1).numpy()
+    blurred = (augment(batch, Augmentation(blur=0.3), seeds) != batch).flatten(1).any(1).numpy()
     draws = draws_of(seeds)
     wide = blur_sigmas(draws, np.arange(4000), 32) > 0.2  # a narrower one leaves every bit
     assert (blurred[wide] == (draws["blur"] < 0.3)[wide]).all()
@@ -114,7 +116,9 @@ def test_crops_are_torchvisions(shape: tuple[int, int, int]) -> None:
         batch, lambda x, i: tv.resized_crop(x, *boxes[i].tolist(), size=list(shape[1:]), antialias=False)
     )
     torch.testing.assert_close(resized_crop(batch, boxes), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(augment(batch, Augment(resized_crop=(0.2, 0.9)), seeds), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        augment(batch, Augmentation(resized_crop=(0.2, 0.9)), seeds), expected, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (180, 240)])
@@ -136,9 +140,9 @@ def test_boxes_keep_the_share_and_the_aspect(height: int, width: int) -> None:
 
 def test_flips_and_solarize_are_torchvisions() -> None:
     batch, seeds = images(6), np.arange(6)
-    assert torch.equal(augment(batch, Augment(flip=1.0), seeds), tv.horizontal_flip(batch))
+    assert torch.equal(augment(batch, Augmentation(flip=1.0), seeds), tv.horizontal_flip(batch))
     expected = per_image(batch, lambda x, i: tv.solarize(x, 0.5))
-    torch.testing.assert_close(augment(batch, Augment(solarize=1.0), seeds), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(augment(batch, Augmentation(solarize=1.0), seeds), expected, atol=1e-6, rtol=0)
 
 
 def test_colour_jitter_is_torchvisions_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,16 +178,16 @@ def test_grey_images_have_brightness_and_contrast_alone() -> None:
     batch, seeds = images(6, channels=1), np.arange(6)
     factors = jitter_factors(draws_of(seeds), np.arange(6))
     expected = per_image(batch, lambda x, i: tv.adjust_contrast(tv.adjust_brightness(x, factors[i, 0]), factors[i, 1]))
-    torch.testing.assert_close(augment(batch, Augment(color_jitter=1.0), seeds), expected, atol=1e-5, rtol=0)
-    assert torch.equal(augment(batch, Augment(grayscale=1.0), seeds), batch)
+    torch.testing.assert_close(augment(batch, Augmentation(color_jitter=1.0), seeds), expected, atol=1e-5, rtol=0)
+    assert torch.equal(augment(batch, Augmentation(grayscale=1.0), seeds), batch)
 
 
 def test_greyscale_is_torchvisions() -> None:
     batch = images(6)
     expected = per_image(batch, lambda x, i: tv.rgb_to_grayscale(x, num_output_channels=3))
-    torch.testing.assert_close(augment(batch, Augment(grayscale=1.0), np.arange(6)), expected, atol=3e-4, rtol=0)
+    torch.testing.assert_close(augment(batch, Augmentation(grayscale=1.0), np.arange(6)), expected, atol=3e-4, rtol=0)
     white = torch.ones(1, 3, 4, 4)
-    assert torch.equal(augment(white, Augment(grayscale=1.0), np.arange(1)), white)
+    assert torch.equal(augment(white, Augmentation(grayscale=1.0), np.arange(1)), white)
 
 
 @pytest.mark.parametrize("side", [8, 32, 224])
@@ -193,7 +197,7 @@ def test_blur_is_torchvisions_with_a_sigma_per_image(side: int) -> None:
     taps = 2 * blur_radius(side) + 1
     expected = per_image(batch, lambda x, i: tv.gaussian_blur(x, [taps, taps], [sigmas[i]] * 2))
     torch.testing.assert_close(gaussian_blur(batch, sigmas), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(augment(batch, Augment(blur=1.0), seeds), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augment(batch, Augmentation(blur=1.0), seeds), expected, atol=1e-5, rtol=0)
     assert blur_radius(224) == 6
     assert len(np.unique(sigmas)) == 5
 
@@ -216,15 +220,15 @@ def test_soft_targets_are_torchs_label_smoothing() -> None:
 
 def test_mixup_is_one_share_of_a_permutation() -> None:
     batch, targets = images(8), soft_targets(torch.arange(8), 8, 0.0)
-    mixed, soft = mix_images(batch, targets, Targets(mixup=1.0), seed=3)
+    mixed, soft = mix_images(batch, targets, mixup=1.0, cutmix=0.0, seed=3)
     torch.testing.assert_close(torch.einsum("bk,kchw->bchw", soft, batch), mixed, atol=1e-6, rtol=0)
     torch.testing.assert_close(soft.sum(0), torch.ones(8))  # a permutation
     shares = {round(float(share), 5) for share in soft[(soft > 0) & (soft < 1)]}
     assert len(shares) == 2
     assert sum(shares) == pytest.approx(1, abs=1e-4)
-    again, _ = mix_images(batch, targets, Targets(mixup=1.0), seed=3)
+    again, _ = mix_images(batch, targets, mixup=1.0, cutmix=0.0, seed=3)
     assert torch.equal(again, mixed)
-    assert not torch.equal(mix_images(batch, targets, Targets(mixup=1.0), seed=4)[0], mixed)
+    assert not torch.equal(mix_images(batch, targets, mixup=1.0, cutmix=0.0, seed=4)[0], mixed)
 
 
 def test_cutmix_targets_are_the_shares_of_pixels() -> None:
@@ -233,7 +237,7 @@ def test_cutmix_targets_are_the_shares_of_pixels() -> None:
     targets = soft_targets(torch.arange(number), number, 0.0)
     partial = 0
     for seed in range(30):
-        mixed, soft = mix_images(batch, targets, Targets(cutmix=1.0), seed=seed)
+        mixed, soft = mix_images(batch, targets, mixup=0.0, cutmix=1.0, seed=seed)
         counted = torch.stack([(mixed == k).float().mean(dim=(1, 2, 3)) for k in range(number)], dim=1)
         torch.testing.assert_close(counted, soft, atol=1e-6, rtol=0)
         partial += int(((soft > 0) & (soft < 1)).any())
@@ -243,11 +247,11 @@ def test_cutmix_targets_are_the_shares_of_pixels() -> None:
 def test_with_both_each_takes_half_of_the_batches() -> None:
     batch, targets = images(4, height=6, width=6), soft_targets(torch.arange(4), 4, 0.0)
     cut = sum(
-        bool(torch.isin(mix_images(batch, targets, Targets(mixup=1.0, cutmix=1.0), seed=seed)[0], batch).all())
+        bool(torch.isin(mix_images(batch, targets, mixup=1.0, cutmix=1.0, seed=seed)[0], batch).all())
         for seed in range(400)
     )
     assert 160 <= cut <= 245  # 200 of 400, and now and then a mixing whose partner is the image itself
-    same, soft = mix_images(batch, targets, Targets(), seed=0)
+    same, soft = mix_images(batch, targets, mixup=0.0, cutmix=0.0, seed=0)
     assert same is batch
     assert soft is targets
 

@@ -6,12 +6,11 @@ What happens to an image follows from its own seed: not from its batch, its plac
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-from ray_synth.config import Augment, Targets
 
 BRIGHTNESS = CONTRAST = SATURATION = 0.4
 HUE = 0.1
@@ -29,6 +28,18 @@ DRAWS = (
 Draws = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of images, each with its own probability. resized_crop: share of the area that a crop keeps."""
+
+    flip: float = 0.0
+    resized_crop: tuple[float, float] | None = None
+    color_jitter: float = 0.0
+    grayscale: float = 0.0
+    blur: float = 0.0
+    solarize: float = 0.0
+
+
 def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
     """`count` uniform numbers in [0, 1) per seed: int64 [B] -> float64 [B,count].
 
@@ -36,22 +47,24 @@ def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
     """
     start = _splitmix(seeds.astype(np.int64).view(np.uint64))[:, None]
     counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (_splitmix(start + counter) >> np.uint64(11)) * 2.0**-53
+    drawn: np.ndarray = (_splitmix(start + counter) >> np.uint64(11)) * 2.0**-53
+    return drawn
 
 
 def _splitmix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed
 
 
-def augment(images: torch.Tensor, settings: Augment, seeds: np.ndarray) -> torch.Tensor:
+def augment(images: torch.Tensor, settings: Augmentation, seeds: np.ndarray) -> torch.Tensor:
     """float [B,C,H,W] in [-1, 1] -> the same, changed; the input is left as it was. seeds: int64 [B].
 
     In this order: crop, flip, colour jitter, greyscale, blur, solarize. What is about colour leaves out images that do
     not have three channels.
     """
-    if len(images) == 0 or settings == Augment():
+    if len(images) == 0 or settings == Augmentation():
         return images
     draws = dict(zip(DRAWS, uniforms(seeds, len(DRAWS)).T, strict=True))
     changed = torch.empty_like(images)
@@ -63,7 +76,7 @@ def augment(images: torch.Tensor, settings: Augment, seeds: np.ndarray) -> torch
     return changed
 
 
-def _changed(images: torch.Tensor, settings: Augment, draws: Draws) -> torch.Tensor:
+def _changed(images: torch.Tensor, settings: Augmentation, draws: Draws) -> torch.Tensor:
     height, width = images.shape[-2:]
     if settings.resized_crop is not None:
         images = resized_crop(images, crop_boxes(draws, settings.resized_crop, height, width))
@@ -140,13 +153,13 @@ def color_jitter(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
 def _shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """[B,3,H,W] in [0, 1], its hue in HSV moved by `turns`; value and chroma stay."""
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = (x[:, channel : channel + 1] for channel in range(3))
     value, least = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
     chroma = value - least
     safe = torch.where(chroma > 0, chroma, 1)
@@ -158,12 +171,14 @@ def _shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     # Channel n of HSV is v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6.
     offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     k = (sixths + offsets).remainder_(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    shifted: torch.Tensor = value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    return shifted
 
 
 def blur_sigmas(draws: Draws, rows: np.ndarray, side: int) -> np.ndarray:
     """[B] standard deviations in pixels of images of `side` pixels."""
-    return (SIGMA[0] + (SIGMA[1] - SIGMA[0]) * draws["sigma"][rows]) * (side / BLUR_SIDE)
+    sigmas: np.ndarray = (SIGMA[0] + (SIGMA[1] - SIGMA[0]) * draws["sigma"][rows]) * (side / BLUR_SIDE)
+    return sigmas
 
 
 def blur_radius(side: int) -> int:
@@ -198,18 +213,18 @@ def soft_targets(labels: torch.Tensor, num_classes: int, label_smoothing: float)
 
 
 def mix_images(
-    images: torch.Tensor, targets: torch.Tensor, settings: Targets, seed: int
+    images: torch.Tensor, targets: torch.Tensor, *, mixup: float, cutmix: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """MixUp (Zhang et al., 2018) or CutMix (Yun et al., 2019) of a batch with itself in another order.
 
-    images: [B,C,H,W]; targets: soft, [B,K]. One share lambda ~ Beta(alpha, alpha) for the batch; with both kinds on, a
-    fair coin takes one.
+    images: [B,C,H,W]; targets: soft, [B,K]; mixup, cutmix: alpha, or 0 for none. One share lambda ~ Beta(alpha, alpha)
+    for the batch; with both kinds on, a fair coin takes one.
     """
-    if len(images) == 0 or not (settings.mixup or settings.cutmix):
+    if len(images) == 0 or not (mixup or cutmix):
         return images, targets
     random = np.random.default_rng(seed)
-    cut = settings.cutmix > 0 and (settings.mixup == 0 or random.random() < 0.5)
-    alpha = settings.cutmix if cut else settings.mixup
+    cut = cutmix > 0 and (mixup == 0 or random.random() < 0.5)
+    alpha = cutmix if cut else mixup
     own = float(random.beta(alpha, alpha))
     partner = torch.from_numpy(random.permutation(len(images))).to(images.device)
     if cut:

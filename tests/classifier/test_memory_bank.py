@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ray_synth.classifier.losses import region_terms
-from ray_synth.classifier.memory import Memory
+from ray_synth.classifier.memory_bank import MemoryBank
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.config import PartitionSettings
 from ray_synth.data.splits import Splits
@@ -25,7 +25,7 @@ def data_of(splits: Splits) -> TrainingData:
     )
 
 
-def still(memory: Memory) -> None:
+def still(memory: MemoryBank) -> None:
     """Regions that do not move, so that one step can be compared with another."""
     memory.kmeans.counts += 10**9
 
@@ -33,7 +33,7 @@ def still(memory: Memory) -> None:
 def test_a_batch_of_all_data_gives_the_terms_of_all_data(splits: Splits) -> None:
     data = data_of(splits)
     n, m = len(data.real), len(data.synthetic)
-    memory = Memory(data, torch.zeros(n + m, 10), variant="paper", seed=0)
+    memory = MemoryBank(data, torch.zeros(n + m, 10), variant="paper", seed=0)
     still(memory)
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(n + m, 10, generator=random, requires_grad=True)
@@ -52,7 +52,7 @@ def test_the_gradient_of_small_batches_is_right_on_average(splits: Splits) -> No
     random = torch.Generator().manual_seed(0)
     start = torch.randn(n + m, 10, generator=random)
     whole = start.clone().requires_grad_()
-    memory = Memory(data, start, variant="paper", seed=0)
+    memory = MemoryBank(data, start, variant="paper", seed=0)
     still(memory)
     sum(region_terms(whole[:n], whole[n:], memory.regions[:n], memory.regions[n:])).backward()
     found = torch.zeros_like(start)
@@ -68,7 +68,7 @@ def test_the_gradient_of_small_batches_is_right_on_average(splits: Splits) -> No
 def test_only_synthetic_samples_move_the_centroids_and_real_ones_follow(splits: Splits) -> None:
     data = data_of(splits)
     n, m = len(data.real), len(data.synthetic)
-    memory = Memory(data, torch.zeros(n + m, 10), variant="paper", seed=0)
+    memory = MemoryBank(data, torch.zeros(n + m, 10), variant="paper", seed=0)
     by_hand = OnlineKMeans(memory.kmeans.centroids)
     rows = torch.cat([torch.arange(20), n + torch.arange(30)])
     memory.terms(torch.zeros(50, 10), rows, 20)
