@@ -1,21 +1,17 @@
-"""An experiment and its images in, a classifier trained at a setting out: what trials and final trainings share."""
+"""An experiment with its images: what its trials and final trainings share, and what one of them is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.setting import Setting
-from ray_synth.classifier.train import Fitted, fit
-from ray_synth.config import Experiment
+from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.nodes import where_gpus_are
 from ray_synth.seeding import derive_seed
-from ray_synth.training.checkpoint import Checkpoints
-from ray_synth.training.team import Team
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,10 +36,12 @@ class ExperimentData:
             features = np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
         return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
 
-    def mixed(self, setting: Setting) -> TrainingData:
-        """The training data of a setting, with its regions. Without a synthetic image the real ones are used anyway."""
+    def at(self, setting: Setting) -> tuple[TrainingData, ImageSet, Classifier]:
+        """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
+        the setting's values. Without a synthetic image the real ones are used anyway."""
         e, synthetic_images = self.experiment, synthetic_counts(np.bincount(self.real.labels), setting.synthetic_ratio)
-        return mix(
+        classifier = setting.applied_to(e.classifier)
+        mixed = mix(
             self.real,
             self.synthetic,
             synthetic_ratio=setting.synthetic_ratio,
@@ -51,28 +49,7 @@ class ExperimentData:
             partition=e.partition,
             seed=derive_seed("partition", e.seed),
             use_real=e.data.use_real or not synthetic_images.any(),
-            online=setting.applied_to(e.classifier).algorithm == "lightweight",
+            online=classifier.algorithm == "lightweight",
             features=self.features,
         )
-
-    def train(
-        self,
-        setting: Setting,
-        *,
-        seed: int,
-        team: Team | None = None,
-        report: Callable[[float], None] = lambda accuracy: None,
-        checkpoints: Checkpoints | None = None,
-        diagnosed: bool = False,
-    ) -> Fitted:
-        """`fit` at a setting: the mix, its regions, and the classifier section with the setting's values."""
-        return fit(
-            self.mixed(setting),
-            self.validation,
-            setting.applied_to(self.experiment.classifier),
-            seed=seed,
-            team=team,
-            report=report,
-            checkpoints=checkpoints,
-            diagnosed=diagnosed,
-        )
+        return mixed, self.validation, classifier

@@ -14,6 +14,7 @@ from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.mixture import region_rows
 from ray_synth.classifier.models import build_model, load_trainable
 from ray_synth.classifier.setting import Setting
+from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError, WorkError
@@ -128,8 +129,8 @@ def _train_all(work: _Work, team: Team) -> None:
             continue
         checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:
-            fitted = work.data.train(
-                training.setting,
+            fitted = fit(
+                *work.data.at(training.setting),
                 seed=training.seed,
                 team=team,
                 checkpoints=checkpoints,

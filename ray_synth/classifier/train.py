@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -138,20 +139,16 @@ class _Kept:
         self.history: list[dict[str, float]] = []
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        names = list(self.history[0]) if self.history else []
+        history = bytearray(json.dumps(self.history).encode())  # text, for its exact numbers in their order
         return {
             "accuracy": torch.tensor(self.accuracy, dtype=torch.float64),
+            "history": torch.frombuffer(history, dtype=torch.uint8),
             **{f"best/{name}": tensor for name, tensor in self.best.items()},
-            **{f"history/{n}": torch.tensor([row[n] for row in self.history], dtype=torch.float64) for n in names},
         }
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        def part(start: str) -> dict[str, torch.Tensor]:
-            return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
-
-        self.accuracy, self.best, columns = float(tensors["accuracy"]), part("best/"), part("history/")
-        rows = len(columns["update"]) if columns else 0
-        self.history = [{name: float(column[i]) for name, column in columns.items()} for i in range(rows)]
+        self.accuracy, self.history = float(tensors["accuracy"]), json.loads(tensors["history"].numpy().tobytes())
+        self.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
 
 
 class _Training:

@@ -14,6 +14,7 @@ import numpy as np
 from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.predict import balanced_accuracy, logits_of
 from ray_synth.classifier.setting import Setting
+from ray_synth.classifier.train import fit
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
@@ -80,8 +81,8 @@ def run_trial(
 
     try:
         for repeat in range(len(progress.accuracies), experiment.sweep.repeats):
-            fitted = data.train(
-                Setting.from_dict(config["setting"]),
+            fitted = fit(
+                *data.at(Setting.from_dict(config["setting"])),
                 seed=derive_seed("trial", experiment.seed, *([repeat] if repeat else [])),
                 report=evaluated,
                 checkpoints=progress,

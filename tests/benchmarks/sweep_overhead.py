@@ -41,10 +41,11 @@ def train(setting: dict[str, Any], experiment: Experiment, splits: Splits) -> fl
     """The objective: what one trial trains."""
     from ray_synth.classifier.experiment_data import ExperimentData
     from ray_synth.classifier.setting import Setting
+    from ray_synth.classifier.train import fit
     from ray_synth.seeding import derive_seed
 
     data = ExperimentData.of(experiment, splits.train, splits.generator, splits.validation)
-    return data.train(Setting.from_dict(setting), seed=derive_seed("trial", 0)).accuracy
+    return fit(*data.at(Setting.from_dict(setting)), seed=derive_seed("trial", 0)).accuracy
 
 
 def updates_for(seconds: float, splits: Splits) -> int:

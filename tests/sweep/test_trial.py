@@ -13,6 +13,7 @@ import torch
 from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.predict import balanced_accuracy
 from ray_synth.classifier.setting import default_setting
+from ray_synth.classifier.train import fit
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
@@ -60,7 +61,7 @@ def test_a_trial_reports_the_mean_over_its_seeds(work: Work) -> None:
     assert one != two
     assert 0 < row["balanced_accuracy"] <= 1
     e = work.data.experiment
-    alone = work.data.train(default_setting(e, 10, 2.0), seed=_first_seed(e))
+    alone = fit(*work.data.at(default_setting(e, 10, 2.0)), seed=_first_seed(e))
     assert alone.accuracy == one
 
 
@@ -82,7 +83,7 @@ def test_what_goes_wrong_is_a_result(work: Work, monkeypatch: pytest.MonkeyPatch
         def train(*args: Any, **more: Any) -> None:
             raise error
 
-        monkeypatch.setattr(ExperimentData, "train", train)
+        monkeypatch.setattr(room, "fit", train)
         return rows_of(work, config(work))[-1]
 
     diverged = fails(WorkError("the loss is nan at update 3"))
@@ -100,7 +101,7 @@ def test_what_goes_wrong_for_one_worker_of_several_is_raised(work: Work, monkeyp
     def train(*args: Any, **more: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(ExperimentData, "train", train)
+    monkeypatch.setattr(room, "fit", train)
     said: list[Any] = []
     with pytest.raises(RuntimeError, match="out of memory"):
         run_trial(config(work), work, report=said.append, team=Team(rank=1, size=2))

@@ -102,6 +102,7 @@ def _levels(pieces: Pieces, synthetic: ImageSet) -> list[int]:
     """Numbers of updates whose trainings take about as long as a piece may."""
     from ray_synth.classifier.experiment_data import ExperimentData
     from ray_synth.classifier.setting import default_setting
+    from ray_synth.classifier.train import fit
 
     inputs, e = pieces.run.inputs, _updates(pieces.experiment, 1, 1)
     judged = some(inputs.splits.validation, 64)
@@ -112,7 +113,7 @@ def _levels(pieces: Pieces, synthetic: ImageSet) -> list[int]:
         data = ExperimentData(
             experiment=_updates(e, updates, 1), real=inputs.splits.train, synthetic=synthetic, validation=judged
         )
-        data.train(setting, seed=0)
+        fit(*data.at(setting), seed=0)
         seconds.append(time.monotonic() - begin)
     each = max(1e-4, (seconds[2] - seconds[1]) / 3)
     evaluations = pieces.experiment.classifier.evaluations
