@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "run": "ray_synth.pipeline",
     "estimate_ratio": "ray_synth.bound.estimator",
-    "RatioEstimate": "ray_synth.bound.estimator",
+    "RatioEstimate": "ray_synth.bound.result",
     "regularized_loss": "ray_synth.classifier.losses",
     "RegularizedLoss": "ray_synth.classifier.losses",
     "kmeans_partition": "ray_synth.partition",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.bound.result import RatioEstimate
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion
 from ray_synth.data.images import synthetic_counts
 from ray_synth.planning.sizes import Sizes, sizes_of
@@ -22,7 +23,7 @@ from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import STAGES
 from ray_synth.sweep.ledger import Ledger
 from ray_synth.sweep.places import WINDOW
-from ray_synth.sweep.prior import told
+from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import first_settings, grid_in_turn, num_trials
 from ray_synth.sweep.space import RATIO, Space, from_scale, to_scale
 
@@ -156,7 +157,7 @@ def counted(
     sizes: Sizes,
     *,
     until: str = "report",
-    estimate: Mapping[str, Any] | None = None,
+    estimate: RatioEstimate | None = None,
     ledger: Ledger | None = None,
     most: int | None = None,
 ) -> Work:
@@ -172,11 +173,11 @@ def counted(
     most = most or most_per_class(e, sizes)
     ratio_limit = most / sizes.most_real
     reach = min(e.estimate.max_ratio, ratio_limit)
-    ratio = middle(reach) if estimate is None else min(float(estimate["ratio"]), reach)
+    ratio = middle(reach) if estimate is None else min(estimate.ratio, reach)
     predicted = None if estimate is None else ratio
     space = Space(e, num_classes=sizes.classes, max_ratio=min(e.sweep.top_ratio, ratio_limit))
     ledger = ledger or Ledger(RunFolder("."), read=False)
-    ratios = trial_ratios(e, space, estimate or _stand_in(ratio), ledger)
+    ratios = trial_ratios(e, space, Prior.of(estimate or _stand_in(ratio), e.sweep.prior), ledger)
     trials = sweep_work(e, sizes, list(ratios.values()))
     left = [training(e, sizes, r) for trial_id, r in ratios.items() if trial_id not in ledger.ended]
     best = max(ratios.values(), default=0.0) if predicted is None else predicted
@@ -304,12 +305,12 @@ def sweep_work(e: Experiment, sizes: Sizes, ratios: Sequence[float]) -> SweepWor
     )
 
 
-def trial_ratios(e: Experiment, space: Space, estimate: Mapping[str, Any], ledger: Ledger) -> dict[str, float]:
+def trial_ratios(e: Experiment, space: Space, prior: Prior | None, ledger: Ledger) -> dict[str, float]:
     """Trial -> ratio, in their order and as many as the sweep itself counts: those that were started, the first ones of
     the prediction, then all choices where there is nothing else, or the range evenly in a fixed shuffle."""
     settings = [ledger.starts[trial_id].setting for trial_id in sorted(ledger.starts)]
-    total = max(len(settings), num_trials(ledger, e, space, estimate))
-    for more in (first_settings(e, space, told(estimate, e.sweep.prior)), grid_in_turn(e, space) or []):
+    total = max(len(settings), num_trials(ledger, e, space, prior))
+    for more in (first_settings(e, space, prior), grid_in_turn(e, space) or []):
         tried = {setting.digest for setting in settings}
         settings += [setting for setting in more if setting.digest not in tried]
     ratios = [setting.synthetic_ratio for setting in settings]
@@ -330,9 +331,9 @@ def _drawn(e: Experiment, space: Space, count: int) -> list[float]:
     return [evenly[k] for k in order]
 
 
-def _stand_in(ratio: float) -> dict[str, Any]:
+def _stand_in(ratio: float) -> Prior:
     """For a prediction that is not known yet."""
-    return {"ratio": ratio, "interval": [ratio / 2, 2 * ratio], "curve": {}, "confidence": 0.0}
+    return Prior(ratio=ratio, interval=(ratio / 2, 2 * ratio))
 
 
 def middle(limit: float) -> float:

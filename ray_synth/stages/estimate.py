@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_synth.config import digest
 from ray_synth.data.images import first_per_class
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.generate import SyntheticImages
 from ray_synth.stages.inputs import Inputs, Stage
+
+if TYPE_CHECKING:
+    from ray_synth.bound.result import RatioEstimate
 
 ESTIMATE = "estimate.json"
 
@@ -58,10 +61,11 @@ class Prediction:
         plan = f"predicting the ratio from {real:,} real and {synthetic:,} synthetic images"
         return Stage(stage_digest, (ESTIMATE,), plan, 1, work)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> RatioEstimate:
         """estimate.json."""
-        estimate: dict[str, Any] = self.inputs.folder.read_json(ESTIMATE)
-        return estimate
+        from ray_synth.bound.result import RatioEstimate
+
+        return RatioEstimate.from_dict(self.inputs.folder.read_json(ESTIMATE))
 
     def exists(self) -> bool:
         return self.inputs.folder.exists(ESTIMATE)
@@ -70,4 +74,4 @@ class Prediction:
     def ratio(self) -> float:
         """The predicted ratio, of those that the images reach."""
         limit = self.images.max_ratio(self.inputs.experiment.estimate.max_ratio)
-        return min(float(self.read()["ratio"]), limit)
+        return min(self.read().ratio, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_synth.config import digest
 from ray_synth.errors import InputError
@@ -15,7 +15,8 @@ from ray_synth.stages.inputs import Inputs, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ray_synth.sweep.ledger import Ledger, Trial
+    from ray_synth.sweep.ledger import Ledger, SweepResult, Trial
+    from ray_synth.sweep.prior import Prior
     from ray_synth.sweep.space import Setting, Space
 
 
@@ -40,11 +41,17 @@ class SweepOfRun:
         """The upper end of the searched ratios."""
         return self.images.max_ratio(self.settings.top_ratio)
 
+    @property
+    def prior(self) -> Prior | None:
+        """What the search is told of the prediction."""
+        from ray_synth.sweep.prior import Prior
+
+        return Prior.of(self.prediction.read(), self.settings.prior)
+
     def stage(self) -> Stage:
-        from ray_synth.sweep.prior import told
         from ray_synth.sweep.search import num_trials
 
-        e, prediction = self.inputs.experiment, self.prediction.read()
+        e, prior = self.inputs.experiment, self.prior
         stage_digest = digest(
             "sweep",
             self.settings.model_dump(mode="json", exclude={"num_trials", "concurrency", "tolerance", "gpus_per_trial"}),
@@ -54,13 +61,13 @@ class SweepOfRun:
             e.data.use_real,
             e.seed,
             self.max_ratio,
-            told(prediction, self.settings.prior),
+            {} if prior is None else prior.to_dict(),
             self.images.digest,
             self.inputs.digests["train"],
             self.inputs.digests["validation"],
         )
         ledger = self._ledger(stage_digest)
-        ended, total = len(ledger.ended), num_trials(ledger, self.inputs.on_workers, self.space, prediction)
+        ended, total = len(ledger.ended), num_trials(ledger, self.inputs.on_workers, self.space, prior)
         searched = ", ".join(dict.fromkeys(("synthetic_ratio", *self.settings.searched)))
         plan = f"{total} trials of {searched}" + (f"; {ended} are there" if ended else "")
         work = functools.partial(self._work, ledger)
@@ -96,7 +103,7 @@ class SweepOfRun:
             self.inputs.splits.train,
             self.inputs.splits.validation,
             self.images.for_ratio,
-            estimate=self.prediction.read(),
+            prior=self.prior,
             max_ratio=self.max_ratio,
             shown=show,
         )
@@ -114,7 +121,7 @@ class SweepOfRun:
                 "leave --extend out first"
             )
         ledger = self._ledger(record.digest)
-        counted = functools.partial(num_trials, ledger, self.inputs.on_workers, self.space, self.prediction.read())
+        counted = functools.partial(num_trials, ledger, self.inputs.on_workers, self.space, self.prior)
         ended, total = len(ledger.ended), counted()
         if not record.complete or ended < total:
             self.inputs.reporter.say(
@@ -141,19 +148,15 @@ class SweepOfRun:
 
         return best_trial(self.trials, self.settings.metric).setting
 
-    def result(self) -> dict[str, Any]:
-        """The best trial, the cheapest good one, and the best of the others."""
-        from ray_synth.sweep.ledger import best_trial, cheapest_trial
+    def result(self) -> SweepResult:
+        from ray_synth.sweep.ledger import SweepResult
 
-        trials = self.trials
-        return {
-            "folder": self.folder.url,
-            "metric": self.settings.metric,
-            "tolerance": self.settings.tolerance,
-            "trials": trials,
-            "best": best_trial(trials, self.settings.metric),
-            "cheapest": cheapest_trial(trials, self.settings.tolerance, self.settings.metric),
-        }
+        return SweepResult(
+            folder=self.folder.url,
+            metric=self.settings.metric,
+            tolerance=self.settings.tolerance,
+            trials=tuple(self.trials),
+        )
 
     def picture(self, ledger: Ledger | None = None) -> Figure:
         """What the search did."""

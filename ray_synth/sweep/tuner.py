@@ -24,6 +24,7 @@ from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
 from ray_synth.sweep.places import WINDOW, Places
+from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from ray_synth.sweep.trial import Work, known_features, run_trial
@@ -40,7 +41,7 @@ def run_sweep(
     validation: ImageSet,
     images: Callable[[float], ImageSet],
     *,
-    estimate: Mapping[str, Any] | None,
+    prior: Prior | None,
     max_ratio: float,
     shown: Callable[[Ledger, Mapping[str, Trial]], None] = lambda ledger, running: None,
 ) -> list[Trial]:
@@ -48,7 +49,7 @@ def run_sweep(
 
     Args:
         images: a ratio -> synthetic images enough for it; called again when a trial needs more than there are.
-        estimate: the prediction (estimate.json), where the sweep starts from one.
+        prior: what is told of the prediction, where the sweep starts from one.
         max_ratio: upper end of the searched ratios.
         shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
     """
@@ -57,7 +58,7 @@ def run_sweep(
     places = Places.of(experiment.sweep, cpus=nodes.most_cpus, gpus=sum(nodes.most_gpus))
     ledger = Ledger(folder).resume()
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
-    search = Search(ledger, experiment, space, estimate=estimate, window=WINDOW * places.slots)
+    search = Search(ledger, experiment, space, prior=prior, window=WINDOW * places.slots)
     shown(ledger, {})
     real_counts = np.bincount(real.labels, minlength=real.num_classes)
     try:

@@ -83,7 +83,7 @@ def ours(experiment: Experiment, splits: Splits, folder: Path) -> dict[str, Any]
 
         trials = run_sweep(
             RunFolder(folder), experiment, splits.train, splits.validation, lambda ratio: splits.generator,
-            estimate=None, max_ratio=3.0, shown=shown,
+            prior=None, max_ratio=3.0, shown=shown,
         )  # fmt: skip
     first = min(ends[t.trial_id] - t.seconds for t in trials)
     return {

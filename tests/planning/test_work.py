@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def with_sweep(e: Experiment, **changes: object) -> Experiment:
 
 
 def test_ratios_lie_where_the_space_is_and_the_images_reach(small: Experiment, sizes: Sizes) -> None:
-    ratios = ratios_of(small, sizes, estimate={**ESTIMATE, "ratio": 4.0})
+    ratios = ratios_of(small, sizes, estimate=replace(ESTIMATE, ratio=4.0))
     assert ratios[:4] == [4.0, 0.0, 2.0, 12.0]
     assert len(ratios) == 6
     many = with_sweep(small, num_trials=24, space={"synthetic_ratio": {"low": 0.0, "high": 16.0}})
@@ -191,14 +192,14 @@ def estimated(run: Run) -> None:
     each = run.images.images_per_class
     write_chunks(run, [(label, 0, each) for label in range(10)])
     run.folder.write_json("generation.json", {"images_per_class": each})
-    run.folder.write_json("estimate.json", ESTIMATE)
+    run.folder.write_json("estimate.json", ESTIMATE.to_dict())
     recorded(run, "finetune", "generate", "estimate")
 
 
 def swept(run: Run, *, trials: int | None = None) -> None:
     """And through its sweep, or the first trials of it."""
     ledger = Ledger(run.folder, read=False)
-    engine = Search(ledger, run.inputs.on_workers, run.sweep.space, estimate=ESTIMATE, window=4)
+    engine = Search(ledger, run.inputs.on_workers, run.sweep.space, prior=run.sweep.prior, window=4)
     run_search(engine, stop_after=trials)
     digest = run.stage("sweep").digest
     run.folder.write_json("stages/sweep.json", {"digest": digest, "complete": trials is None, "outputs": []})

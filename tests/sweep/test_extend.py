@@ -22,7 +22,7 @@ def finished(folder: RunFolder, **space: Any) -> Run:
     e = load_experiment(DIGITS, {"sweep.num_trials": 6, "sweep.space": space, "sweep.prior": "points"})
     folder.open_for(e)
     run(search(folder, e))
-    folder.write_json("estimate.json", ESTIMATE)
+    folder.write_json("estimate.json", ESTIMATE.to_dict())
     job = Run(e, folder, Reporter())
     folder.write_json("stages/sweep.json", {"digest": job.sweep.stage().digest, "complete": True, "outputs": ["sweep"]})
     return job

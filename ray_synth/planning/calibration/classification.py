@@ -79,7 +79,7 @@ def trials(pieces: Pieces) -> None:
         real,
         validation,
         lambda ratio: synthetic,
-        estimate=None,
+        prior=None,
         max_ratio=ratio,
         shown=shown,
     )
