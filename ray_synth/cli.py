@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ray_synth.folders import FolderEstimate
     from ray_synth.progress import Reporter
 
 app = typer.Typer(
@@ -152,15 +154,16 @@ def _perform(
         if dry_run:
             return
         from ray_synth import tables
+        from ray_synth.generator.generation import Generation
+        from ray_synth.report.summary import Summary
+        from ray_synth.sweep.ledger import SweepResult
 
         if until in ("evaluate", "report"):
-            tables.print_summary(result)
-        elif until == "estimate":
-            tables.print_estimate(result)
+            tables.print_summary(Summary.from_dict(result))
         elif until == "generate":
-            tables.print_generation(result)
+            tables.print_generation(Generation.from_dict(result))
         elif until == "sweep":
-            tables.print_sweep(result)
+            tables.print_sweep(SweepResult.from_dict(result))
         if until == "report" and reporter.folder is not None:
             typer.echo(f"report: {reporter.folder.url}/report.html")
 
@@ -320,9 +323,11 @@ def estimate(
                 raise InputError(
                     "--set, --out and --smoke belong to an experiment file; leave them out with --real and --synthetic"
                 )
-            result = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
+            found = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
+            said, names, cheapest, result = found.estimate, found.class_names, found.cheapest, found.to_dict()
         else:
             _refuse_folder_options({**settings, **costs})
+            from ray_synth.bound.result import RatioEstimate
             from ray_synth.config import parse_assignments
             from ray_synth.pipeline import run as run_pipeline
 
@@ -335,28 +340,28 @@ def estimate(
                 smoke=smoke,
                 reporter=reporter,
             )
+            said, names, cheapest = RatioEstimate.from_dict(result), (), None
         from ray_synth import tables
 
-        _show(result, tables.print_estimate, as_json)
+        _show(result, lambda _: tables.print_estimate(said, names, cheapest), as_json)
         if plot is not None:
             from ray_synth.report.plots import estimate_picture, write_picture
 
-            write_picture(estimate_picture(result), plot)
+            write_picture(estimate_picture(said, names), plot)
             reporter.say(f"picture: {plot}")
 
 
 def _estimate_folders(
     real: Path, synthetic: Path, settings: dict[str, Any], costs: dict[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """The estimate of two folders as JSON-ready values; what was not given (None) is left to the defaults."""
+) -> FolderEstimate:
+    """The estimate of two folders; what was not given (None) is left to the defaults."""
     from ray_synth.folders import cheapest, checked_costs, estimate_folders
 
     prices = checked_costs(costs)
     found = estimate_folders(real, synthetic, **{name: value for name, value in settings.items() if value is not None})
     for note in found.notes:
         reporter.say(f"note: {note}")
-    result = found.to_dict()
-    return result if prices is None else {**result, "cheapest": cheapest(found.estimate, prices)}
+    return found if prices is None else replace(found, cheapest=cheapest(found.estimate, prices))
 
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], None], as_json: bool) -> None:

@@ -36,12 +36,13 @@ class FolderEstimate:
     estimate: RatioEstimate
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    cheapest: Mapping[str, float] | None = None  # where images and updates have a cost
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimate, JSON-ready, with a `class_name` beside every label."""
+        """The estimate, JSON-ready, with a `class_name` beside every label, and the cheapest ratio."""
         plain = self.estimate.to_dict()
         plain["classes"] = [{"class_name": self.class_names[each["label"]], **each} for each in plain["classes"]]
-        return plain
+        return plain if self.cheapest is None else plain | {"cheapest": dict(self.cheapest)}
 
 
 def estimate_folders(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_synth.config import Diffusion, Experiment, changed, load_experiment
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, PartlyDone
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages.estimate import Prediction
@@ -24,6 +24,14 @@ from ray_synth.stages.inputs import STAGES, Inputs, Stage
 from ray_synth.stages.results import METRICS, REPORT, SUMMARY, Results
 from ray_synth.stages.sweep import SweepOfRun
 from ray_synth.stages.train import FinalTrainings
+
+if TYPE_CHECKING:
+    from ray_synth.bound.result import RatioEstimate
+    from ray_synth.generator.generation import Generation
+    from ray_synth.report.summary import Summary
+    from ray_synth.sweep.ledger import SweepResult
+
+    Result = Summary | RatioEstimate | SweepResult | Generation | dict[str, Any]
 
 EXPORTS = ("folder", "webdataset")
 RESULTS = {"evaluate": (METRICS, SUMMARY), "report": (REPORT,)}
@@ -72,7 +80,7 @@ def run(
     result = job.perform(until, extend=extend)
     if export is not None:
         job.export(export)
-    return result
+    return result if isinstance(result, dict) else result.to_dict()
 
 
 def loaded(
@@ -206,9 +214,10 @@ class Run:
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def perform(self, until: str, *, extend: int | None = None) -> dict[str, Any]:
+    def perform(self, until: str, *, extend: int | None = None) -> Result:
         """Do what is not done yet, up to and including a stage; its result."""
         done = 0
+        partly: list[PartlyDone] = []
         with self.inputs.resources:
             self.check_places()
             if extend is not None:
@@ -229,12 +238,17 @@ class Run:
                     self.reporter.say(self._overview())
                 done += 1
                 self._set_results_aside(name, stage)
-                with self.folder.working_on(
-                    name, stage.digest, stage.outputs, named_by_content=stage.named_by_content
-                ) as moved:
-                    self.inputs.report_moved(moved)
-                    with self.reporter.stage(name, stage.plan, stage.total) as advance:
-                        stage.work(advance)
+                try:
+                    with self.folder.working_on(
+                        name, stage.digest, stage.outputs, named_by_content=stage.named_by_content
+                    ) as moved:
+                        self.inputs.report_moved(moved)
+                        with self.reporter.stage(name, stage.plan, stage.total) as advance:
+                            stage.work(advance)
+                except PartlyDone as error:
+                    partly.append(error)
+        if partly:
+            raise partly[0]
         if not done:
             self.reporter.say(f"{self.experiment.name}: everything up to {until} is complete in {self.folder.url}")
         return self._result(until)
@@ -247,7 +261,7 @@ class Run:
         self.inputs.start_ray()
         check_shared(self.folder)
 
-    def _result(self, until: str) -> dict[str, Any]:
+    def _result(self, until: str) -> Result:
         if until in ("evaluate", "report"):
             return self.results.summary()
         if until == "estimate":
@@ -255,8 +269,7 @@ class Run:
         if until == "sweep":
             return self.sweep.result()
         if until == "generate":
-            generation: dict[str, Any] = self.folder.read_json("generation.json")
-            return generation
+            return self.images.generation()
         return {"stage": until, "folder": self.folder.url}
 
     def export(self, kind: str) -> None:

@@ -19,7 +19,8 @@ def record(kind: type[T], plain: Any, name: str) -> T:
         InputError: a field that is missing or holds something else. Fields that are not known are left out.
     """
     try:
-        return _adapter(kind).validate_python(plain)
+        found: T = _adapter(kind).validate_python(plain)  # type: ignore[arg-type]  # a class is hashable
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or name
@@ -30,5 +31,5 @@ def record(kind: type[T], plain: Any, name: str) -> T:
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
-from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
+from ray_synth.evaluators.context import MOST_LOOKED_AT
 from ray_synth.planning.rates import Measure, Rates
 from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
 from ray_synth.planning.work import Training, Work

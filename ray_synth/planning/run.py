@@ -13,7 +13,7 @@ import numpy as np
 from ray_synth.classifier.diagnostics import images_read
 from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
-from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
+from ray_synth.evaluators.context import MOST_LOOKED_AT
 from ray_synth.generator.generate import IN_FLIGHT
 from ray_synth.nodes import fitting
 from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates

@@ -18,6 +18,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
 from ray_synth.data.images import ImageSet, first_per_class
@@ -39,9 +40,7 @@ STYLE: Any = {  # the stubs want each key to be a literal
 }
 
 
-def ratio_curve(
-    estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: float, predicted_ratio: float
-) -> Figure:
+def ratio_curve(estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: float, predicted_ratio: float) -> Figure:
     """Error of the sweep's trials over the ratio, with the predicted curve, its band and the interval on it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")
@@ -71,9 +70,9 @@ def estimate_picture(estimate: RatioEstimate, class_names: Sequence[str] = ()) -
         classes = estimate.classes[:12]
         said = [line for warning in estimate.warnings for line in textwrap.wrap(f"Warning: {warning}", 130)]
         lower = 0.9 + 0.27 * max(len(classes), 6) + 0.2 * len(said)
-        figure = Figure(figsize=(10.5, 5.6 + lower), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-        above, below = figure.subfigures(2, 1, height_ratios=(4.9, lower + 0.7))
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        figure = Figure(figsize=(10.5, 5.6 + lower), layout=layout)
+        above, below = figure.subfigures(2, 1, height_ratios=(4.9, lower + 0.7), squeeze=False)[:, 0]
         curve, own = above.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.3))
         spectra, worst = below.subplots(1, 2, width_ratios=(1, 1.5))
         low, high = estimate.interval
@@ -166,7 +165,7 @@ def _draw_spectra(axes: Axes, spectra: Spectra) -> None:
         power = np.asarray(getattr(spectra, side))
         seen = (frequency > 0) & (power > 0)  # what a logarithm can show: nothing of images of one colour
         axes.plot(frequency[seen], power[seen], color=color, ls=style, lw=1.6, marker=".", ms=4, label=side)
-    if any(len(line.get_xdata()) for line in axes.get_lines()):
+    if any(np.size(line.get_xdata()) for line in axes.get_lines()):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter(lambda f, _: f"1/{1 / f:g}")

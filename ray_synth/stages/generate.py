@@ -17,6 +17,7 @@ from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.data.leaks import Prints, refuse_judged
 from ray_synth.generator import chunks
 from ray_synth.generator.chunks import Plan
+from ray_synth.generator.generation import Generation, Rejected
 from ray_synth.stages.finetune import GeneratorModel
 from ray_synth.stages.inputs import Inputs, Stage
 
@@ -243,20 +244,22 @@ class SyntheticImages:
         """generation.json: how many images were made and kept, and what was set aside, by reason and key."""
         counts, rejected = chunks.rejected_counts(self.folder, plan, listed=MAX_REJECTED_LISTED, first="killed_worker")
         made = sum(map(len, chunks.finished_chunks(self.folder, plan)))
-        self.folder.write_json(
-            "generation.json",
-            {
-                "model_id": self.model.origin.model_id,
-                "model_revision": self.model.origin.model_revision,
-                "model_license": self.model.origin.model_license,
-                "images_per_class": plan.images_per_class,
-                "asked": plan.images_per_class * plan.num_classes,
-                "made": made,
-                "kept": made - sum(counts.values()),
-                "rejected": counts,
-                "rejected_keys": [{"key": key, "reason": reason} for key, reason in rejected],
-            },
+        generation = Generation(
+            model_id=self.model.origin.model_id,
+            model_revision=self.model.origin.model_revision,
+            model_license=self.model.origin.model_license,
+            images_per_class=plan.images_per_class,
+            asked=plan.images_per_class * plan.num_classes,
+            made=made,
+            kept=made - sum(counts.values()),
+            rejected=counts,
+            rejected_keys=tuple(Rejected(key=key, reason=reason) for key, reason in rejected),
         )
+        self.folder.write_json("generation.json", generation.to_dict())
+
+    def generation(self) -> Generation:
+        """generation.json."""
+        return Generation.from_dict(self.folder.read_json("generation.json"))
 
     # Reading them.
 

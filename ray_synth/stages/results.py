@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ray_synth.config import digest
-from ray_synth.seeding import derive_seed
+from ray_synth.errors import PartlyDone
 from ray_synth.stages.generate import SyntheticImages
 from ray_synth.stages.inputs import STAGES, Inputs, Stage
 from ray_synth.stages.train import REGIONS, SETTINGS, FinalTrainings
+
+if TYPE_CHECKING:
+    from ray_synth.evaluators.context import EvaluationContext
+    from ray_synth.report.summary import Summary
 
 METRICS, SUMMARY, REPORT = "metrics.json", "summary.json", "report.html"
 
@@ -25,24 +27,17 @@ class Results:
         self.experiment, self.folder = inputs.experiment, inputs.folder
 
     def evaluate_stage(self) -> Stage:
+        from ray_synth.evaluators.table import EVALUATORS, evaluated
+
         trained = self.folder.stage("train")
 
         def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.evaluation.accuracy import final_accuracy
-            from ray_synth.evaluation.fidelity import label_fidelity, looked_at, spectral_distance
-            from ray_synth.nodes import where_gpus_are
-
-            test, synthetic = self.inputs.splits.test, looked_at(self.images.all)
-            models = [(t.name.rsplit("-", 1)[0], self.final.loader(t)) for t in self.final.trainings()]
-            metrics = dict(where_gpus_are(final_accuracy, models, test))
-            advance(1)
-            judge_seed = derive_seed("judge", self.experiment.seed)
-            metrics |= label_fidelity(self.inputs.all_but_test(), test, synthetic, seed=judge_seed)
-            advance(2)
-            metrics |= spectral_distance(self.inputs.splits.train, synthetic)
-            self.folder.write_json(METRICS, {k: v for k, v in metrics.items() if np.isfinite(v)})
+            metrics, errors = evaluated(self._context(), advance, failed=self.inputs.reporter.log_traceback)
+            self.folder.write_json(METRICS, metrics)
             self.summary()
-            advance(3)
+            if errors:
+                failed = "; ".join(f"evaluator {name} failed: {error}" for name, error in errors.items())
+                raise PartlyDone(f"{failed}; the others' numbers are in {METRICS}")
 
         stage_digest = digest(
             "evaluate",
@@ -52,10 +47,24 @@ class Results:
             self.experiment.seed,
         )
         plan = f"reading the {len(self.inputs.splits.test):,} test images, once"
-        return Stage(stage_digest, (METRICS, SUMMARY), plan, 3, work)
+        return Stage(stage_digest, (METRICS, SUMMARY), plan, len(EVALUATORS), work)
 
-    def summary(self) -> dict[str, Any]:
+    def _context(self) -> EvaluationContext:
+        from ray_synth.evaluators.context import EvaluationContext
+
+        return EvaluationContext(
+            classifiers=[(t.name.rsplit("-", 1)[0], self.final.loader(t)) for t in self.final.trainings()],
+            train=self.inputs.splits.train,
+            test=self.inputs.splits.test,
+            read_all_but_test=self.inputs.all_but_test,
+            read_synthetic=lambda: self.images.all,
+            seed=self.experiment.seed,
+        )
+
+    def summary(self) -> Summary:
         """summary.json from what the other files say; untouched when it says the same already."""
+        from ray_synth.evaluators.table import failed_in
+        from ray_synth.report.summary import Summary
         from ray_synth.sweep.ledger import cheapest_trial
 
         folder, search = self.folder, self.experiment.sweep
@@ -64,46 +73,51 @@ class Results:
         records = {name: folder.stage(name) for name in STAGES}
         trials = self.final.sweep.trials
         cheapest = cheapest_trial(trials, search.tolerance, search.metric)
-        summary = {
-            "name": self.experiment.name,
-            "predicted_ratio": self.final.prediction.ratio,
-            "interval": estimate["interval"],
-            "verdict": estimate["verdict"],
-            "best_ratio": settings["best"]["synthetic_ratio"],
-            "best_setting": settings["best"],
-            "accuracy": {name: metrics[f"accuracy/{name}"] for name in settings},
-            "accuracy_std": {name: metrics[f"accuracy/{name}/std"] for name in settings},
-            "repeats": self.experiment.evaluate.repeats,
-            "label_fidelity": metrics["label_fidelity"],
-            "num_real": int(self.inputs.real_counts.sum()),
-            "num_generated": self.images.total,
-            "num_trials": len(trials),
-            "cheapest": {"trial_id": cheapest.trial_id, "tolerance": search.tolerance, **cheapest.setting.to_dict()},
-            "seconds": {name: record.seconds for name, record in records.items() if record and record.complete},
-        }
+        measured = [name for name in settings if f"accuracy/{name}" in metrics]
+        summary = Summary(
+            name=self.experiment.name,
+            predicted_ratio=self.final.prediction.ratio,
+            interval=estimate.interval,
+            verdict=estimate.verdict,
+            best_ratio=settings["best"]["synthetic_ratio"],
+            best_setting=settings["best"],
+            accuracy={name: metrics[f"accuracy/{name}"] for name in measured},
+            accuracy_std={name: metrics[f"accuracy/{name}/std"] for name in measured},
+            repeats=self.experiment.evaluate.repeats,
+            label_fidelity=metrics.get("label_fidelity"),
+            num_real=int(self.inputs.real_counts.sum()),
+            num_generated=self.images.total,
+            num_trials=len(trials),
+            cheapest={"trial_id": cheapest.trial_id, "tolerance": search.tolerance, **cheapest.setting.to_dict()},
+            seconds={name: record.seconds for name, record in records.items() if record and record.complete},
+            failed=failed_in(metrics),
+        )
         self._write_summary(summary)
         return summary
 
-    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+    def _write_summary(self, summary: Summary) -> None:
+        after = summary.to_dict()
         if self.folder.exists(SUMMARY):
             before = self.folder.read_json(SUMMARY)
-            if before == summary:
+            if before == after:
                 return
-            if before | {"seconds": {}} != {**summary, "seconds": {}}:
+            if before | {"seconds": {}} != after | {"seconds": {}}:
                 self.inputs.report_moved(self.folder.set_aside([SUMMARY], "results"))
-        self.folder.write_json(SUMMARY, summary)
+        self.folder.write_json(SUMMARY, after)
 
     def report_stage(self) -> Stage:
         from ray_synth.sweep.ledger import LEDGER
 
         summary, metrics = self.summary(), self.folder.read_json(METRICS)
-        generation, estimate = self.folder.read_json("generation.json"), self.final.prediction.read()
+        generation, estimate = self.images.generation(), self.final.prediction.read()
 
         def work(advance: Callable[[int], None]) -> None:
+            from ray_synth.partition import RegionReport
+            from ray_synth.records import record
             from ray_synth.report.html import write_report
+            from ray_synth.report.results import RunResults
 
-            write_report(
-                self.folder,
+            results = RunResults(
                 summary=summary,
                 generation=generation,
                 estimate=estimate,
@@ -113,17 +127,18 @@ class Results:
                 synthetic=self.images.all,
                 settings=self.experiment.model_dump(mode="json"),
                 histories=self.final.histories(),
-                regions=self.folder.read_json(REGIONS),
+                regions=record(RegionReport, self.folder.read_json(REGIONS), REGIONS),
                 search=self.final.sweep.picture(),
             )
+            write_report(self.folder, results)
             advance(1)
 
         stage_digest = digest(
             "report",
-            summary | {"seconds": {}},
+            summary.to_dict() | {"seconds": {}},
             metrics,
-            generation,
-            estimate,
+            generation.to_dict(),
+            estimate.to_dict(),
             hashlib.sha256(self.folder.read(LEDGER)).hexdigest(),
         )
         return Stage(stage_digest, (REPORT,), "writing report.html", 1, work)

@@ -181,11 +181,6 @@ class Ledger:
         self.folder.append(LEDGER, json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_trials(folder: RunFolder) -> list[Trial]:
-    """The trials that ended, by trial_id."""
-    return Ledger(folder).trials
-
-
 def best_trial(trials: Sequence[Trial], metric: str = "accuracy") -> Trial:
     """Highest metric among the complete trials; of equals, the one with the fewest synthetic images."""
     complete = [trial for trial in trials if trial.status == "complete"]

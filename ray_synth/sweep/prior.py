@@ -69,7 +69,8 @@ class RatioPrior:
 
     def __init__(self, curve: Curve, confidence: float, ratio_range: tuple[float, float], *, size: int = 65):
         """confidence: of the curve's band."""
-        self.u = np.linspace(*np.log2(1 + np.asarray(ratio_range)), size)
+        low, high = np.log2(1 + np.asarray(ratio_range))
+        self.u = np.linspace(low, high, size)
         at = np.log2(1 + np.asarray(curve.ratio, dtype=float))
         self.predicted = np.interp(self.u, at, 1 - np.asarray(curve.error, dtype=float))
         band = np.interp(self.u, at, np.asarray(curve.high, dtype=float) - np.asarray(curve.low, dtype=float))

@@ -33,7 +33,7 @@ class Setting:
     def to_dict(self) -> dict[str, Any]:
         """Flat: synthetic_ratio, lambda_1, lambda_2, num_clusters, then what else is searched."""
         values = dict(self.classifier)
-        lambdas = {name: values.pop(name) for name in ("lambda_1", "lambda_2") if name in values}
+        lambdas: dict[str, Any] = {name: values.pop(name) for name in ("lambda_1", "lambda_2") if name in values}
         return {RATIO: self.synthetic_ratio, **lambdas, "num_clusters": self.num_clusters, **values}
 
     @classmethod
@@ -169,11 +169,13 @@ class Space:
 
 
 def to_scale(value: float, scale: str) -> float:
-    return {"linear": lambda v: v, "log": math.log, "log1p": math.log1p}[scale](value)
+    scaled: float = {"linear": lambda v: v, "log": math.log, "log1p": math.log1p}[scale](value)
+    return scaled
 
 
 def from_scale(value: float, scale: str) -> float:
-    return {"linear": lambda v: v, "log": math.exp, "log1p": math.expm1}[scale](value)
+    scaled: float = {"linear": lambda v: v, "log": math.exp, "log1p": math.expm1}[scale](value)
+    return scaled
 
 
 def _within(ratio: Dimension, max_ratio: float) -> Dimension:

@@ -22,7 +22,7 @@ from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
-from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
+from ray_synth.sweep.ledger import Ledger, Start, Status, Trial, best_trial
 from ray_synth.sweep.places import WINDOW, Places
 from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
@@ -114,7 +114,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
                 verbose=0,
             ),
         ).fit()
-    for result in results:
+    for result in map(results.__getitem__, range(len(results))):
         if result.error is not None and result.config:
             lines = [line for line in str(result.error).strip().splitlines() if line.strip()] or ["unknown"]
             searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
@@ -142,6 +142,7 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    callback: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory(prefix="ray_synth-trial-") as scratch:
         TorchTrainer(
             _nested_worker,
@@ -152,7 +153,7 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
                 # The trial itself holds a hundredth: whole ones would wait for ever on a machine that they fill.
                 resources_per_worker=None if places.gpus else {"CPU": 1 - TRIAL_CPU},
             ),
-            run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[TuneReportCallback()]),
+            run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[callback]),
         ).fit()
 
 
@@ -185,7 +186,7 @@ class LedgerSearcher(Searcher):
         self.deaths: Counter[str] = Counter()
         self.written = -math.inf  # when trials.csv was, on the monotonic clock
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Searcher.FINISHED
         start = self.search.propose() if self.search.left else None
         if start is None:
             return None if self.running else Searcher.FINISHED
@@ -223,7 +224,7 @@ class LedgerSearcher(Searcher):
 
     def _trial(self, start: Start, result: Mapping[str, Any], *, dead: bool = False) -> Trial:
         """A row from what a trial reported last. dead: it ended without its last word."""
-        status = "failed" if dead else result.get("status", "running")
+        status: Status = "failed" if dead else result.get("status", "running")
         accuracy, error = float(result.get("accuracy", math.nan)), str(result.get("error", ""))
         if status == "complete" and not math.isfinite(accuracy):
             status, error = "failed", "its accuracy is not a number"

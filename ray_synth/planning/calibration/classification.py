@@ -240,7 +240,7 @@ def results(pieces: Pieces) -> None:
     from ray_synth.classifier.models import build_model
     from ray_synth.classifier.predict import logits_of
     from ray_synth.classifier.train import fit
-    from ray_synth.evaluation.fidelity import JUDGE
+    from ray_synth.evaluators.fidelity import JUDGE
     from ray_synth.metrics.spectrum import rapsd
 
     inputs, e = pieces.run.inputs, pieces.experiment

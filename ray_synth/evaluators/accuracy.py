@@ -1,25 +1,26 @@
-"""Classifiers by name in, their test accuracy out: mean and standard deviation over repeats."""
+"""Test accuracy of the trained classifiers: mean and standard deviation over repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
 from ray_synth.classifier.predict import logits_of, top_accuracy
 from ray_synth.data.images import ImageSet
+from ray_synth.evaluators.context import EvaluationContext, Loader
+from ray_synth.nodes import where_gpus_are
 
 
-def final_accuracy(
-    models: Iterable[tuple[str, Callable[[], tuple[nn.Module, float]]]], test: ImageSet
-) -> Iterator[tuple[str, float]]:
-    """models: (name, what loads the classifier and its validation accuracy), repeats under the same name; one at a
-    time is in memory.
+def final_accuracy(context: EvaluationContext) -> Iterator[tuple[str, float]]:
+    """`accuracy/NAME` and `accuracy/NAME/std` (ddof=1; 0 for one repeat); top-5 as `accuracy_top5/NAME`, where there
+    are more than five classes."""
+    yield from where_gpus_are(_accuracies, context.classifiers, context.test)
 
-    Yields `accuracy/NAME` and `accuracy/NAME/std` (ddof=1; 0 for one repeat); top-5 as `accuracy_top5/NAME`, where
-    there are more than five classes."""
+
+def _accuracies(models: Iterable[tuple[str, Loader]], test: ImageSet) -> Iterator[tuple[str, float]]:
+    """One classifier at a time is in memory."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, list[torch.Tensor]] = {}
     for name, load in models:

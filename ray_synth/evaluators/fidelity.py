@@ -1,4 +1,4 @@
-"""Real and synthetic images in, how faithful the synthetic ones are out: to their labels, and to the real spectrum."""
+"""How faithful the synthetic images are: to their labels, and to the real spectrum."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.predict import logits_of
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
-from ray_synth.data.images import ImageSet, first_per_class
+from ray_synth.data.images import ImageSet
+from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.metrics.spectrum import rapsd, rapsd_distance
+from ray_synth.seeding import derive_seed
 
-MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
 JUDGE = Classifier(updates=600, evaluations=1, keep="last", lambda_1=0.0, lambda_2=0.0)
 
 
-def looked_at(synthetic: ImageSet) -> ImageSet:
-    """The first images of every class, MOST_LOOKED_AT in all; those of few are all of them."""
-    if len(synthetic) <= MOST_LOOKED_AT:
-        return synthetic
-    each = np.full(synthetic.num_classes, max(1, MOST_LOOKED_AT // synthetic.num_classes))
-    return synthetic.take(first_per_class(synthetic.labels, each))
+def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
+    """`label_fidelity`, `label_fidelity/judge_accuracy` and `label_fidelity/class/NAME`."""
+    seed = derive_seed("judge", context.seed)
+    yield from judged_fidelity(context.all_but_test, context.test, context.synthetic, seed=seed)
 
 
-def label_fidelity(
+def judged_fidelity(
     judge_train: ImageSet, test: ImageSet, synthetic: ImageSet, *, seed: int
 ) -> Iterator[tuple[str, float]]:
     """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
@@ -46,9 +45,10 @@ def label_fidelity(
         yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
 
 
-def spectral_distance(real: ImageSet, synthetic: ImageSet) -> Iterator[tuple[str, float]]:
-    """Distance of the radially averaged spectra, pixels in [0, 1]."""
-    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (real, synthetic)]
+def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
+    """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
+    [0, 1], and their slopes: `rapsd_slope/real` and `rapsd_slope/synthetic`."""
+    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
     yield "rapsd_distance", rapsd_distance(*spectra)
     yield "rapsd_slope/real", spectra[0].slope
     yield "rapsd_slope/synthetic", spectra[1].slope

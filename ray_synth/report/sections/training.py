@@ -1,13 +1,15 @@
-"""Histories of trainings in, a figure of the bound's terms and the accuracy over the updates out (paper 000, 5.4)."""
+"""The terms of the bound and the accuracy over the updates of a training (paper 000, 5.4), and its regions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from ray_synth.report.plots import BLUE, GREY, ORANGE, STYLE
+from ray_synth.report.results import History, RunResults
+from ray_synth.report.sections.shown import Shown, drawn
 
 COLORS = {"real_only": GREY, "at_predicted": BLUE, "best": ORANGE}
 PANELS = {
@@ -15,10 +17,15 @@ PANELS = {
     "bound/robustness": "robustness of synthetic",
     "accuracy": "validation accuracy",
 }
-History = Sequence[Mapping[str, float]]
 
 
-def training_curves(histories: Mapping[str, History]) -> Figure:
+def training(results: RunResults) -> Shown | None:
+    if not results.histories:
+        return None
+    return Shown("training.html", {"curves": drawn(_curves(results.histories)), "regions": results.regions})
+
+
+def _curves(histories: Mapping[str, History]) -> Figure:
     """A panel per quantity, a line per setting; a setting without synthetic images has no terms to show."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.0), layout="constrained")
