@@ -88,7 +88,10 @@ def test_a_run_with_one_that_fails_writes_all_else_and_tries_again(
     assert (summary["failed"], summary["label_fidelity"]) == (["label_fidelity"], None)
     assert "label_fidelity failed" in (out / "report.html").read_text()
     assert "ZeroDivisionError" in (out / "log.txt").read_text()
-    monkeypatch.setitem(EVALUATORS, "label_fidelity", lambda context: iter([("label_fidelity", 0.5)]))
+    mended = [("label_fidelity", 0.5), ("label_fidelity/judge_accuracy", 0.75)]
+    monkeypatch.setitem(EVALUATORS, "label_fidelity", lambda context: iter(mended))
     assert rs.run(DIGITS, out=out, overrides=TINY)["label_fidelity"] == 0.5  # the same words again
     assert "failed" not in json.loads((out / "summary.json").read_text())
-    assert "label_fidelity failed" not in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "50.0 % of those" in page
+    assert "label_fidelity failed" not in page
