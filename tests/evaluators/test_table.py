@@ -1,4 +1,4 @@
-"""The table of evaluators: everybody's numbers but those of one that fails, and no image read before it is asked for."""
+"""The table of evaluators: all numbers but of one that fails, and no image read before it is asked for."""
 
 from __future__ import annotations
 
