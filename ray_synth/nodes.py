@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
@@ -95,9 +94,9 @@ def _cluster_file() -> dict[str, Any] | None:
             if f"--gcs-address={address}" in words:
                 for word in words:
                     if word.startswith("--autoscaling-config="):
-                        found = yaml.safe_load(Path(word.partition("=")[2]).expanduser().read_text())
+                        found = read_yaml(Path(word.partition("=")[2]).expanduser().read_text())
                         return found if isinstance(found, dict) else None
-        except (OSError, yaml.YAMLError):  # a process that is gone, another user's file
+        except (OSError, InputError):  # a process that is gone, another user's file
             continue
     return None
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
-import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_synth.config import Experiment, digest
+from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
 
 
@@ -160,7 +160,7 @@ class RunFolder:
         """
         self.check_free_for(experiment)
         settings = experiment.model_dump(mode="json")
-        text = yaml.safe_dump({"digest": digest(settings), **settings}, sort_keys=False).encode()
+        text = as_yaml({"digest": digest(settings), **settings}).encode()
         try:
             if not self.exists("experiment.yaml"):
                 self.write("experiment.yaml", text)
@@ -233,6 +233,7 @@ def _stamp() -> str:
 
 def _name_in(text: bytes) -> str | None:
     try:
-        return yaml.safe_load(text).get("name")
-    except (yaml.YAMLError, AttributeError):
+        name = read_yaml(text.decode()).get("name")
+    except (InputError, AttributeError, UnicodeDecodeError):
         return None
+    return name if isinstance(name, str) else None

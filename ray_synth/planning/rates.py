@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_synth.config import Diffusion, Experiment, ImageFolder, StableDiffusion, digest
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
 from ray_synth.planning.sizes import Sizes
 from ray_synth.planning.work import SD_SIDE, image_side, pilot_per_class
@@ -209,7 +208,7 @@ def save_rates(rates: Rates, path: str | Path) -> None:
 @functools.cache
 def table() -> dict[str, Any]:
     """gpus.yaml, its numbers as measures."""
-    raw: dict[str, Any] = yaml.safe_load(TABLE.read_text())
+    raw: dict[str, Any] = read_yaml(TABLE.read_text())
 
     def read(value: Any) -> Any:
         if isinstance(value, dict):

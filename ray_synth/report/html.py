@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ray_synth.config.yaml import as_yaml
 from ray_synth.data.images import ImageSet
 from ray_synth.report.methods import method_rows
 from ray_synth.report.plots import as_png, as_svg, ratio_curve, side_by_side
@@ -115,7 +115,7 @@ def write_report(
             regions=regions,
             search=Markup(as_svg(search)),  # noqa: S704
             columns=list(dict.fromkeys(name for trial in trials for name in trial.setting.to_dict())),
-            settings=yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True),
+            settings=as_yaml(dict(settings), allow_unicode=True),
         )
     )
     folder.write("report.html", page.encode())

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from ray_synth.config import Diffusion
@@ -39,7 +39,7 @@ def aws() -> dict[str, Any]:
     """cluster.yaml as Ray hands it to its autoscaler."""
     from ray.autoscaler._private.util import prepare_config
 
-    return dict(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+    return dict(prepare_config(YAML(typ="safe").load(ROOT / "cluster.yaml")))
 
 
 def test_what_cluster_yaml_allows_counts(aws: dict[str, Any]) -> None:

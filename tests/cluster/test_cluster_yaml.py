@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 import ray_synth
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "cluster.yaml").read_text()
 LOCAL = "\n".join(line.removeprefix("# ") for line in TEXT[TEXT.index("# cluster_name:") :].splitlines())
-FORMS = {"aws": yaml.safe_load(TEXT), "local": yaml.safe_load(LOCAL)}
+FORMS = {name: YAML(typ="safe").load(text) for name, text in (("aws", TEXT), ("local", LOCAL))}
 
 
 @pytest.mark.parametrize("form", FORMS)

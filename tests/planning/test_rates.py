@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_synth.classifier.models import residual_network
 from ray_synth.config import Experiment, load_experiment
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
 from ray_synth.planning.rates import (
     TABLE,
@@ -48,7 +48,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def test_every_number_of_the_table_has_an_origin() -> None:
-    raw = yaml.safe_load(TABLE.read_text())
+    raw = read_yaml(TABLE.read_text())
     for name, value in leaves({key: raw[key] for key in ("gpus", "flops", "overheads", "limits")}):
         if name.endswith((".instance", ".gpus_per_node")):
             continue

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -23,12 +22,13 @@ from ray_synth.config import (
     parse_assignments,
     with_absolute_paths,
 )
+from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.data import readers
 from ray_synth.errors import InputError
 from ray_synth.generator.kinds import check_generator
 from ray_synth.runs import RunFolder
 
-from .conftest import DIGITS
+from ..conftest import DIGITS
 
 
 def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
         "clusters_per_class",
     }
     resolved = tmp_path / "experiment.yaml"
-    resolved.write_text(yaml.safe_dump(load_experiment(DIGITS, overrides).model_dump(mode="json")))
+    resolved.write_text(as_yaml(load_experiment(DIGITS, overrides).model_dump(mode="json")))
     assert load_experiment(resolved) == load_experiment(DIGITS, overrides)
 
 
@@ -263,7 +263,7 @@ def test_a_file_lies_over_its_base(tmp_path: Path) -> None:
     assert experiment.sweep.space["augment.flip"].high == 0.5
     assert load_experiment(file, {"data.shots": 1}).data.shots == 1
     RunFolder(tmp_path / "run").open_for(experiment)
-    resolved = yaml.safe_load((tmp_path / "run" / "experiment.yaml").read_text())
+    resolved = read_yaml((tmp_path / "run" / "experiment.yaml").read_text())
     assert "base" not in resolved
     assert load_experiment(tmp_path / "run" / "experiment.yaml") == experiment
 
@@ -353,7 +353,7 @@ def mutants(draw: st.DrawFn) -> bytes:
             here.pop(path[-1], None)
         else:
             here[path[-1] if action == "replace" else draw(st.text(max_size=8))] = draw(VALUES)
-    text = yaml.safe_dump(tree, allow_unicode=True).encode()
+    text = as_yaml(tree).encode()
     if draw(st.integers(0, 4)) == 0:
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(st.binary(max_size=4)) + text[at + draw(st.integers(0, 3)) :]
