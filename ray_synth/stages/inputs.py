@@ -12,7 +12,6 @@ import numpy as np
 
 from ray_synth.config import Experiment, with_absolute_paths
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import NEEDS_RAY
 from ray_synth.data.splits import Splits, read_splits
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -39,11 +38,8 @@ class Inputs:
 
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
-        with ExitStack() as opened:
-            if experiment.data.kind in NEEDS_RAY:  # kept for the stages: starting it takes seconds
-                opened.enter_context(ray_session())
-            self.splits: Splits = read_splits(experiment.data, experiment.seed)
-            self.resources = opened.pop_all()
+        self.resources = ExitStack()
+        self.splits: Splits = read_splits(experiment.data, experiment.seed)
         self.sets = self.splits.named()
 
     @functools.cached_property

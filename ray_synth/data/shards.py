@@ -1,19 +1,18 @@
-"""Parquet files, WebDataset shards or a Hugging Face data set in, a `Listing` of encoded images out, through Ray Data.
+"""Parquet files, WebDataset shards or a saved Hugging Face data set in, a `Listing` of encoded images out.
 
-Ray's blocks come in any order and size; rows are put in the order of their files and of their place in these, so the
-same files give the same listing. Ray must be up (`ray_synth.runtime.ray_session`); one is started where none is.
+Rows stand in the order of their files and of their place in these, samples of a shard in that of their names.
 """
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import lzma
 import re
 import tarfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ import numpy as np
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import PARTS, Listing, labels_of, names_by_label, names_of, parts_of
 from ray_synth.errors import InputError
-from ray_synth.runtime import ray_session
 
 Row = dict[str, Any]
+KNOWN = ("image", "label", "class_name", "split", "rejected")  # columns
 COLUMNS = (
     "image (encoded bytes, or bytes and path as Hugging Face writes them) and label (an integer or a name); "
     "and, where known, class_name and split"
 )
 MEMBERS = "KEY.png|jpg|jpeg|webp beside KEY.cls (the label) or KEY.json (label, and class_name or split where known)"
-UNUSED = {"txt", "text"}  # captions, which a classifier does not read
+ALLOWED = {extension[1:] for extension in EXTENSIONS} | {"cls", "json", "txt", "text"}  # captions are not read
 
 
 def list_parquet(root: Path) -> Listing:
@@ -41,21 +40,8 @@ def list_parquet(root: Path) -> Listing:
             the class list.
     """
     files = _files(root, "parquet", f"it must hold *.parquet with columns {COLUMNS}")
-    columns, class_names, count = _parquet_schema(files)
-    with ray_session():
-        import ray
-
-        # One path, not one per file: Ray resolves several in threads, whose imports get into each other's way.
-        rows = _in_order(
-            lambda: ray.data.read_parquet(str(root), include_paths=True, partitioning=None).select_columns(
-                [*columns, "path"]
-            ),
-            files,
-            _parquet_breaks,
-        )
-    if len(rows) != count:
-        raise InputError(f"{root} holds {count} rows, Ray Data read {len(rows)}; give the folder of the files alone")
-    return _listing(_numbered(rows, root), class_names, str(root))
+    columns, class_names = _parquet_schema(files)
+    return _listing([row for file in files for row in _parquet_rows(file, columns, root)], class_names, str(root))
 
 
 def list_webdataset(root: Path) -> Listing:
@@ -66,14 +52,11 @@ def list_webdataset(root: Path) -> Listing:
             label.
     """
     files = _files(root, "tar", f"it must hold *.tar with {MEMBERS}")
-    for file in files:
-        _check_shard(file)
-    with ray_session():
-        import ray
-
-        rows = _in_order(lambda: ray.data.read_webdataset([str(file) for file in files], decoder=None,
-                                                          include_paths=True), files, lambda file: None)  # fmt: skip
-    samples = [_sample(row, root) for row in sorted(rows, key=lambda row: (row["path"], row["__key__"]))]
+    samples = [
+        _sample(f"{file}#{key}", fields, _part_in(file, root))
+        for file in files
+        for key, fields in sorted(_shard_samples(file).items())
+    ]
     return _listing(samples, None, str(root))
 
 
@@ -91,15 +74,14 @@ def list_huggingface(root: Path) -> Listing:
             f"no Hugging Face data set in {root}; expected what save_to_disk wrote, or a repository's *.parquet"
         )
     rows, named = list[Row](), list[tuple[Path, list[str] | None]]()
-    with ray_session():
-        for folder in saved:
-            found, names = _saved_rows(folder)
-            named.append((folder, names))
-            part = folder.name if folder != root else ""
-            rows += [
-                {**row, "split": row.get("split") or part, "name": f"{folder}#row {number}"}
-                for number, row in enumerate(found)
-            ]
+    for folder in saved:
+        found, names = _saved_rows(folder)
+        named.append((folder, names))
+        part = folder.name if folder != root else ""
+        rows += [
+            {**row, "split": row.get("split") or part, "name": f"{folder}#row {number}"}
+            for number, row in enumerate(found)
+        ]
     return _listing(rows, _agreed(named), str(root))
 
 
@@ -125,10 +107,15 @@ def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
         raise InputError(
             "data.kind: huggingface needs the package datasets; type pip install 'ray_synth[huggingface]'"
         ) from None
-    import ray
+    import pyarrow as pa
 
     try:
+        for file in folder.glob("*.arrow"):
+            with pa.OSFile(str(file)) as stream:
+                _refuse_code(file, pa.ipc.MessageReader.open_stream(stream).read_next_message().metadata.to_pybytes())
         loaded = datasets.load_from_disk(str(folder))
+    except InputError:
+        raise
     except Exception as error:  # whatever a damaged Arrow file or its JSON makes datasets and pyarrow raise
         raise InputError(f"the data set in {folder} cannot be read: {type(error).__name__}: {error}") from None
     missing = [name for name in ("image", "label") if name not in loaded.column_names]
@@ -137,62 +124,55 @@ def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
     names = getattr(loaded.features["label"], "names", None)
     if isinstance(loaded.features["image"], datasets.Image):
         loaded = loaded.cast_column("image", datasets.Image(decode=False))
-    # Ray's from_huggingface does the same, after it has asked the hub for a data set of that name.
-    return ray.data.from_arrow(loaded.with_format("arrow")[:]).take_all(), names
+    known = [name for name in KNOWN if name in loaded.column_names]
+    return loaded.select_columns(known).with_format("arrow")[:].to_pylist(), names
 
 
 def _files(root: Path, extension: str, holds: str) -> list[Path]:
     if root.is_file():
         return [root]
-    files = sorted(p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith((".", "_")))
+    found = (p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith((".", "_")))
+    files = sorted(found, key=str)
     if not files:
         reason = f"holds no *.{extension} file" if root.is_dir() else "is not there"
         raise InputError(f"{root} {reason}; {holds}")
     return files
 
 
-def _in_order(read: Callable[[], Any], files: Sequence[Path], breaks: Callable[[Path], Exception | None]) -> list[Row]:
-    """All rows of a Ray data set, in the order of its files. A failure names the file where `breaks` finds it."""
-    import ray
-
-    options = ray.data.DataContext.get_current().execution_options
-    before, options.preserve_order = options.preserve_order, True
-    try:
-        return read().take_all()
-    except Exception as error:  # Ray wraps what its workers raise
-        for file in files:
-            cause = breaks(file)
-            if cause is not None:
-                raise InputError(f"{file} cannot be read: {cause}; copy it again or remove it") from None
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{', '.join(map(str, files[:3]))}: cannot be read: {reason}") from None
-    finally:
-        options.preserve_order = before
-
-
-def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None, int]:
-    """The columns to read, the class names that Hugging Face keeps beside them, and how many rows there are.
-
-    Every footer is looked at.
-    """
+def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]:
+    """The columns to read, and the class names that Hugging Face keeps beside them. Every footer is looked at."""
     import pyarrow.parquet as pq
 
-    shared, named, count = list[str](), list[tuple[Path, list[str] | None]](), 0
+    shared, named = list[str](), list[tuple[Path, list[str] | None]]()
     for file in files:
         try:
-            footer = pq.read_metadata(file)
-            schema = footer.schema.to_arrow_schema()
+            metadata = pq.read_metadata(file)
+            _refuse_code(file, base64.b64decode((metadata.metadata or {}).get(b"ARROW:schema", b"")))
+            schema = metadata.schema.to_arrow_schema()
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
         for name in ("image", "label"):
             if name not in schema.names:
                 raise InputError(f"{file} has no column {name!r}, it has {schema.names}; it needs {COLUMNS}")
-        found = [name for name in ("image", "label", "class_name", "split", "rejected") if name in schema.names]
+        found = [name for name in KNOWN if name in schema.names]
         if shared and found != shared:
             raise InputError(f"{file} has the columns {found}, {files[0]} has {shared}; make them the same")
         named.append((file, _names_in(schema)))
-        shared, count = found, count + footer.num_rows
-    return shared, _agreed(named), count
+        shared = found
+    return shared, _agreed(named)
+
+
+def _refuse_code(file: Path, schema: bytes) -> None:
+    """Raise InputError where an Arrow schema, as a file holds it, names a type of Ray's own: some are pickles, which
+    whatever reads the schema would load where Ray is imported."""
+    kind = re.search(rb"ray\.data\.\w+", schema)
+    if kind:
+        raise InputError(
+            f"{file} is refused: it has a column of the type {kind[0].decode()}, which may run code when it is read; "
+            f"write it without that column; it needs {COLUMNS}"
+        )
 
 
 def _names_in(schema: Any) -> list[str] | None:
@@ -203,31 +183,25 @@ def _names_in(schema: Any) -> list[str] | None:
         return None
 
 
-def _parquet_breaks(file: Path) -> Exception | None:
+def _parquet_rows(file: Path, columns: list[str], root: Path) -> list[Row]:
+    """Rows of one file, each with its name; the split is that of the file where the row has none."""
     import pyarrow.parquet as pq
 
+    rows = list[Row]()
     try:
-        for _ in pq.ParquetFile(file).iter_batches():
-            pass
+        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
+            rows += batch.to_pylist()
     except Exception as error:
-        return error
-    return None
+        raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
+    part = _part_in(file, root)
+    return [
+        {**row, "split": row.get("split") or part, "name": f"{file}#row {number}"} for number, row in enumerate(rows)
+    ]
 
 
-def _numbered(rows: Iterable[Row], root: Path) -> list[Row]:
-    """Rows by file, each with its name; the split is that of the file where the row has none."""
-    count: Counter[str] = Counter()
-    out = []
-    for row in sorted(rows, key=lambda row: row["path"]):
-        name = f"{row['path']}#row {count[row['path']]}"
-        count[row["path"]] += 1
-        out.append({**row, "split": row.get("split") or _part_in(row["path"], root), "name": name})
-    return out
-
-
-def _part_in(path: str, root: Path) -> str:
+def _part_in(file: Path, root: Path) -> str:
     """The split that stands as a word in the name of a file (imagenet1k-train-0000.tar), or of its folders, or none."""
-    place, root = Path(path).absolute(), root.absolute()
+    place, root = file.absolute(), root.absolute()
     inside = place.relative_to(root).parts if place.is_relative_to(root) else (place.name,)
     for name in reversed(inside):
         for word in re.split(r"[-_.0-9]+", name.lower()):
@@ -236,8 +210,12 @@ def _part_in(path: str, root: Path) -> str:
     return ""
 
 
-def _check_shard(file: Path) -> None:
-    """Every header of a shard is read, so that a torn one is found, and what is no image or label is refused."""
+def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
+    """What a shard holds, by the name of a sample and then by extension, in lower case.
+
+    Every header is read first, so that a torn shard is found, and what is no image or label is refused.
+    """
+    samples = dict[str, dict[str, bytes]]()
     try:
         size = file.stat().st_size
         with tarfile.open(file, mode="r:*") as tar:
@@ -245,22 +223,25 @@ def _check_shard(file: Path) -> None:
             ends = [member.offset_data + member.size for member in members]
             if file.suffix == ".tar" and ends and max(ends) > size:
                 raise tarfile.ReadError(f"member {members[int(np.argmax(ends))].name} is cut off")
+            for member in members:
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if suffix.lower() not in ALLOWED or not stem:
+                    raise InputError(f"{file}: member {member.name} is refused; a shard may hold {MEMBERS}")
+                fields = samples.setdefault(folder + slash + stem, {})
+                if suffix.lower() in fields:
+                    raise InputError(f"{file} has two members {member.name}, whatever their case; remove one of them")
+                content = tar.extractfile(member)
+                fields[suffix.lower()] = content.read() if content else b""
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{file} cannot be read as a tar file: {error}; copy it again or remove it") from None
-    if not members:
+    if not samples:
         raise InputError(f"{file} holds no member; it must hold {MEMBERS}")
-    allowed = {extension[1:] for extension in EXTENSIONS} | {"cls", "json"} | UNUSED
-    for member in members:
-        suffix = member.name.rsplit("/", 1)[-1].partition(".")[2].lower()
-        if suffix not in allowed:
-            raise InputError(f"{file}: member {member.name} is refused; a shard may hold {MEMBERS}")
+    return samples
 
 
-def _sample(row: Row, root: Path) -> Row:
-    """One WebDataset sample as a row: image, label, class_name, split."""
-    # Ray fills what a sample lacks with None or NaN.
-    fields = {key.lower(): value for key, value in row.items() if isinstance(value, bytes)}
-    name = f"{row['path']}#{row['__key__']}"
+def _sample(name: str, fields: Mapping[str, bytes], part: str) -> Row:
+    """One WebDataset sample as a row: image, label, class_name, split; that of its shard where it has none."""
     images = [fields[extension[1:]] for extension in sorted(EXTENSIONS) if extension[1:] in fields]
     if len(images) != 1:
         raise InputError(f"{name} has {len(images)} images; a sample is {MEMBERS}")
@@ -278,7 +259,7 @@ def _sample(row: Row, root: Path) -> Row:
         "image": images[0],
         "label": described.get("class_name") if label is None else label,
         "class_name": described.get("class_name"),
-        "split": described.get("split") or _part_in(row["path"], root),
+        "split": described.get("split") or part,
         "name": name,
     }
 
