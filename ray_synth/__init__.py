@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "run": "ray_synth.pipeline",
-    "estimate_ratio": "ray_synth.bound.estimator",
-    "RatioEstimate": "ray_synth.bound.estimator",
+    "estimate_ratio": "ray_synth.estimate",
+    "RatioEstimate": "ray_synth.bound.result",
     "regularized_loss": "ray_synth.classifier.losses",
     "RegularizedLoss": "ray_synth.classifier.losses",
     "kmeans_partition": "ray_synth.partition",

@@ -11,25 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from ray_synth.folders import FolderEstimate
     from ray_synth.progress import Reporter
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="""How many synthetic images per real image should a classifier be trained on?
-
-    Example: ray-synth run sweeps/digits.yaml --out runs/digits
-
-    Every verb takes an experiment file, does what is needed up to its stage, and skips what is complete.""",
-)
+    from ray_synth.stages.stage import Stage
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="the experiment file")]
 Set = Annotated[
@@ -97,8 +89,28 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:
-    """The command of one stage: all stages take the same words."""
+class _Verbs(TyperGroup):
+    """The verbs that are written here, and one for each other stage, which is looked up when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from ray_synth.stages import STAGES
+
+        names = [stage.name for stage in STAGES]
+        written = [name for name in super().list_commands(ctx) if name not in names]
+        return [*written[:1], *names, *written[1:]]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        written = super().get_command(ctx, cmd_name)
+        if written is not None:
+            return written
+        from ray_synth.stages import STAGES
+
+        found = next((stage for stage in STAGES if stage.name == cmd_name), None)
+        return None if found is None else _verb(found)
+
+
+def _verb(stage: type[Stage]) -> Any:
+    """The command of a stage: all take the same words."""
 
     def command(
         experiment: ExperimentFile,
@@ -108,10 +120,29 @@ def _stage(verb: str, purpose: str, example: str) -> Callable[..., None]:
         smoke: Smoke = False,
         allow_pickle: AllowPickle = False,
     ) -> None:
-        _perform(experiment, set_, out, seed, until=verb, smoke=smoke, allow_pickle=allow_pickle)
+        _perform(experiment, set_, out, seed, until=stage.name, smoke=smoke, allow_pickle=allow_pickle)
 
-    command.__doc__ = f"Example: {example}\n\n    {purpose}, after the stages that it needs."
-    return command
+    command.__doc__ = (
+        f"Example: ray-synth {stage.name} sweeps/digits.yaml --out runs/digits\n\n"
+        f"    {stage.purpose}, after the stages that it needs. {stage.how}"
+    )
+    verb = typer.Typer(rich_markup_mode=None)
+    verb.command(stage.name, short_help=stage.purpose)(command)
+    return typer.main.get_command(verb)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""How many synthetic images per real image should a classifier be trained on?
+
+    Example: ray-synth run sweeps/digits.yaml --out runs/digits
+
+    Every verb takes an experiment file, does what is needed up to its stage, and skips what is complete.""",
+)
 
 
 def _perform(
@@ -120,7 +151,7 @@ def _perform(
     out: str | None,
     seed: int | None,
     *,
-    until: str,
+    until: str | None = None,
     dry_run: bool = False,
     smoke: bool = False,
     allow_pickle: bool = False,
@@ -137,7 +168,7 @@ def _perform(
         overrides = parse_assignments(set_ or [])
         if allow_pickle:
             overrides["generator.allow_pickle"] = True
-        result = run_pipeline(
+        run_pipeline(
             experiment,
             out=out,
             overrides=overrides,
@@ -148,21 +179,8 @@ def _perform(
             export=export,
             extend=extend,
             reporter=reporter,
+            show=True,
         )
-        if dry_run:
-            return
-        from ray_synth import tables
-
-        if until in ("evaluate", "report"):
-            tables.print_summary(result)
-        elif until == "estimate":
-            tables.print_estimate(result)
-        elif until == "generate":
-            tables.print_generation(result)
-        elif until == "sweep":
-            tables.print_sweep(result)
-        if until == "report" and reporter.folder is not None:
-            typer.echo(f"report: {reporter.folder.url}/report.html")
 
 
 @app.command(short_help="Every stage in order, each skipped when its output is complete")
@@ -185,12 +203,7 @@ def run(
 
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
     """
-    _perform(experiment, set_, out, seed, until="report", dry_run=dry_run, smoke=smoke, allow_pickle=allow_pickle)
-
-
-app.command("finetune", short_help="Train the generator")(
-    _stage("finetune", "Train the generator", "ray-synth finetune sweeps/digits.yaml --out runs/digits")
-)
+    _perform(experiment, set_, out, seed, dry_run=dry_run, smoke=smoke, allow_pickle=allow_pickle)
 
 
 @app.command(short_help="Generate the synthetic images")
@@ -211,7 +224,9 @@ def generate(
     Generate the synthetic images, after the stages that this needs. Run it again to continue after a kill, or with
     another generate.images_per_class to make the images that are missing.
     """
-    _perform(experiment, set_, out, seed, until="generate", smoke=smoke, allow_pickle=allow_pickle, export=export)
+    from ray_synth.stages import Generate
+
+    _perform(experiment, set_, out, seed, until=Generate.name, smoke=smoke, allow_pickle=allow_pickle, export=export)
 
 
 @app.command(short_help="Predict the best synthetic ratio before training")
@@ -246,7 +261,7 @@ def estimate(
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="SPEC", help="auto (default) or open_clip:MODEL:/path/to/weights"),
+        typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
     ] = None,
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")
@@ -320,43 +335,46 @@ def estimate(
                 raise InputError(
                     "--set, --out and --smoke belong to an experiment file; leave them out with --real and --synthetic"
                 )
-            result = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
+            found = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
+            said, names, cheapest, result = found.estimate, found.class_names, found.cheapest, found.to_dict()
         else:
             _refuse_folder_options({**settings, **costs})
+            from ray_synth.bound.result import RatioEstimate
             from ray_synth.config import parse_assignments
             from ray_synth.pipeline import run as run_pipeline
+            from ray_synth.stages import Estimate
 
             result = run_pipeline(
                 str(experiment),
                 out=out,
                 overrides=parse_assignments(set_ or []),
                 seed=seed,
-                until="estimate",
+                until=Estimate.name,
                 smoke=smoke,
                 reporter=reporter,
             )
+            said, names, cheapest = RatioEstimate.from_dict(result), (), None
         from ray_synth import tables
 
-        _show(result, tables.print_estimate, as_json)
+        _show(result, lambda _: tables.print_estimate(said, names, cheapest), as_json)
         if plot is not None:
             from ray_synth.report.plots import estimate_picture, write_picture
 
-            write_picture(estimate_picture(result), plot)
+            write_picture(estimate_picture(said, names), plot)
             reporter.say(f"picture: {plot}")
 
 
 def _estimate_folders(
     real: Path, synthetic: Path, settings: dict[str, Any], costs: dict[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """The estimate of two folders as JSON-ready values; what was not given (None) is left to the defaults."""
+) -> FolderEstimate:
+    """The estimate of two folders; what was not given (None) is left to the defaults."""
     from ray_synth.folders import cheapest, checked_costs, estimate_folders
 
     prices = checked_costs(costs)
     found = estimate_folders(real, synthetic, **{name: value for name, value in settings.items() if value is not None})
     for note in found.notes:
         reporter.say(f"note: {note}")
-    result = found.to_dict()
-    return result if prices is None else {**result, "cheapest": cheapest(found.estimate, prices)}
+    return found if prices is None else replace(found, cheapest=cheapest(found.estimate, prices))
 
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], None], as_json: bool) -> None:
@@ -400,17 +418,9 @@ def sweep(
     Search the ratio and the classifier's settings with Ray Tune and Optuna, after the stages that this needs. Run it
     again to continue after a kill: finished trials are kept, and those that were cut off are run again.
     """
-    _perform(experiment, set_, out, seed, until="sweep", smoke=smoke, allow_pickle=allow_pickle, extend=extend)
+    from ray_synth.stages import Sweep
 
-
-for _verb, _purpose in (
-    ("train", "Train the final classifiers: real only, at the predicted ratio, at the swept best"),
-    ("evaluate", "Read the test set, once, and write metrics.json and summary.json"),
-    ("report", "Write report.html"),
-):
-    app.command(_verb, short_help=_purpose)(
-        _stage(_verb, _purpose, f"ray-synth {_verb} sweeps/digits.yaml --out runs/digits")
-    )
+    _perform(experiment, set_, out, seed, until=Sweep.name, smoke=smoke, allow_pickle=allow_pickle, extend=extend)
 
 
 @app.command(short_help="Run an experiment as a job on a Ray cluster")
@@ -452,11 +462,10 @@ def submit(
     reporter = Reporter()
     with _exit_codes(reporter):
         from ray_synth.cluster.jobs import submit as submit_job
-        from ray_synth.errors import InputError
-        from ray_synth.stages.inputs import STAGES
+        from ray_synth.stages import stages_until
 
-        if verb not in ("run", *STAGES):
-            raise InputError(f"--verb must be one of run, {', '.join(STAGES)}, got {verb!r}")
+        if verb != "run":
+            stages_until(verb, said="--verb")
         code = submit_job(
             experiment,
             out=out,
@@ -526,8 +535,8 @@ def plan(
         float | None, typer.Option("--price", metavar="X", help="dollars of a node and hour; prices of the table age")
     ] = None,
     until: Annotated[
-        str, typer.Option("--until", metavar="STAGE", help="plan no further than this stage, such as generate")
-    ] = "report",
+        str | None, typer.Option("--until", metavar="STAGE", help="plan no further than this stage, such as generate")
+    ] = None,
     without_data: Annotated[
         bool, typer.Option("--without-data", help="count a known data set by its published size, and read nothing")
     ] = False,
@@ -612,4 +621,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

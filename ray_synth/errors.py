@@ -14,6 +14,11 @@ class WorkError(RuntimeError):
     """The input was right and the work failed. What was finished is kept; the next start continues."""
 
 
+class PartlyDone(WorkError):
+    """What could be done is done and written, and the rest failed. What comes after goes on without it; the run fails
+    in the end, and the next start tries again."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
     """The end of a message about an unknown name: the nearest of those that there are, or all of them."""
     names = list(known)

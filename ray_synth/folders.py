@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.bound.encoders import encoder_of
-from ray_synth.bound.estimator import estimate_ratio
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_folder, read_unlabelled
 from ray_synth.errors import InputError
+from ray_synth.estimate import estimate_ratio
+from ray_synth.features.cache import cached, features_folder
+from ray_synth.features.encoders import encoder_of
 
 EXAMPLES = {  # of the words that `checked_costs` takes
     "cost_per_image": "0.01",
@@ -36,12 +37,13 @@ class FolderEstimate:
     estimate: RatioEstimate
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+    cheapest: Mapping[str, float] | None = None  # where images and updates have a cost
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimate, JSON-ready, with a `class_name` beside every label."""
+        """The estimate, JSON-ready, with a `class_name` beside every label, and the cheapest ratio."""
         plain = self.estimate.to_dict()
         plain["classes"] = [{"class_name": self.class_names[each["label"]], **each} for each in plain["classes"]]
-        return plain
+        return plain if self.cheapest is None else plain | {"cheapest": dict(self.cheapest)}
 
 
 def estimate_folders(
@@ -57,7 +59,8 @@ def estimate_folders(
     Raises:
         InputError: no class in common, or a folder that cannot be read.
     """
-    encoder = encoder_of(features)  # a wrong path is found before any image is read
+    # A wrong path is found before any image is read.
+    encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
     real_set = read_folder(real)
     height, width, channels = real_set.images.shape[1:]
     unified: dict[str, Any] = {"size": (height, width), "channels": channels}
@@ -72,7 +75,7 @@ def estimate_folders(
         real_set.labels,
         synthetic_set.images,
         synthetic_set.labels,
-        features="auto" if encoder is None else encoder,
+        features=encoder,
         **settings,
     )
     return FolderEstimate(estimate=estimate, class_names=real_set.class_names, notes=tuple(notes))

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "9p", "fuse")
 SEEN_WITHIN = 120.0  # seconds for a node to look
 DEATHS = 3  # of the machine of one piece of work
+CLUSTER_FILE = "ray-synth/autoscaling-config"  # the label of a head: a file of its home folder; cluster.yaml sets it
 T = TypeVar("T")
 
 
@@ -48,10 +48,13 @@ def fitting(gpus: int, each: float) -> int:
 
 def cluster_nodes() -> Nodes:
     """What Ray, which must be up, has and may have."""
+    return nodes_of([node["Resources"] for node in _alive()], _cluster_file())
+
+
+def _alive() -> list[Mapping[str, Any]]:
     import ray
 
-    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return nodes_of(up, _cluster_file() or {})
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def nodes_of(up: Sequence[Mapping[str, float]], cluster: Mapping[str, Any]) -> Nodes:
@@ -72,7 +75,7 @@ def _largest(cluster: Mapping[str, Any], resource: str) -> list[Mapping[str, flo
     """Resources of each node of the cluster with most of a resource that the autoscaler may build: the head and, within
     the limits of each kind and of all kinds together, others."""
     kinds: Mapping[str, Any] = cluster.get("available_node_types") or {}
-    head = cluster.get("head_node_type") or next(iter(kinds), None)
+    head = str(cluster.get("head_node_type") or next(iter(kinds), ""))
     nodes = [kinds[head].get("resources") or {}] if head in kinds else []
     limit = int(cluster.get("max_workers") or 0)
     workers = [kind for name, kind in kinds.items() if name != head or len(kinds) == 1]
@@ -83,23 +86,27 @@ def _largest(cluster: Mapping[str, Any], resource: str) -> list[Mapping[str, flo
     return nodes
 
 
-def _cluster_file() -> dict[str, Any] | None:
-    """What cluster.yaml became, by which the autoscaler of this cluster works: where it runs here, on the head, its
-    command line names the file. Ray tells it nobody else (its own `get_cluster_config` is never filled)."""
+def _cluster_file() -> Mapping[str, Any]:
+    """What cluster.yaml became, by which the autoscaler of this cluster works, where this is the head; else nothing.
+
+    Ray tells it nobody but its autoscaler (its own `get_cluster_config` is never filled), so cluster.yaml gives the
+    head a label that names the file: a Ray that merely runs on the same machine has none.
+    """
     import ray
 
-    address = ray.get_runtime_context().gcs_address
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = process.read_text(errors="replace").split("\0")
-            if f"--gcs-address={address}" in words:
-                for word in words:
-                    if word.startswith("--autoscaling-config="):
-                        found = yaml.safe_load(Path(word.partition("=")[2]).expanduser().read_text())
-                        return found if isinstance(found, dict) else None
-        except (OSError, yaml.YAMLError):  # a process that is gone, another user's file
-            continue
-    return None
+    here = ray.get_runtime_context().get_node_id()
+    name = next((node["Labels"].get(CLUSTER_FILE) for node in _alive() if node["NodeID"] == here), None)
+    if name is None:
+        return {}
+    file = Path.home() / name
+    try:
+        found = read_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"{file} cannot be read: {error}; this Ray's head has the label {CLUSTER_FILE}={name}, so that file must "
+            "be the one of its --autoscaling-config"
+        ) from None
+    return found if isinstance(found, dict) else {}
 
 
 def where_gpus_are(function: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:
@@ -137,9 +144,7 @@ def check_shared(folder: RunFolder) -> None:
     if not folder.is_local:
         return
     here = ray.get_runtime_context().get_node_id()
-    others = {
-        node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here
-    }
+    others = {node["NodeID"]: node["NodeManagerAddress"] for node in _alive() if node["NodeID"] != here}
     if cluster_nodes().grows and not on_network(folder.root):
         raise InputError(
             f"output folder {folder.url} is on {socket.gethostname()}'s own disk, and this cluster adds nodes that do "

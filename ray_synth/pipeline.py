@@ -9,24 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, PartlyDone
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
-from ray_synth.stages.estimate import Prediction
-from ray_synth.stages.finetune import GeneratorModel
-from ray_synth.stages.generate import SyntheticImages
-from ray_synth.stages.inputs import STAGES, Inputs, Stage
-from ray_synth.stages.results import METRICS, REPORT, SUMMARY, Results
-from ray_synth.stages.sweep import SweepOfRun
-from ray_synth.stages.train import FinalTrainings
+from ray_synth.stages import STAGES, Generate, Sweep, stages_until
+from ray_synth.stages.inputs import Inputs
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.summary import summary_of, write_summary
 
 EXPORTS = ("folder", "webdataset")
-RESULTS = {"evaluate": (METRICS, SUMMARY), "report": (REPORT,)}
+Other = TypeVar("Other", bound=Stage)
 
 
 def run(
@@ -35,14 +30,15 @@ def run(
     out: str | os.PathLike[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     seed: int | None = None,
-    until: str = "report",
+    until: str | None = None,
     dry_run: bool = False,
     smoke: bool = False,
     export: str | None = None,
     extend: int | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Do what `ray-synth run` does, up to and including the stage `until`.
+    show: bool = False,
+) -> Any:
+    """Do what `ray-synth run` does, up to and including the stage `until`; without one, all of it.
 
     Args:
         path: experiment file.
@@ -52,16 +48,16 @@ def run(
         smoke: run the file in small, without its data and models, in `runs/NAME-smoke`; the figures mean nothing.
         export: also write the kept images to OUT/export, as `folder` or `webdataset`.
         extend: add so many trials to a finished sweep.
+        show: also print what was found.
 
     Returns:
-        summary.json, or the result of the last stage where it stops earlier.
+        summary.json, or the result of the stage `until`.
 
     Raises:
         InputError: wrong input, found before anything starts.
         WorkError: a stage failed; what is finished is kept, and the next call continues.
     """
-    if until not in STAGES:
-        raise InputError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
+    stages_until(until)
     if export is not None and export not in EXPORTS:
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
     reporter = reporter or Reporter()
@@ -72,7 +68,9 @@ def run(
     result = job.perform(until, extend=extend)
     if export is not None:
         job.export(export)
-    return result
+    if show:
+        job.show(until)
+    return result if isinstance(result, dict) else result.to_dict()
 
 
 def loaded(
@@ -84,7 +82,7 @@ def loaded(
     reporter: Reporter,
 ) -> Experiment:
     """An experiment file as it will be run: in small, where asked."""
-    experiment = load_experiment(path, overrides, seed=seed)
+    experiment = load_experiment(Path(path), overrides, seed=seed)
     if not smoke:
         return experiment
     from ray_synth.smoke import WARNING, shrunk, tiny_models
@@ -99,41 +97,39 @@ def folder_of(experiment: Experiment, out: str | os.PathLike[str] | None) -> Run
 
 
 class Run:
-    """One experiment in one run folder: its stages, checked as a whole before the first begins."""
+    """One experiment in one run folder: its stages, checked as a whole before the first begins.
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
+    described: the images are not here, and numbers alone are asked for.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
-        self.inputs = Inputs(experiment, folder, reporter)
+        self.inputs = Inputs(experiment, folder, reporter, described=described)
+        self.stages: dict[type[Stage], Stage] = {}
         try:
-            self._check_classifier()
-            self.model = GeneratorModel(self.inputs)
-            self.images = SyntheticImages(self.inputs, self.model)
-            self.prediction = Prediction(self.inputs, self.images)
-            self.sweep = SweepOfRun(self.inputs, self.images, self.prediction)
-            self.final = FinalTrainings(self.inputs, self.images, self.prediction, self.sweep)
-            self.results = Results(self.inputs, self.images, self.final)
+            if not described:
+                self._check_classifier()
+            for kind in STAGES:
+                self.stages[kind] = kind(self.inputs, self.stages)
             self._check_clusters()
         except BaseException:
             self.inputs.resources.close()
             raise
-        self.notes = [*self.inputs.splits.notes, *self.model.notes, *self.images.notes]
+        self.notes = [*self.inputs.splits.notes, *(note for stage in self.stages.values() for note in stage.notes)]
 
-    def stage(self, name: str) -> Stage:
-        """A stage, when its turn has come."""
-        rooms = {
-            "finetune": self.model.stage,
-            "generate": self.images.stage,
-            "estimate": self.prediction.stage,
-            "sweep": self.sweep.stage,
-            "train": self.final.stage,
-            "evaluate": self.results.evaluate_stage,
-            "report": self.results.report_stage,
-        }
-        return rooms[name]()
+    def until(self, name: str | None = None) -> list[Stage]:
+        """The stages up to one, in their order."""
+        return [self.stages[kind] for kind in stages_until(name)]
+
+    def of(self, kind: type[Other]) -> Other:
+        """One of its stages."""
+        stage = self.stages[kind]
+        assert isinstance(stage, kind)  # noqa: S101 - made from it
+        return stage
 
     def _check_classifier(self) -> None:
         from ray_synth.classifier.models import check_model
-        from ray_synth.clip import OpenClip
+        from ray_synth.features.encoders import encoder_of
 
         e, shape = self.experiment, self.inputs.shape
         check_model(e.classifier, shape)
@@ -144,7 +140,9 @@ class Run:
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
         if e.partition.encoder:
-            OpenClip(*e.partition.encoder)  # loads it: weights that do not fit would fail in every trial
+            encoder_of(
+                e.partition.features, device="cpu"
+            )  # loads it: weights that do not fit would fail in every trial
 
     def check_places(self) -> None:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""
@@ -161,7 +159,7 @@ class Run:
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)
-        samples = len(self.inputs.splits.train) + self.images.most_per_class * classes
+        samples = len(self.inputs.splits.train) + self.of(Generate).most_per_class * classes
         if partition.clusters(classes) > samples:
             raise InputError(
                 f"partition.num_clusters must be at most {samples:,}, the real and synthetic images, "
@@ -175,67 +173,83 @@ class Run:
             self.folder.check_free_for(self.experiment)
             self.reporter.say(self._overview())
         sizes = {name: len(images) for name, images in self.inputs.sets.items()}
-        return {"name": self.experiment.name, "stages": list(STAGES), "sets": sizes}
+        return {"name": self.experiment.name, "stages": [stage.name for stage in self.stages.values()], "sets": sizes}
 
     def _overview(self) -> str:
         e = self.experiment
         sets = ", ".join(f"{len(images):,} {name}" for name, images in self.inputs.sets.items())
-        trainings = 3 * e.evaluate.repeats
-        budget = (
-            f"{e.classifier.updates:,} updates" if e.classifier.budget == "updates" else f"{e.classifier.epochs} epochs"
-        )
-        steps = self.model.generator.fit_steps
-        lines = [
-            f"{e.name}: {len(self.inputs.class_names)} classes; real images: {sets}",
-            f"  generator   {steps:,} training steps" if steps else f"  generator   {self.model.origin.model_id}",
-            f"  images      {self.images.total:,} synthetic"
-            + (", more when a trial needs them" if e.generate.images_per_class is None else "")
-            + f", ratios 0 to {self.images.max_ratio(e.sweep.top_ratio):g}",
-            f"  sweep       {e.sweep.num_trials} trials of at most {budget}"
-            + (f", {e.sweep.repeats} seeds each" if e.sweep.repeats > 1 else ""),
-            f"  final       {trainings} trainings of {budget}, then the test set is read once",
-        ]
-        wanted = min(e.sweep.top_ratio, e.estimate.max_ratio)
-        if self.images.max_ratio(wanted) < wanted:
-            need = int(np.ceil(wanted * self.inputs.real_counts.max()))
-            lines.append(
-                f"  note: ratio {wanted:g} needs {need} images per class; "
-                f"type --set generate.images_per_class={need} to search it"
-            )
+        lines = [f"{e.name}: {len(self.inputs.class_names)} classes; real images: {sets}"]
+        lines += [f"  {stage.overview}" for stage in self.stages.values() if stage.overview is not None]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def perform(self, until: str, *, extend: int | None = None) -> dict[str, Any]:
+    def perform(self, until: str | None = None, *, extend: int | None = None) -> Any:
         """Do what is not done yet, up to and including a stage; its result."""
-        done = 0
+        done, stages, partly = 0, self.until(until), list[PartlyDone]()
         with self.inputs.resources:
             self.check_places()
             if extend is not None:
                 self.folder.check_free_for(self.experiment)
-                self.sweep.extend(extend)
+                self.of(Sweep).extend(extend)
             if os.environ.get("RAY_ADDRESS"):
                 self._check_cluster()
             moved = self.folder.open_for(self.experiment)
             self.reporter.log_to(self.folder)
-            self.reporter.log(f"--- {self.experiment.name}, until {until}")
+            self.reporter.log(f"--- {self.experiment.name}, until {stages[-1].name}")
             self.inputs.report_moved(moved)
             self._write_splits()
-            for name in STAGES[: STAGES.index(until) + 1]:
-                stage = self.stage(name)
-                if stage.ready and self.folder.is_complete(name, stage.digest):
+            for stage in stages:
+                if stage.complete:
                     continue
                 if not done:
                     self.reporter.say(self._overview())
                 done += 1
-                self._set_results_aside(name, stage)
-                with self.folder.working_on(
-                    name, stage.digest, stage.outputs, named_by_content=stage.named_by_content
-                ) as moved:
-                    self.inputs.report_moved(moved)
-                    with self.reporter.stage(name, stage.plan, stage.total) as advance:
-                        stage.work(advance)
+                try:
+                    self._perform(stage)
+                except PartlyDone as error:
+                    partly.append(error)
+                    self._summary()  # the stages after it tell of it
+            summary = self._summary()
+        if partly:
+            raise partly[0]
         if not done:
-            self.reporter.say(f"{self.experiment.name}: everything up to {until} is complete in {self.folder.url}")
-        return self._result(until)
+            name = stages[-1].name
+            self.reporter.say(f"{self.experiment.name}: everything up to {name} is complete in {self.folder.url}")
+        concluded = summary is not None and any(stage.concludes for stage in stages)
+        return summary if concluded else stages[-1].result()
+
+    def show(self, until: str | None = None) -> None:
+        """Print what was found: by the last stage, or by all from that on which concludes the run."""
+        stages = self.until(until)
+        first = next((i for i, stage in enumerate(stages) if stage.concludes), len(stages) - 1)
+        for stage in stages[first:]:
+            stage.show()
+
+    def _perform(self, stage: Stage) -> None:
+        """One stage, from what is left of it to its record."""
+        digest = stage.digest
+        before = self.folder.stage(stage.name)
+        if before is not None and before.digest != digest:
+            # Figures of other settings must not stand beside those that come.
+            self.inputs.report_moved(self.folder.set_aside(self._figures_from(stage), "results"))
+        with self.folder.working_on(
+            stage.name, digest, stage.outputs, named_by_content=stage.named_by_content
+        ) as moved:
+            self.inputs.report_moved(moved)
+            with self.reporter.stage(stage.name, stage.plan, stage.total) as advance:
+                stage.run(advance)
+
+    def _figures_from(self, stage: Stage) -> list[str]:
+        """Files with figures of a stage and of those after it."""
+        later = list(self.stages.values())
+        return [file for each in later[later.index(stage) :] for file in each.figures]
+
+    def _summary(self) -> dict[str, Any] | None:
+        """summary.json, written where it says something new, once the stage that concludes a run is complete."""
+        if not any(stage.concludes and (stage.complete or stage.partly) for stage in self.stages.values()):
+            return None
+        summary = summary_of(self.stages)
+        self.inputs.report_moved(write_summary(self.folder, summary))
+        return summary
 
     def _check_cluster(self) -> None:
         """A cluster that was joined: its nodes must see the run folder."""
@@ -245,28 +259,8 @@ class Run:
         self.inputs.start_ray()
         check_shared(self.folder)
 
-    def _result(self, until: str) -> dict[str, Any]:
-        if until in ("evaluate", "report"):
-            return self.results.summary()
-        if until == "estimate":
-            return self.prediction.read()
-        if until == "sweep":
-            return self.sweep.result()
-        if until == "generate":
-            generation: dict[str, Any] = self.folder.read_json("generation.json")
-            return generation
-        return {"stage": until, "folder": self.folder.url}
-
     def export(self, kind: str) -> None:
-        self.reporter.say(f"images: {self.folder.url}/{self.images.export(kind)}")
-
-    def _set_results_aside(self, name: str, stage: Stage) -> None:
-        """Before a stage is redone with other settings: figures of the old ones must not stand beside it."""
-        before = self.folder.stage(name)
-        if before is not None and before.digest != stage.digest:
-            later = STAGES[STAGES.index(name) :]
-            results = [file for stage_name, files in RESULTS.items() if stage_name in later for file in files]
-            self.inputs.report_moved(self.folder.set_aside(results, "results"))
+        self.reporter.say(f"images: {self.folder.url}/{self.of(Generate).export(kind)}")
 
     def _write_splits(self) -> None:
         content = {

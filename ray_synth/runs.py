@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
-import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_synth.config import Experiment, digest
+from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
 
 
@@ -69,6 +69,10 @@ class RunFolder:
         """Another word whenever a file was written again; None where there is none."""
         self.fs.invalidate_cache(self.path(name))
         return str(self.fs.checksum(self.path(name))) if self.exists(name) else None
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return int(self.fs.size(self.path(name)))
 
     def read(self, name: str) -> bytes:
         return bytes(self.fs.cat_file(self.path(name)))
@@ -160,7 +164,7 @@ class RunFolder:
         """
         self.check_free_for(experiment)
         settings = experiment.model_dump(mode="json")
-        text = yaml.safe_dump({"digest": digest(settings), **settings}, sort_keys=False).encode()
+        text = as_yaml({"digest": digest(settings), **settings}).encode()
         try:
             if not self.exists("experiment.yaml"):
                 self.write("experiment.yaml", text)
@@ -233,6 +237,7 @@ def _stamp() -> str:
 
 def _name_in(text: bytes) -> str | None:
     try:
-        return yaml.safe_load(text).get("name")
-    except (yaml.YAMLError, AttributeError):
+        name = read_yaml(text.decode()).get("name")
+    except (InputError, AttributeError, UnicodeDecodeError):
         return None
+    return name if isinstance(name, str) else None

@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ray_synth.clip import TINY
 from ray_synth.config import (
     Classifier,
     Data,
@@ -26,6 +25,7 @@ from ray_synth.config import (
     Sweep,
 )
 from ray_synth.errors import InputError
+from ray_synth.features.clip import TINY
 from ray_synth.generator import Generator, generator_of, tiny
 from ray_synth.torch_ops import import_torchvision
 

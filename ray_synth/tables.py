@@ -3,100 +3,105 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ray_synth.bound.result import RatioEstimate
 from ray_synth.report.costs import bytes_said, money_said, number_said, seconds_said
-from ray_synth.report.methods import classes_differ, method_rows
+from ray_synth.report.methods import class_said, classes_differ, method_rows
+from ray_synth.report.summary import Summary
 from ray_synth.report.trials import trials_table
+from ray_synth.sampling.generation import Generation
+from ray_synth.sweep.ledger import SweepResult
 
 
-def print_sweep(found: Mapping[str, Any]) -> None:
+def print_sweep(found: SweepResult) -> None:
     """The best trials of a sweep, and the cheapest one that is nearly as good."""
-    trials, metric = found["trials"], found["metric"]
+    trials, metric, best, cheapest = found.trials, found.metric, found.best, found.cheapest
     complete = sorted((t for t in trials if t.status == "complete"), key=lambda t: -getattr(t, metric))
-    cheapest = found["cheapest"]
     rows = complete[:8] + ([cheapest] if cheapest not in complete[:8] else [])
     console = Console(soft_wrap=True)
-    console.print(trials_table(rows, marked={found["best"].trial_id}, metric=metric))
+    console.print(trials_table(rows, marked={best.trial_id}, metric=metric))
     counts = {status: sum(t.status == status for t in trials) for status in ("complete", "pruned", "failed")}
     console.print(
         f"{len(trials)} trials ({', '.join(f'{n} {status}' for status, n in counts.items() if n)}); "
-        f"best {found['best'].trial_id}; cheapest within {found['tolerance']:g} of it: "
+        f"best {best.trial_id}; cheapest within {found.tolerance:g} of it: "
         f"{cheapest.trial_id}, {cheapest.num_synthetic:,} images, {cheapest.seconds:.1f} s\n"
-        f"all: {found['folder']}/sweep/trials.csv",
+        f"all: {found.folder}/sweep/trials.csv",
         highlight=False,
     )
 
 
-def print_summary(summary: Mapping[str, Any]) -> None:
+def print_summary(summary: Summary) -> None:
     """The final table of a run."""
-    accuracy, std = summary["accuracy"], summary["accuracy_std"]
-    low, high = summary["interval"]
-    table = _two_columns(summary["name"])
+    low, high = summary.interval
+    table = _two_columns(summary.name)
     table.add_row(
-        "predicted ratio", f"{summary['predicted_ratio']:.3g}  (interval {low:.3g} to {high:.3g}; {summary['verdict']})"
+        "predicted ratio", f"{summary.predicted_ratio:.3g}  (interval {low:.3g} to {high:.3g}; {summary.verdict})"
     )
-    table.add_row("swept best ratio", f"{summary['best_ratio']:.3g}")
+    table.add_row("swept best ratio", f"{summary.best_ratio:.3g}")
     for label, name in (
         ("real data only", "real_only"),
         ("at the predicted ratio", "at_predicted"),
         ("at the best", "best"),
     ):
-        table.add_row(
-            f"test accuracy {label}", f"{accuracy[name]:.4f} ± {std[name]:.4f}  (std of {summary['repeats']})"
-        )
-    table.add_row("label fidelity", f"{summary['label_fidelity']:.3f}")
-    table.add_row("images generated", f"{summary['num_generated']:,}")
-    table.add_row("trials", f"{summary['num_trials']}")
-    seconds = summary["seconds"]
-    table.add_row("seconds per stage", "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    table.add_row("seconds in all", f"{sum(seconds.values()):.1f}")
+        if name in summary.accuracy:
+            accuracy, std = summary.accuracy[name], summary.accuracy_std[name]
+            table.add_row(f"test accuracy {label}", f"{accuracy:.4f} ± {std:.4f}  (std of {summary.repeats})")
+    if summary.label_fidelity is not None:
+        table.add_row("label fidelity", f"{summary.label_fidelity:.3f}")
+    if summary.failed:
+        table.add_row("evaluators that failed", ", ".join(summary.failed))
+    table.add_row("images generated", f"{summary.num_generated:,}")
+    table.add_row("trials", f"{summary.num_trials}")
+    table.add_row("seconds per stage", "  ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items()))
+    table.add_row("seconds in all", f"{sum(summary.seconds.values()):.1f}")
     _console().print(table)
 
 
-def print_generation(generation: Mapping[str, Any]) -> None:
+def print_generation(generation: Generation) -> None:
     """What was generated, kept and set aside."""
     table = _two_columns("generated")
-    table.add_row(
-        "from", generation["model_id"] + (f"  ({generation['model_license']})" * bool(generation["model_license"]))
-    )
-    table.add_row(
-        "images kept", f"{generation['kept']:,} of {generation['made']:,} made; {generation['asked']:,} asked"
-    )
-    for reason, count in generation["rejected"].items():
+    table.add_row("from", generation.model_id + (f"  ({generation.model_license})" * bool(generation.model_license)))
+    table.add_row("images kept", f"{generation.kept:,} of {generation.made:,} made; {generation.asked:,} asked")
+    for reason, count in generation.rejected.items():
         table.add_row(f"rejected: {reason}", f"{count:,}")
     _console().print(table)
 
 
-def print_estimate(estimate: Mapping[str, Any]) -> None:
-    """A prediction: the ratio and what it rests on, each method's own answer, the worst classes, warnings."""
+def print_estimate(
+    estimate: RatioEstimate, class_names: Sequence[str] = (), cheapest: Mapping[str, float] | None = None
+) -> None:
+    """A prediction: the ratio and what it rests on, each method's own answer, the worst classes, warnings.
+
+    class_names: by label; "class 3" where they are not known. cheapest: of `folders.cheapest`.
+    """
     console = _console()
-    low, high = estimate["interval"]
+    low, high = estimate.interval
     table = _two_columns("estimate")
     table.add_row(
-        "predicted ratio", f"{estimate['ratio']:.3g}  (interval {low:.3g} to {high:.3g}, {estimate['confidence']:.0%})"
+        "predicted ratio", f"{estimate.ratio:.3g}  (interval {low:.3g} to {high:.3g}, {estimate.confidence:.0%})"
     )
-    table.add_row("verdict", f"{estimate['verdict']}: {estimate['reason']}")
+    table.add_row("verdict", f"{estimate.verdict}: {estimate.reason}")
     table.add_row("images", _images_said(estimate))
-    if estimate["real_equivalent"] is not None:
-        table.add_row("worth", f"1 real image is worth {estimate['real_equivalent']:.3g} synthetic ones at this ratio")
+    if estimate.real_equivalent is not None:
+        table.add_row("worth", f"1 real image is worth {estimate.real_equivalent:.3g} synthetic ones at this ratio")
     weight = _weight_said(estimate)
     if weight:
         table.add_row("best weight", weight)
-    if "cheapest" in estimate:
-        table.add_row("cheapest ratio", _cheapest_said(estimate["cheapest"]))
+    if cheapest is not None:
+        table.add_row("cheapest ratio", _cheapest_said(cheapest))
     console.print(table)
     methods = _columns("what each method says", "method", "ratio", "from")
     for name, ratio, terms in method_rows(estimate):
         methods.add_row(name, f"{ratio:.3g}", terms)
     console.print("", methods)
     if classes_differ(estimate):
-        console.print("", _worst_classes(estimate))
-    for warning in estimate["warnings"]:
+        console.print("", _worst_classes(estimate, class_names))
+    for warning in estimate.warnings:
         console.print(f"\nwarning: {warning}", style="yellow")
 
 
@@ -166,25 +171,25 @@ def _plan_says(plan: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _images_said(estimate: Mapping[str, Any]) -> str:
-    given, size = estimate["num_real_given"], estimate["num_real"]
+def _images_said(estimate: RatioEstimate) -> str:
+    given, size = estimate.num_real_given, estimate.num_real
     real = f"{given:,} real" + (f" (a sample of {size:,})" if size != given else "")
-    return f"{real}, {estimate['num_synthetic']:,} synthetic"
+    return f"{real}, {estimate.num_synthetic:,} synthetic"
 
 
-def _weight_said(estimate: Mapping[str, Any]) -> str:
+def _weight_said(estimate: RatioEstimate) -> str:
     """The best weight at the probed ratio next to the predicted one; nothing where no synthetic image is used."""
-    ratio, weights = estimate["ratio"], estimate["weights"]
-    if not weights or ratio == 0:
+    ratio = estimate.ratio
+    if not estimate.weights or ratio == 0:
         return ""
-    near = min(weights, key=lambda each: abs(math.log2((1 + each["ratio"]) / (1 + ratio))))
+    near = min(estimate.weights, key=lambda each: abs(math.log2((1 + each.ratio) / (1 + ratio))))
     return (
-        f"real_weight {near['real_weight']:.3g} at ratio {near['ratio']:.3g} "
-        f"(uniform weights are {1 / near['ratio']:.3g}): {near['gain']:+.4f} ± {near['gain_std']:.4f} accuracy"
+        f"real_weight {near.real_weight:.3g} at ratio {near.ratio:.3g} "
+        f"(uniform weights are {1 / near.ratio:.3g}): {near.gain:+.4f} ± {near.gain_std:.4f} accuracy"
     )
 
 
-def _cheapest_said(found: Mapping[str, Any]) -> str:
+def _cheapest_said(found: Mapping[str, float]) -> str:
     return (
         f"{found['ratio']:.3g} costs {found['cost']:,.4g}, error {found['error']:.4f}; the best, "
         f"{found['best_ratio']:.3g}, costs {found['best_cost']:,.4g}, error {found['best_error']:.4f}: "
@@ -192,18 +197,18 @@ def _cheapest_said(found: Mapping[str, Any]) -> str:
     )
 
 
-def _worst_classes(estimate: Mapping[str, Any], most: int = 3) -> Table:
-    classes = estimate["classes"]
+def _worst_classes(estimate: RatioEstimate, class_names: Sequence[str], most: int = 3) -> Table:
+    classes = estimate.classes
     shown = f"worst {most} of {len(classes)} classes" if len(classes) > most else "classes, worst first"
     table = _columns(
-        f"{shown} (recall)", "class", "real data only", f"at ratio {estimate['ratio']:.3g}", "its own best ratio"
+        f"{shown} (recall)", "class", "real data only", f"at ratio {estimate.ratio:.3g}", "its own best ratio"
     )
     for each in classes[:most]:
         table.add_row(
-            each.get("class_name", f"class {each['label']}"),
-            f"{each['recall_real_only']:.3f}",
-            f"{each['recall']:.3f}",
-            f"{each['ratio']:.3g}" if each["num_synthetic"] else "no synthetic images",
+            class_said(each.label, class_names),
+            f"{each.recall_real_only:.3f}",
+            f"{each.recall:.3f}",
+            f"{each.ratio:.3g}" if each.num_synthetic else "no synthetic images",
         )
     return table
 

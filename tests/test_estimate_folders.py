@@ -131,7 +131,7 @@ def test_the_cheapest_ratio_is_no_higher_than_the_best_and_never_dearer(estimate
 def test_a_picture_is_what_its_name_says(tmp_path: Path, estimated: FolderEstimate, name: str) -> None:
     file = tmp_path / name
     check_picture(file)
-    write_picture(estimate_picture(estimated.to_dict()), file)
+    write_picture(estimate_picture(estimated.estimate, estimated.class_names), file)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     if file.suffix.lower() == ".png":
         with Image.open(file) as image:
@@ -161,7 +161,7 @@ def test_a_failure_leaves_no_half_picture(
     (tmp_path / "a.png").write_text("the one before")
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space left"):
-        write_picture(estimate_picture(estimated.to_dict()), tmp_path / "a.png")
+        write_picture(estimate_picture(estimated.estimate, estimated.class_names), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_text() == "the one before"
 
@@ -170,13 +170,14 @@ def test_odd_names_and_missing_parts_are_drawn_and_printed(
     tmp_path: Path, estimated: FolderEstimate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("$x^{", "[red]:cat:", "名\n" + 30 * "W")
-    result = replace(estimated, class_names=names).to_dict()
-    result |= {"warnings": ["first", "second"], "real_equivalent": 3.0, "weights": [], "interval": [0.0, 16.0]}
+    odd = replace(
+        estimated.estimate, warnings=("first", "second"), real_equivalent=3.0, weights=(), interval=(0.0, 16.0)
+    )
     for left in (NAMES, ("probe",), ("stability", "closed_form"), ()):
-        result["methods"] = {name: estimated.estimate.methods[name] for name in left}
+        result = replace(odd, methods={name: odd.methods[name] for name in left})
         assert {name for name, _, _ in method_rows(result)} - {""} == {NAMES[name] for name in left}
-        write_picture(estimate_picture(result), tmp_path / "a.png")
-        tables.print_estimate(result)
+        write_picture(estimate_picture(result, names), tmp_path / "a.png")
+        tables.print_estimate(result, names)
     lines = capsys.readouterr().out.splitlines()
     assert "warning: first" in lines
     assert "warning: second" in lines

@@ -23,6 +23,7 @@ from ray_synth.generator.tiny import tiny_captioner, tiny_pipeline, tiny_vision_
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.stages import Finetune, Generate
 
 from .conftest import DIGITS, write_folder
 from .generator.conftest import loras, model_copy, stable_diffusion  # noqa: F401
@@ -166,7 +167,7 @@ def test_everything_that_conditions_an_image_at_once(
 def test_an_image_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     settings: dict[str, Any], undisturbed: Path, tmp_path: Path
 ) -> None:
-    plan = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "none"), Reporter()).images.plan
+    plan = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "none"), Reporter()).of(Generate).images
     poison = plan.key(1, 7)
     tries = tmp_path / "tries"
     env = in_workers(
@@ -338,7 +339,7 @@ def test_the_digest_covers_what_pixels_depend_on_and_no_more(
 ) -> None:
     def plan(**changes: Any) -> Any:
         changed = {**settings, **changes}
-        return Run(load_experiment(DIGITS, changed), RunFolder(tmp_path / "run"), Reporter()).images.plan
+        return Run(load_experiment(DIGITS, changed), RunFolder(tmp_path / "run"), Reporter()).of(Generate).images
 
     generator, base = settings["generator"], plan()
     for same in (
@@ -367,8 +368,8 @@ def test_noise_makes_other_images_of_the_same_generator(tmp_path: Path) -> None:
         return Run(load_experiment(DIGITS, changes), RunFolder(tmp_path / "run"), Reporter())
 
     base, noisy = run_of(), run_of(**{"generate.noise_variance": 0.5})
-    assert noisy.model.origin == base.model.origin  # which need not be trained again
-    assert noisy.images.plan.generator_digest != base.images.plan.generator_digest
-    assert run_of(**{"generate.noise_variance": 0.0}).images.plan == base.images.plan
-    assert run_of(**{"generator.warmup_steps": 50}).model.origin == base.model.origin
-    assert run_of(**{"generator.warmup_steps": 500}).model.origin != base.model.origin
+    assert noisy.of(Finetune).origin == base.of(Finetune).origin  # which need not be trained again
+    assert noisy.of(Generate).images.generator_digest != base.of(Generate).images.generator_digest
+    assert run_of(**{"generate.noise_variance": 0.0}).of(Generate).images == base.of(Generate).images
+    assert run_of(**{"generator.warmup_steps": 50}).of(Finetune).origin == base.of(Finetune).origin
+    assert run_of(**{"generator.warmup_steps": 500}).of(Finetune).origin != base.of(Finetune).origin

@@ -1,31 +1,31 @@
-"""Two labelled image sets in, a `RatioEstimate` out: one ratio, an interval, a predicted error curve and a verdict."""
+"""Two labelled image sets and their features in, a `RatioEstimate` out: a ratio, an interval, a curve and a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from ray_synth.bound.curve import (
     NOTICEABLE,
     Posterior,
+    Verdict,
     discrepancy_covariance,
     fine_ratios,
     near_best_interval,
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.encoders import encoder_of
-from ray_synth.bound.evidence import LEARNING, Evidence, Samples, gather
-from ray_synth.bound.features import random_relu
+from ray_synth.bound.evidence import LEARNING, Evidence, Sets, gather
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
+from ray_synth.bound.networks import one_thread
+from ray_synth.bound.random_features import random_relu
 from ray_synth.bound.result import ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
+from ray_synth.bound.samples import Samples
 from ray_synth.bound.scaling_law import fit_scaling_law
 from ray_synth.bound.theorem import closed_form
 from ray_synth.errors import InputError
@@ -39,84 +39,70 @@ LARGE_PILOT = 10_000  # synthetic images that are always enough
 SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 
 
-def estimate_ratio(
-    real_images: np.ndarray,
-    real_labels: np.ndarray,
-    synthetic_images: np.ndarray,
-    synthetic_labels: np.ndarray,
-    *,
-    num_real: int | None = None,
-    max_ratio: float = 16.0,
-    real_weight: float | None = None,
-    features: Any = "auto",
-    methods: Sequence[str] = METHODS,
-    target_images: np.ndarray | None = None,
-    target_labels: np.ndarray | None = None,
-    confidence: float = 0.9,
-    seed: int = 0,
-) -> RatioEstimate:
-    """Predict the best synthetic ratio of a classifier before it is trained.
-
-    The ratio is the probe's: ridge classifiers and small networks on frozen features, scored on held-out real images
-    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). The theories' own answers
-    stand beside it in `methods`.
-
-    Args:
-        real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size.
-        real_labels, synthetic_labels: integers [N], from 0.
-        num_real: size of the real training set that the given real images are a sample of; default their number. The
-            curve is then extrapolated along the learning curve between half of the images and all.
-        max_ratio: the largest ratio considered. Ratios beyond the synthetic images given are extrapolated by weight.
-        real_weight: λ of Eq. 7 (`weighting: fixed`); None for uniform weights.
-        features: "auto" (built in, nothing is downloaded), a function or torch module from images to features, or
-            "open_clip:MODEL:/path/to/weights".
-        methods: which answers to compute, of "probe", "closed_form", "exact_risk", "stability", "scaling_law". The
-            probe is always there: it is what the rest is compared with.
-        target_images, target_labels: a sample of another domain that the classifier is meant for. Labelled, it is what
-            the probe is scored on; unlabelled, real images count by how much they look like it.
-        confidence: of the interval and the curve's band.
-        seed: of random features, networks and posterior draws. Same input and seed, same output.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of the image sets, in the words of `estimate_ratio`. num_given: real images at hand.
 
     Raises:
-        InputError: arrays that do not fit together, fewer than two real classes or four real images.
+        InputError: a value out of range.
     """
-    samples = _samples(real_images, real_labels, synthetic_images, synthetic_labels, target_images, target_labels)
-    encoder = encoder_of(features)
-    n = len(samples.real)
-    size = n if num_real is None else num_real
-    _check_numbers(size, n, max_ratio, real_weight, methods, confidence, seed)
-    with _one_thread():
-        evidence = gather(samples, ratio_grid(max_ratio), real_weight=real_weight, encoder=encoder, seed=seed)
-        ratios = fine_ratios(max_ratio)
-        posterior = Posterior(
-            np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance
-        )
-        rate = _learning_rate(evidence, ratios, DRAWS, seed)
-        grown = (n / size) ** rate  # what is left of the error at the full size
-        others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
-        draws = 1 - (1 - posterior.draw(DRAWS, seed, others)) * grown
-        mean = 1 - (1 - posterior.mean) * np.median(grown, axis=0)
-        answers = {
-            name: _METHODS[name](samples, evidence, size, max_ratio, real_weight) for name in methods if name != "probe"
-        }
-        weights = _best_weights(evidence)
-        classes = _per_class(samples, evidence, ratios, posterior, np.median(grown, axis=0))
-        warnings = tuple(_warnings(samples, evidence))
+
+    num_given: int
+    num_real: int
+    max_ratio: float
+    real_weight: float | None
+    methods: Sequence[str]
+    confidence: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_real, int | np.integer) or self.num_real < self.num_given:
+            raise InputError(
+                f"num_real must be an integer >= {self.num_given}, the number of real images given, "
+                f"got {self.num_real!r}"
+            )
+        if not 0 < self.max_ratio <= 1000:
+            raise InputError(f"max_ratio must be in (0, 1000], got {self.max_ratio}")
+        if self.real_weight is not None and not 0 < self.real_weight <= 1e6:
+            raise InputError(f"real_weight must be in (0, 1e6], or None for uniform weights, got {self.real_weight}")
+        unknown = [name for name in self.methods if name not in METHODS]
+        if isinstance(self.methods, str) or unknown:
+            raise InputError(f"methods must be among {', '.join(METHODS)}, got {self.methods!r}")
+        if not 0.5 < self.confidence < 1:
+            raise InputError(f"confidence must be in (0.5, 1), got {self.confidence}")
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise InputError(f"seed must be an integer >= 0, got {self.seed!r}")
+
+
+def estimate_from_features(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
+    """The estimate, on frozen features of every set: matrices [n_k,d] by family. Runs on one thread."""
+    with one_thread():
+        return _estimate(samples, linear, asked)
+
+
+def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
+    n, size, max_ratio = len(samples.real), asked.num_real, asked.max_ratio
+    evidence = gather(samples, linear, ratio_grid(max_ratio), real_weight=asked.real_weight, seed=asked.seed)
+    ratios = fine_ratios(max_ratio)
+    posterior = Posterior(np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance)
+    rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
+    grown = (n / size) ** rate  # what is left of the error at the full size
+    others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
+    draws = 1 - (1 - posterior.draw(DRAWS, asked.seed, others)) * grown
+    mean = 1 - (1 - posterior.mean) * np.median(grown, axis=0)
     best = int(mean.argmax())
-    first, last = near_best_interval(draws, best, confidence)
+    first, last = near_best_interval(draws, best, asked.confidence)
     pick = _rounded(ratios[best], max_ratio)
-    tail = (1 - confidence) / 2
+    tail = (1 - asked.confidence) / 2
     band = np.quantile(draws, [tail, 1 - tail], axis=0).clip(0, 1)
-    verdict, reason, probabilities = verdict_of(ratios, mean, draws, len(evidence.scores))
-    if np.median(samples.real_counts) < 2 and samples.target_labels is None:
-        # Left out, it leaves none of its class: what real data alone are worth is then a guess, and so is any gain.
-        verdict, reason = "uncertain", "most classes have one real image only; two a class are needed"
+    verdict, reason, probabilities = _verdict(samples, evidence, ratios, mean, draws)
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
         "accuracy": list(_floats(evidence.importance @ evidence.scores)),
         "verdict_probability": probabilities,
     }
+    answers = {name: _METHODS[name](samples, evidence, asked) for name in asked.methods if name != "probe"}
     return RatioEstimate(
         ratio=pick,
         interval=(_rounded(ratios[first], max_ratio), _rounded(ratios[last], max_ratio)),
@@ -129,17 +115,27 @@ def estimate_ratio(
             high=_floats(1 - band[0]),
         ),
         methods={"probe": probe, **answers},
-        weights=weights,
+        weights=_best_weights(evidence),
         real_equivalent=_real_equivalent(mean, ratios, float(np.median(rate[:, 0]))),
-        classes=classes,
+        classes=_per_class(samples, evidence, ratios, posterior, np.median(grown, axis=0)),
         spectra=_spectra(samples),
-        warnings=warnings,
-        confidence=confidence,
+        warnings=tuple(_warnings(samples, evidence)),
+        confidence=asked.confidence,
         max_ratio=max_ratio,
         num_real=size,
         num_real_given=n,
         num_synthetic=len(samples.synthetic),
     )
+
+
+def _verdict(
+    samples: Samples, evidence: Evidence, ratios: FloatArray, mean: FloatArray, draws: FloatArray
+) -> tuple[Verdict, str, dict[str, float]]:
+    verdict, reason, probabilities = verdict_of(ratios, mean, draws, len(evidence.scores))
+    if np.median(samples.real_counts) < 2 and samples.target_labels is None:
+        # Left out, it leaves none of its class: what real data alone are worth is then a guess, and so is any gain.
+        return "uncertain", "most classes have one real image only; two a class are needed", probabilities
+    return verdict, reason, probabilities
 
 
 def _learning_rate(evidence: Evidence, ratios: FloatArray, draws: int, seed: int) -> FloatArray:
@@ -227,15 +223,11 @@ def _per_class(
     return tuple(sorted(found, key=lambda each: each.recall))
 
 
-def _closed_form(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
-    return closed_form(samples.real, samples.synthetic, num_real=size, max_ratio=max_ratio).to_dict()
+def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
+    return closed_form(samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio).to_dict()
 
 
-def _exact_risk(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     linear = list(evidence.linear.values())[-1]  # the richest family
     real, synthetic = random_relu(linear[:2], np.random.default_rng(0))
     return exact_risk_on_images(
@@ -244,24 +236,22 @@ def _exact_risk(
         synthetic,
         samples.synthetic_labels,
         num_classes=samples.num_classes,
-        num_real=size,
-        max_ratio=max_ratio,
+        num_real=asked.num_real,
+        max_ratio=asked.max_ratio,
     ).to_dict()
 
 
-def _stability(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _stability(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     sets = evidence.first_family
     target = sets[2] if len(sets) > 2 else None
-    return stability_on_images(sets[0], sets[1], num_real=size, max_ratio=max_ratio, target=target).to_dict()
+    return stability_on_images(
+        sets[0], sets[1], num_real=asked.num_real, max_ratio=asked.max_ratio, target=target
+    ).to_dict()
 
 
-def _scaling_law(
-    samples: Samples, evidence: Evidence, size: int, max_ratio: float, real_weight: float | None
-) -> dict[str, Any]:
+def _scaling_law(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
     """Fitted to the probe's errors at half of the real images and at all, and at several weights of a real image."""
-    n, points = len(samples.real), []
+    n, real_weight, points = len(samples.real), asked.real_weight, []
     weight = np.ones(len(evidence.grid)) if real_weight is None else np.maximum(real_weight * evidence.grid, 1e-9)
     half, full = evidence.sizes or (None, evidence.scores)
     for share, scores in ((0.5, half), (1.0, full)):
@@ -274,13 +264,14 @@ def _scaling_law(
         points += [(n, r, v, e) for r, v, e in zip(ratios, weights, 1 - scores.mean(axis=0), strict=True) if v != 1]
     count, ratio, v, error = np.array(points).T
     law = fit_scaling_law(count, ratio * count, ratio / (ratio + v), error)
-    fine = fine_ratios(max_ratio)
+    fine = fine_ratios(asked.max_ratio)
     alpha = fine / (fine + 1) if real_weight is None else np.where(fine > 0, 1 / (1 + real_weight), 0.0)
-    predicted = law.error(size, fine * size, alpha)
-    return {"ratio": _rounded(fine[predicted.argmin()], max_ratio), "error": float(predicted.min()), **law.to_dict()}
+    predicted = law.error(asked.num_real, fine * asked.num_real, alpha)
+    best = _rounded(fine[predicted.argmin()], asked.max_ratio)
+    return {"ratio": best, "error": float(predicted.min()), **law.to_dict()}
 
 
-_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+_METHODS: dict[str, Callable[[Samples, Evidence, Question], dict[str, Any]]] = {
     "closed_form": _closed_form,
     "exact_risk": _exact_risk,
     "stability": _stability,
@@ -319,98 +310,6 @@ def _listed(values: Sequence[int], limit: int = 8) -> str:
     return ", ".join(str(v) for v in values[:limit]) + (
         f" and {len(values) - limit} more" if len(values) > limit else ""
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The matrices are small, and the sums then have one order whatever the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _samples(
-    real_images: np.ndarray,
-    real_labels: np.ndarray,
-    synthetic_images: np.ndarray,
-    synthetic_labels: np.ndarray,
-    target_images: np.ndarray | None,
-    target_labels: np.ndarray | None,
-) -> Samples:
-    """Checked, with the classes that occur numbered without gaps."""
-    real, y_real = _checked("real", real_images, real_labels)
-    synthetic, y_synthetic = _checked("synthetic", synthetic_images, synthetic_labels)
-    target, y_target = None, None
-    if target_images is not None:
-        placeholder = np.zeros(len(target_images), dtype=np.int64)
-        target, y = _checked("target", target_images, placeholder if target_labels is None else target_labels)
-        y_target = None if target_labels is None else y
-    elif target_labels is not None:
-        raise InputError("target_labels came without target_images; give both, or target_images alone")
-    for side, images in (("synthetic", synthetic), ("target", target)):
-        if images is not None and images.shape[1:] != real.shape[1:]:
-            raise InputError(
-                f"real and {side} images must have one size, got {list(real.shape[1:])} and {list(images.shape[1:])}"
-            )
-    classes = len(np.unique(y_real))
-    if classes < 2 or len(real) < 4:
-        raise InputError(f"at least 4 real images of 2 classes are needed, got {len(real)} of {classes}; add images")
-    sides = [y_real, y_synthetic] + ([] if y_target is None else [y_target])
-    ids, numbered = np.unique(np.concatenate(sides), return_inverse=True)
-    parts = np.split(numbered.astype(np.int64), np.cumsum([len(y) for y in sides])[:-1])
-    return Samples(
-        real=real,
-        real_labels=parts[0],
-        synthetic=synthetic,
-        synthetic_labels=parts[1],
-        class_ids=ids,
-        target=target,
-        target_labels=parts[2] if y_target is not None else None,
-    )
-
-
-def _checked(side: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, NDArray[np.int64]]:
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        raise InputError(
-            f"{side}_images must be uint8 [N,H,W,C] or [N,H,W] with N >= 1, got {images.dtype} {list(images.shape)}; "
-            "scale other images to 0..255 first"
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise InputError(f"{side}_labels must be integers [{len(images)}], got {labels.dtype} {list(labels.shape)}")
-    if labels.min() < 0:
-        raise InputError(f"{side}_labels must be >= 0, got {labels.min()}")
-    return images, labels.astype(np.int64)
-
-
-def _check_numbers(
-    num_real: int,
-    given: int,
-    max_ratio: float,
-    real_weight: float | None,
-    methods: Sequence[str],
-    confidence: float,
-    seed: int,
-) -> None:
-    if not isinstance(num_real, int | np.integer) or num_real < given:
-        raise InputError(f"num_real must be an integer >= {given}, the number of real images given, got {num_real!r}")
-    if not 0 < max_ratio <= 1000:
-        raise InputError(f"max_ratio must be in (0, 1000], got {max_ratio}")
-    if real_weight is not None and not 0 < real_weight <= 1e6:
-        raise InputError(f"real_weight must be in (0, 1e6], or None for uniform weights, got {real_weight}")
-    unknown = [name for name in methods if name not in METHODS]
-    if isinstance(methods, str) or unknown:
-        raise InputError(f"methods must be among {', '.join(METHODS)}, got {methods!r}")
-    if not 0.5 < confidence < 1:
-        raise InputError(f"confidence must be in (0.5, 1), got {confidence}")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed must be an integer >= 0, got {seed!r}")
 
 
 def _rounded(ratio: float, max_ratio: float) -> float:

@@ -1,4 +1,4 @@
-"""Images with labels in, what the probe measured out: scores of held-out images over ratios, sizes and weights."""
+"""Features with labels in, what the probe measured out: scores of held-out images over ratios, sizes and weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ray_synth.bound.features import Encoder, linear_families, redrawn
-from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds
+from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, Held, ridge_scores, scored_rows
+from ray_synth.bound.random_features import redrawn
+from ray_synth.bound.samples import Samples
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -28,33 +28,6 @@ LEARNING = 0.85  # error falls as (images of a class)^-0.85 while they are few
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
 MAX_THREADS = 4
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """uint8 images [.,H,W,C] with labels in [0, C), numbers of `class_ids`. Target labels may be unknown."""
-
-    real: np.ndarray
-    real_labels: IntArray
-    synthetic: np.ndarray
-    synthetic_labels: IntArray
-    class_ids: IntArray
-    target: np.ndarray | None = None
-    target_labels: IntArray | None = None
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_ids)
-
-    @property
-    def real_counts(self) -> IntArray:
-        return np.bincount(self.real_labels, minlength=self.num_classes).astype(np.int64)
-
-    def asked(self, ratios: FloatArray, counts: IntArray | None = None) -> IntArray:
-        """Synthetic images of each class at each ratio to the real ones (or to other counts): [R,C]."""
-        per_class = self.real_counts if counts is None else counts
-        asked: IntArray = np.floor(np.outer(ratios, per_class) + 0.5).astype(np.int64)
-        return asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +58,20 @@ class Evidence:
 
 
 def gather(
-    samples: Samples, grid: FloatArray, *, real_weight: float | None, encoder: Encoder | None, seed: int
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, *, real_weight: float | None, seed: int
 ) -> Evidence:
     """Run the probe at every ratio of the grid [R], at half the real images, and over weights of the real set.
 
+    linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
     real_weight: λ of Eq. 7, the weight of the real images' mean loss; None for uniform weights, 1/ratio.
     """
-    sets = [samples.real, samples.synthetic] + ([] if samples.target is None else [samples.target])
-    linear = linear_families(sets, encoder=encoder, seed=seed)
     pilot = Pilot(samples.synthetic_labels, samples.asked(grid))
     weight = np.ones(len(grid)) if real_weight is None else np.where(grid > 0, real_weight * grid, 1.0)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
     names = [name for name in NETWORK_INPUTS if name in linear]
     # Each task is one thread's work whatever the machine: more cores, the same sums. Longest first.
-    with ThreadPoolExecutor(MAX_THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
         fitting = pool.submit(
             _ridge,
             samples,

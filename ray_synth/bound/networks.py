@@ -6,10 +6,13 @@ Ridge regression averages wrong labels away; a network learns them by heart. So 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import QUARTERS, Held, extrapolated
@@ -121,3 +124,20 @@ def _forward(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     w1, b1, w2, b2 = weights
     hidden = torch.relu(torch.baddbmm(b1, x, w1)) if x.dim() == 3 else torch.relu(x @ w1 + b1)
     return torch.baddbmm(b2, hidden, w2) if x.dim() == 3 else hidden @ w2 + b2
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The matrices are small, and the sums then have one order whatever the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def torch_on_one_thread() -> None:
+    """For the thread that calls it: the setting is each thread's own."""
+    torch.set_num_threads(1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ray_synth.bound.curve import Verdict
 from ray_synth.errors import InputError
+from ray_synth.records import record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +134,15 @@ class RatioEstimate:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        plain: dict[str, Any] = asdict(self)
-        plain["interval"] = list(self.interval)
-        plain["curve"] = {name: list(values) for name, values in asdict(self.curve).items()}
-        plain["spectra"] = {name: list(values) for name, values in asdict(self.spectra).items()}
-        for name in ("weights", "classes", "warnings"):
-            plain[name] = list(plain[name])
+        """JSON-ready; `from_dict` reads it back."""
+        plain: dict[str, Any] = asdict(self, dict_factory=_listed)
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> RatioEstimate:
+        """What `to_dict` gave. Raises InputError that names a field which is missing or holds something else."""
+        return record(cls, plain, "estimate.json")
+
+
+def _listed(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_synth.classifier.weights import misfit, read_weights
-from ray_synth.clip import check_open_clip, import_open_clip, quiet_log
 from ray_synth.config import Classifier, Lora
 from ray_synth.errors import InputError
+from ray_synth.features.clip import (
+    as_loaded,
+    check_open_clip,
+    load_open_clip,
+    open_clip_name,
+    tokens_of,
+    tower_settings,
+)
 from ray_synth.torch_ops import import_torchvision
 
 TEXTS_AT_ONCE = 256  # class prompts per pass where no gradient is kept
@@ -209,37 +215,28 @@ def build_clip(settings: Classifier, class_names: Sequence[str], *, device: str 
     Raises:
         InputError: no such architecture, no file, weights that do not fit, or a tower that LoRA is not made for.
     """
-    name = open_clip_name(settings)
-    check_open_clip(name, settings.weights or "")
+    name = _architecture(settings)
     clip = _load_clip(name, settings, device)
     add_lora(clip, settings.lora or Lora())
     if device == "meta":
         return ZeroShot(clip, torch.zeros(len(class_names), 1, dtype=torch.long, device=device))
-    return ZeroShot(clip, import_open_clip().get_tokenizer(name)(prompts_of(class_names, settings.prompt)))
+    return ZeroShot(clip, tokens_of(name, prompts_of(class_names, settings.prompt)))
 
 
-def open_clip_name(settings: Classifier) -> str:
-    return settings.model.removeprefix("open_clip:").replace("/", "-")  # as open_clip writes ViT-B/16
+def _architecture(settings: Classifier) -> str:
+    name = open_clip_name(settings.model.removeprefix("open_clip:"))
+    check_open_clip(name, settings.weights or "")
+    return name
 
 
 def _load_clip(name: str, settings: Classifier, device: str) -> Any:
-    open_clip = import_open_clip()
     size = _forced_size(name, settings.image_size)
-    # Resolved, or a file named 'openai' would be taken for a tag and downloaded.
-    path = str(Path(settings.weights or "").resolve())
-    with quiet_log(), torch.device(device):
-        try:
-            if device == "meta":
-                return open_clip.create_model(name, device=device, force_image_size=size)
-            return open_clip.create_model(name, pretrained=path, weights_only=True, force_image_size=size)
-        except Exception as error:  # RuntimeError, KeyError, SafetensorError, UnpicklingError, ...
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(f"open_clip model {name!r} cannot be loaded from {path}: {reason}") from None
+    return load_open_clip(name, settings.weights or "", image_size=size, device=device)
 
 
 def _forced_size(name: str, image_size: int | None) -> int | None:
     """The size to build for; None: the model's own. Only transformers can be built for another one."""
-    vision = import_open_clip().get_model_config(name)["vision_cfg"]
+    vision = tower_settings(name, "vision")
     own = vision.get("image_size", 224)
     if image_size is None or image_size == own:
         return None
@@ -253,9 +250,8 @@ def _forced_size(name: str, image_size: int | None) -> int | None:
 
 def check_clip(settings: Classifier) -> None:
     """Raise InputError for what `build_clip` would refuse, without weights in memory."""
-    name = open_clip_name(settings)
-    check_open_clip(name, settings.weights or "")
-    text = import_open_clip().get_model_config(name)["text_cfg"]
+    name = _architecture(settings)
+    text = tower_settings(name, "text")
     if "hf_model_name" in text or "hf_tokenizer_name" in text or "siglip" in name.lower():
         raise InputError(
             f"open_clip:{name} needs a tokenizer that is not part of open_clip, and nothing is downloaded here; "
@@ -266,13 +262,8 @@ def check_clip(settings: Classifier) -> None:
 
 
 def _check_fit(name: str, settings: Classifier) -> None:
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-
     model = _load_clip(name, settings, "meta")
-    given = convert_state_dict(model, read_weights(settings.weights or "", shapes_only=True))
-    if "positional_embedding" in given and not hasattr(model, "positional_embedding"):
-        given = convert_to_custom_text_state_dict(given)
+    given = as_loaded(model, read_weights(settings.weights or "", shapes_only=True))
     # open_clip mends the shapes of these when it loads.
     mended = ("logit_scale", "logit_bias", "positional_embedding", "visual.positional_embedding")
     problem = misfit(model.state_dict(), given, loose=(*mended, "text.positional_embedding"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,26 +10,31 @@ from typing import Any
 from safetensors import torch as safetensors
 from torch import nn
 
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.mixture import region_rows
-from ray_synth.classifier.models import build_model, load_trainable, trainable_state
-from ray_synth.classifier.train import Fitted, Team
+from ray_synth.classifier.models import build_model, load_trainable
+from ray_synth.classifier.setting import Setting
+from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
+from ray_synth.training.checkpoint import FolderCheckpoints, trainable_state
+from ray_synth.training.team import Team, run_team
 
-DEATHS = 3  # of workers or their machines with nothing new between, after which the trainings have failed
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One final training: its name (`best-0`), and what `train` needs for it."""
+    """One final training: its name (`best-0`), what it trains with, and whether it is looked at on the way."""
 
     name: str
-    arguments: Mapping[str, Any]
+    setting: Setting
+    seed: int
+    diagnosed: bool = False
 
     @property
     def file(self) -> str:
@@ -60,54 +62,40 @@ class Training:
         return f"model/runs/{self.name}.regions.json"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """What every worker of the final trainings is given."""
+
+    url: str  # of the run folder
+    trainings: Sequence[Training]
+    data: ExperimentData
+
+
 def train_final(
     folder: RunFolder,
     trainings: Sequence[Training],
-    train: Callable[..., Fitted],
+    data: ExperimentData,
     *,
     num_workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train what is not in the run folder yet. Ray must be up.
-
-    Every worker calls `train(**arguments, team=, checkpoints=)`. A training that was killed goes on from a checkpoint.
-    """
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
+    """Train what is not in the run folder yet. Ray must be up. A training that was killed goes on from a checkpoint."""
     missing = [training for training in trainings if not folder.exists(training.file)]
     progress(len(trainings) - len(missing))
     if not missing:
         return
     nodes = cluster_nodes()
     check_workers(num_workers, sum(nodes.most_gpus) or int(nodes.most_cpus), "GPUs" if nodes.on_gpus else "CPUs")
-    shared = {"url": folder.absolute_url, "trainings": ray.put(missing), "train": ray.put(train)}
-    with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
-        for attempt in itertools.count():
-            before = _state(folder, missing)
-            trainer = TorchTrainer(
-                _worker,
-                train_loop_config=shared,
-                scaling_config=ScalingConfig(
-                    num_workers=num_workers,
-                    use_gpu=nodes.on_gpus,
-                    resources_per_worker=None if nodes.on_gpus else {"CPU": 1},
-                ),
-                run_config=RunConfig(
-                    name=f"final-{attempt}", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)
-                ),
-            )
-            try:
-                _waiting(trainer.fit, lambda: progress(sum(folder.exists(training.file) for training in trainings)))
-                break
-            except TrainingFailedError as error:
-                if _state(folder, missing) != before:
-                    continue  # it came on between its deaths
-                failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
-                reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
-                raise WorkError(f"a final training failed: {reason}") from error
-        _refuse_failed(folder, missing)
+    run_team(
+        _train_all,
+        _Work(url=folder.absolute_url, trainings=missing, data=data),
+        what="a final training",
+        num_workers=num_workers,
+        on_gpus=nodes.on_gpus,
+        kept=lambda: _state(folder, missing),
+        meanwhile=lambda: progress(sum(folder.exists(training.file) for training in trainings)),
+    )
+    _refuse_failed(folder, missing)
 
 
 def _state(folder: RunFolder, trainings: Sequence[Training]) -> list[str | None]:
@@ -132,30 +120,22 @@ def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
         )
 
 
-def train_team() -> Team:
-    """The workers of the Ray Train run that this process belongs to."""
-    import ray.train
-    from ray.train.torch import get_device, prepare_model
-
-    context = ray.train.get_context()
-    return Team(
-        rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
-    )
-
-
-def _worker(config: Mapping[str, Any]) -> None:
-    import ray
+def _train_all(work: _Work, team: Team) -> None:
     import ray.train
 
-    team = train_team()
-    folder = RunFolder.on_worker(config["url"])
-    train = ray.get(config["train"])
-    for training in ray.get(config["trainings"]):
+    folder = RunFolder.on_worker(work.url)
+    for training in work.trainings:
         if folder.exists(training.file):  # trained before a worker of this team died
             continue
         checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:
-            fitted = train(**training.arguments, team=team, checkpoints=checkpoints)
+            fitted = fit(
+                *work.data.at(training.setting),
+                seed=training.seed,
+                team=team,
+                checkpoints=checkpoints,
+                diagnosed=training.diagnosed,
+            )
         except WorkError as error:
             if team.size > 1:
                 raise  # the others wait for this one
@@ -170,44 +150,6 @@ def _worker(config: Mapping[str, Any]) -> None:
             folder.write(training.file, tensors)
             checkpoints.remove()
         ray.train.report({"accuracy": fitted.accuracy})
-
-
-class FolderCheckpoints:
-    """A training's checkpoint as a file of the run folder."""
-
-    def __init__(self, folder: RunFolder, name: str):
-        self.folder, self.name = folder, name
-
-    def load(self) -> bytes | None:
-        return self.folder.read(self.name) if self.folder.exists(self.name) else None
-
-    def save(self, data: bytes) -> None:
-        self.folder.write(self.name, data)
-
-    def remove(self) -> None:
-        self.folder.remove(self.name)
-
-
-def _waiting(work: Callable[[], object], meanwhile: Callable[[], None]) -> None:
-    """Do `work` in a thread and call `meanwhile` twice a second.
-
-    Not in the main thread: there Ray Train takes Ctrl-C for itself and answers it with exit code 0.
-    """
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-        meanwhile()
-    if errors:
-        raise errors[0]
 
 
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSet) -> tuple[nn.Module, float]:

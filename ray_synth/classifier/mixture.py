@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_synth.bound.encoders import encoder_of
 from ray_synth.config import PartitionSettings
 from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
 from ray_synth.errors import InputError
-from ray_synth.partition import RegionReport, kmeans_partition, pixel_features, region_report
+from ray_synth.features.cache import cached, features_folder
+from ray_synth.features.encoders import encoder_of
+from ray_synth.features.pixels import pixel_features
+from ray_synth.partition import RegionReport, kmeans_partition, region_report
 
 BATCH = 512
 
@@ -129,10 +130,10 @@ def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:
 
 
 def encoded(sets: list[ImageSet], spec: str) -> Iterator[np.ndarray]:
-    """An encoder's features, batch after batch."""
-    encoder: Any = encoder_of(spec)
+    """An encoder's features, batch after batch, each made once on this machine."""
+    encoder = cached(encoder_of(spec), features_folder())
     for batch in _batches(sets):
-        yield np.asarray(encoder(batch), dtype=np.float32)
+        yield encoder(batch).astype(np.float32)
 
 
 def _batches(sets: list[ImageSet]) -> Iterator[np.ndarray]:

@@ -14,7 +14,9 @@ from ray_synth.classifier.clip_lora import build_clip, check_clip
 from ray_synth.classifier.weights import misfit, read_weights
 from ray_synth.config import Classifier
 from ray_synth.errors import InputError
+from ray_synth.features.clip import image_statistics
 from ray_synth.torch_ops import import_torchvision
+from ray_synth.training.checkpoint import trainable_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = 64  # pixels a side up to which a residual network gets the stem for small images
@@ -148,10 +150,8 @@ def _check_channels(settings: Classifier, shape: tuple[int, int, int]) -> None:
 
 
 def _prepared_clip(network: Any) -> nn.Module:
-    visual = network.clip.visual
-    side = visual.image_size
-    size = (side, side) if isinstance(side, int) else tuple(side)
-    return Prepared(network, size=size, mean=visual.image_mean, std=visual.image_std, mode="bicubic")
+    size, mean, std = image_statistics(network.clip.visual)
+    return Prepared(network, size=size, mean=mean, std=std, mode="bicubic")
 
 
 def _build_network(settings: Classifier, shape: tuple[int, int, int], num_classes: int, *, load: bool) -> nn.Module:
@@ -276,15 +276,6 @@ def _check_size(settings: Classifier, model: nn.Module, shape: tuple[int, int, i
             f"{settings.model} cannot take images of {height} x {width} pixels ({reason}); "
             f"type --set classifier.image_size={own}"
         ) from None
-
-
-def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a trained model must keep: the adapters of a frozen one, else the whole state. Copies, on the CPU."""
-    state = model.state_dict()
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen = any(not parameter.requires_grad for parameter in model.parameters())
-    names = [name for name in state if not frozen or name in trained]
-    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
 
 
 def load_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

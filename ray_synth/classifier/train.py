@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import torch as safetensors
 from torch import nn
 
-from ray_synth.classifier.augment import augment, mix_images, soft_targets
 from ray_synth.classifier.diagnostics import diagnose
 from ray_synth.classifier.losses import region_terms, regularized_loss
-from ray_synth.classifier.memory import Memory
+from ray_synth.classifier.memory_bank import MemoryBank
 from ray_synth.classifier.mixture import TrainingData
-from ray_synth.classifier.models import build_model, load_trainable, trainable_state
+from ray_synth.classifier.models import build_model, load_trainable
 from ray_synth.classifier.predict import accuracy_of, logits_of
-from ray_synth.classifier.recipe import Ema, learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
-from ray_synth.config import Augment, Classifier
+from ray_synth.config import Classifier
 from ray_synth.data.images import ImageSet
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError, WorkError
 from ray_synth.seeding import derive_seed
-from ray_synth.torch_ops import keep_freed_memory
+from ray_synth.training.augment import Augmentation, augment, mix_images, soft_targets
+from ray_synth.training.checkpoint import Checkpoints, Stateful, trainable_state
+from ray_synth.training.loop import Loop, autocast
+from ray_synth.training.recipe import Recipe, Schedule
+from ray_synth.training.team import Team
 
 MOST_DIAGNOSES = 100  # a small real set has an epoch every other update
-
-
-class Checkpoints(Protocol):
-    """Where a training keeps what it needs to go on after a kill."""
-
-    def load(self) -> bytes | None: ...
-    def save(self, data: bytes) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Team:
-    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model)."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
 
 
 class Fitted(NamedTuple):
@@ -86,29 +69,19 @@ def fit(
     Raises:
         WorkError: a loss that is not finite.
     """
-    keep_freed_memory()
     team = team or Team()
     with torch.random.fork_rng(devices=[]):
         training = _Training(data, validation, settings, seed=seed, team=team)
-        start = training.restore(checkpoints.load()) if checkpoints is not None else 0
-        updates = training.updates
+        loop = training.loop
+        updates = loop.recipe.updates
         evaluate_at = {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         every = diagnosed_every(settings.batch_size, len(data.real), len(data.synthetic), updates)
-        training.trained.train()
-        for step in range(start, updates):
-            done = step + 1
-            try:
-                loss = training.update(step)
-            except InputError as error:  # logits that are not finite
-                raise WorkError(f"update {done}: {error}; lower classifier.learning_rate") from None
+        loop.resume(checkpoints)
+        for done in loop.run(training.loss, kept_at=evaluate_at, checkpoints=checkpoints):
             if diagnosed and team.rank == 0 and (done % every == 0 or done == updates):
                 training.diagnose(done)
             if done in evaluate_at:
-                if not math.isfinite(loss):
-                    raise WorkError(f"the loss is {float(loss)} at update {done}; lower classifier.learning_rate")
                 report(training.evaluate())
-                if checkpoints is not None and team.rank == 0 and done < updates:
-                    checkpoints.save(training.saved(done))
         return training.finished()
 
 
@@ -139,60 +112,93 @@ def num_updates(settings: Classifier, num_real: int, num_synthetic: int) -> int:
     return max(settings.evaluations, settings.epochs * updates_per_epoch(settings.batch_size, num_real, num_synthetic))
 
 
+def recipe_of(settings: Classifier, updates: int) -> Recipe:
+    """The classifier section's optimizer, schedule and average, over so many updates."""
+    schedule = settings.schedule
+    return Recipe(
+        updates=updates,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        schedule=Schedule(
+            name=schedule.name,
+            warmup=round(schedule.warmup * updates),
+            milestones=tuple(round(milestone * updates) for milestone in schedule.milestones),
+            gamma=schedule.gamma,
+        ),
+        ema_decay=settings.ema_decay,
+    )
+
+
+class _Kept:
+    """The weights that are kept so far with their accuracy, and what was measured on the way."""
+
+    def __init__(self) -> None:
+        self.best: dict[str, torch.Tensor] = {}
+        self.accuracy = float("nan")
+        self.history: list[dict[str, float]] = []
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        history = bytearray(json.dumps(self.history).encode())  # text, for its exact numbers in their order
+        return {
+            "accuracy": torch.tensor(self.accuracy, dtype=torch.float64),
+            "history": torch.frombuffer(history, dtype=torch.uint8),
+            **{f"best/{name}": tensor for name, tensor in self.best.items()},
+        }
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.accuracy, self.history = float(tensors["accuracy"]), json.loads(tensors["history"].numpy().tobytes())
+        self.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+
+
 class _Training:
-    """A training between two updates: all of its state, and the next update."""
+    """A classifier's training: its loop, the loss of an update, and what is kept of it."""
 
     def __init__(self, data: TrainingData, validation: ImageSet, settings: Classifier, *, seed: int, team: Team):
         self.data, self.validation, self.settings, self.seed, self.team = data, validation, settings, seed, team
-        self.device = team.device
         shape: tuple[int, int, int] = data.real.images.shape[1:]
         model = build_model(settings, shape, data.real.class_names, seed=derive_seed("weights", seed))
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trained = team.prepare(self.model)
-        self.optimizer = make_optimizer(self.model, settings)
-        self.updates = num_updates(settings, len(data.real), len(data.synthetic))
+        self.model: nn.Module = model.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         both = len(data.real) > 0 and len(data.synthetic) > 0
+        self.real_weight = settings.real_weight
+        if settings.weighting == "uniform":
+            self.real_weight = len(data.real) / len(data.synthetic) if both else 1.0
+        self.regularized = both and (settings.lambda_1 > 0 or settings.lambda_2 > 0)
+        self.kept = _Kept()
+        also: dict[str, Stateful] = {"kept": self.kept}
+        self.bank: MemoryBank | None = None
+        if settings.algorithm == "lightweight" and self.regularized:
+            logits = torch.cat([logits_of(self.model, images.images) for images in (data.real, data.synthetic)])
+            place = derive_seed("centroids", seed)
+            self.bank = also["bank"] = MemoryBank(data, logits.to(team.device), variant=settings.variant, seed=place)
+        self.gathers = team.size > 1 and settings.gather
+        updates = num_updates(settings, len(data.real), len(data.synthetic))
+        self.loop = Loop(
+            self.model,
+            recipe_of(settings, updates),
+            team=team,
+            also=also,
+            gathers=self.gathers,
+            diverged="the loss is {loss} at update {done}; lower classifier.learning_rate",
+        )
         batch = settings.batch_size // 2 if both else settings.batch_size
+        self.changes = Augmentation(**settings.augment.model_dump())
         self.sides = [
-            _Side(images, regions, batch, self.updates, derive_seed(f"{name} batches", seed), self.device)
+            _Side(images, regions, batch, updates, derive_seed(f"{name} batches", seed), team.device)
             for name, images, regions in (
                 ("real", data.real, data.real_regions),
                 ("synthetic", data.synthetic, data.synthetic_regions),
             )
         ]
-        self.real_weight = settings.real_weight
-        if settings.weighting == "uniform":
-            self.real_weight = len(data.real) / len(data.synthetic) if both else 1.0
-        self.regularized = both and (settings.lambda_1 > 0 or settings.lambda_2 > 0)
-        self.ema = Ema(self.model, settings.ema_decay) if settings.ema_decay else None
-        self.memory: Memory | None = None
-        if settings.algorithm == "lightweight" and self.regularized:
-            logits = torch.cat([logits_of(self.model, images.images) for images in (data.real, data.synthetic)])
-            self.memory = Memory(
-                data, logits.to(self.device), variant=settings.variant, seed=derive_seed("centroids", seed)
-            )
-        self.best: dict[str, torch.Tensor] = {}
-        self.accuracy = float("nan")
-        self.history: list[dict[str, float]] = []
 
-    def update(self, step: int) -> float | torch.Tensor:
-        """One update; gives its loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, step, self.updates)
+    def loss(self, step: int) -> torch.Tensor:
+        """Eq. 7 of update `step`'s batches. Raises WorkError for logits that are not finite."""
         torch.manual_seed(derive_seed("dropout", self.seed, step, self.team.rank))
-        batches = [side.batch(step, self.team, self.settings.augment) for side in self.sides]
-        loss = self._loss(step, *batches)
-        self.optimizer.zero_grad(set_to_none=True)
-        # Each worker holds its own outputs alive in a loss over all workers' outputs, and DDP averages.
-        (loss * self.team.size if self._gathers else loss).backward()
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.model, step)
-        return loss.detach()
-
-    @property
-    def _gathers(self) -> bool:
-        return self.team.size > 1 and self.settings.gather
+        batches = [side.batch(step, self.team, self.changes) for side in self.sides]
+        try:
+            return self._loss(step, *batches)
+        except InputError as error:
+            raise WorkError(f"update {step + 1}: {error}; lower classifier.learning_rate") from None
 
     def _loss(self, step: int, real: _Batch, synthetic: _Batch) -> torch.Tensor:
         targets, classes = self.settings.targets, self.data.real.num_classes
@@ -210,17 +216,17 @@ class _Training:
         labels = [real.labels, synthetic.labels]
         if targets.label_smoothing or targets.binary:
             labels = [soft_targets(y, classes, targets.label_smoothing) for y in labels]
-        return self._total(real, synthetic, logits, logits, labels, apart=targets.binary or self.memory is not None)
+        return self._total(real, synthetic, logits, logits, labels, apart=targets.binary or self.bank is not None)
 
     def _mixed(self, step: int, place: int, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
         targets = self.settings.targets
         soft = soft_targets(batch.labels, self.data.real.num_classes, targets.label_smoothing)
-        return mix_images(batch.images, soft, targets, derive_seed("mix", self.seed, step, place, self.team.rank))
+        seed = derive_seed("mix", self.seed, step, place, self.team.rank)
+        return mix_images(batch.images, soft, mixup=targets.mixup, cutmix=targets.cutmix, seed=seed)
 
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext():
-            logits: torch.Tensor = self.trained(inputs)
+        with autocast(self.team.device, self.settings.precision):
+            logits: torch.Tensor = self.loop.trained(inputs)
         return logits.float()
 
     def _total(
@@ -234,24 +240,23 @@ class _Training:
         apart: bool,
     ) -> torch.Tensor:
         """Eq. 7. apart: cross-entropy and the two terms do not look at the same outputs, or not in the same way."""
-        sizes = [len(real.labels), len(synthetic.labels)]
+        first = (len(real.labels),)
         rows = [real.rows, synthetic.rows + len(self.data.real)]
         regions = [real.regions, synthetic.regions]
-        outputs, clean_outputs = list(logits.split(sizes)), list(clean.split(sizes))
-        if self._gathers:
+        outputs, clean_outputs = list(logits.tensor_split(first)), list(clean.tensor_split(first))
+        if self.gathers:
             same = logits is clean
-            outputs = [_gathered(part, self.team) for part in outputs]
-            clean_outputs = outputs if same else [_gathered(part, self.team) for part in clean_outputs]
-            labels, regions, rows = (
-                [_gathered(part, self.team) for part in parts] for parts in (labels, regions, rows)
-            )
+            gathered = self.team.gathered
+            outputs = [gathered(part) for part in outputs]
+            clean_outputs = outputs if same else [gathered(part) for part in clean_outputs]
+            labels, regions, rows = ([gathered(part) for part in parts] for parts in (labels, regions, rows))
         s = self.settings
         weights: dict[str, Any] = {"real_weight": self.real_weight, "lambda_1": s.lambda_1, "lambda_2": s.lambda_2}
         if not apart and self.regularized:
             return regularized_loss(*outputs, *labels, *regions, variant=s.variant, **weights).total
         discrepancy = robustness = logits.new_zeros(())
-        if self.memory is not None:
-            discrepancy, robustness = self.memory.terms(torch.cat(clean_outputs), torch.cat(rows), len(rows[0]))
+        if self.bank is not None:
+            discrepancy, robustness = self.bank.terms(torch.cat(clean_outputs), torch.cat(rows), len(rows[0]))
         elif self.regularized:
             discrepancy, robustness = region_terms(*clean_outputs, *regions, variant=s.variant)
         entropies = [_cross_entropy(z, y, binary=s.targets.binary) for z, y in zip(outputs, labels, strict=True)]
@@ -259,66 +264,27 @@ class _Training:
 
     def evaluate(self) -> float:
         """Validation accuracy; the weights are kept if they are to be. Gives the accuracy of what is kept."""
-        with self.ema.applied(self.model) if self.ema is not None else nullcontext():
+        kept = self.kept
+        with self.loop.averaged():
             accuracy = accuracy_of(self.model, self.validation)
-            if self.settings.keep == "last" or not self.best or accuracy >= self.accuracy:
-                self.best, self.accuracy = trainable_state(self.model), accuracy
-        return self.accuracy
+            if self.settings.keep == "last" or not kept.best or accuracy >= kept.accuracy:
+                kept.best, kept.accuracy = trainable_state(self.model), accuracy
+        return kept.accuracy
 
     def diagnose(self, done: int) -> None:
-        with self.ema.applied(self.model) if self.ema is not None else nullcontext():
-            self.history.append({"update": float(done), **diagnose(self.model, self._data(), self.validation)})
+        with self.loop.averaged():
+            row = diagnose(self.model, self._data(), self.validation)
+        self.kept.history.append({"update": float(done), **row})
 
     def _data(self) -> TrainingData:
-        return self.memory.regions_of(self.data) if self.memory is not None else self.data
-
-    def saved(self, done: int) -> bytes:
-        """Everything that the next update depends on."""
-        tensors = {"progress": torch.tensor([done, self.accuracy], dtype=torch.float64)}
-        for part, values in self._parts().items():
-            tensors |= {f"{part}/{name}": tensor for name, tensor in values.items()}
-        if self.history:
-            names = list(self.history[0])
-            tensors |= {f"history/{name}": torch.tensor([row[name] for row in self.history]).double() for name in names}
-        return safetensors.save(tensors)
-
-    def _parts(self) -> dict[str, Mapping[str, torch.Tensor]]:
-        return {
-            "model": trainable_state(self.model),
-            "optimizer": optimizer_tensors(self.optimizer),
-            "best": self.best,
-            "ema": self.ema.tensors() if self.ema is not None else {},
-            "memory": self.memory.tensors() if self.memory is not None else {},
-        }
-
-    def restore(self, data: bytes | None) -> int:
-        """Go on from a checkpoint; gives the number of updates it holds."""
-        if data is None:
-            return 0
-        parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in (*self._parts(), "history")}
-        tensors = safetensors.load(data)
-        done, self.accuracy = tensors.pop("progress").tolist()
-        for key, tensor in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = tensor
-        load_trainable(self.model, parts["model"])
-        restore_optimizer(self.optimizer, parts["optimizer"])
-        self.best = parts["best"]
-        if self.ema is not None:
-            self.ema.restore(parts["ema"])
-        if self.memory is not None:
-            self.memory.restore(parts["memory"])
-        columns = parts["history"]
-        rows = len(columns["update"]) if columns else 0
-        self.history = [{name: float(column[i]) for name, column in columns.items()} for i in range(rows)]
-        return int(done)
+        return self.bank.regions_of(self.data) if self.bank is not None else self.data
 
     def finished(self) -> Fitted:
-        load_trainable(self.model, self.best)
+        load_trainable(self.model, self.kept.best)
         return Fitted(
             self.model.eval().to("cpu", memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            self.accuracy,
-            self.history,
+            self.kept.accuracy,
+            self.kept.history,
             self._data(),
         )
 
@@ -328,16 +294,6 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, *, binary: bool)
     if not len(logits):
         return logits.sum()
     return F.binary_cross_entropy_with_logits(logits, targets) if binary else F.cross_entropy(logits, targets)
-
-
-def _gathered(part: torch.Tensor, team: Team) -> torch.Tensor:
-    """Every worker's part, one after the other: the own one alive, the others as constants."""
-    import torch.distributed as dist
-
-    parts = [torch.empty_like(part) for _ in range(team.size)]
-    dist.all_gather(parts, part.detach().contiguous())
-    parts[team.rank] = part
-    return torch.cat(parts)
 
 
 class _Batch(NamedTuple):
@@ -363,7 +319,7 @@ class _Side:
         order = [rng.permutation(len(images)) for _ in range(passes)] or [np.zeros(0, dtype=np.int64)]
         self.order = np.concatenate(order).astype(np.int64)
 
-    def batch(self, step: int, team: Team, changes: Augment) -> _Batch:
+    def batch(self, step: int, team: Team, changes: Augmentation) -> _Batch:
         """This worker's share of a batch. A change of an image follows from its place in the order."""
         start = step * self.batch_size
         places = np.arange(start + team.rank, start + self.batch_size, team.size)

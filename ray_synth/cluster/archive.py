@@ -13,20 +13,22 @@ from pathlib import Path
 
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
+from ray_synth.stages import STAGES
 
-FILES = (
-    "report.html", "summary.json", "metrics.json", "estimate.json", "generation.json", "log.txt",
-    "sweep/trials.csv", "sweep/ratio.svg", "sweep/search.svg",
-)  # fmt: skip
 BEGIN, END = "-----BEGIN RAY_SYNTH RESULTS-----", "-----END RAY_SYNTH RESULTS-----"
 MAX_BYTES = 200 * 2**20
 
 
+def kept_files() -> tuple[str, ...]:
+    """The small files of a run folder, as its stages name them."""
+    return tuple(file for stage in STAGES for file in stage.keeps)
+
+
 def packed(folder: RunFolder) -> str:
-    """Those of FILES that there are, as lines of text."""
+    """Those of `kept_files` that there are, as lines of text."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name in FILES:
+        for name in kept_files():
             if folder.exists(name):
                 data = folder.read(name)
                 member = tarfile.TarInfo(name)
@@ -39,8 +41,8 @@ def unpack(text: str, to: Path) -> list[str]:
     """Write the files of `packed` below a folder; their names.
 
     Raises:
-        WorkError: the text holds no such archive, or a member that is none of FILES (a path with `..`, an absolute
-            one, a link); then nothing is written.
+        WorkError: the text holds no such archive, or a member that is none of `kept_files` (a path with `..`, an
+            absolute one, a link); then nothing is written.
     """
     if BEGIN not in text or END not in text:
         raise WorkError("the job's log holds no results; look at it with ray job logs")
@@ -61,7 +63,7 @@ def _checked(archive: tarfile.TarFile) -> dict[str, bytes]:
     total = 0
     for member in archive:
         total += member.size
-        if member.name not in FILES or not member.isreg() or total > MAX_BYTES:
+        if member.name not in kept_files() or not member.isreg() or total > MAX_BYTES:
             raise WorkError(f"the results hold {member.name!r}, which no run folder's results hold; refused")
         file = archive.extractfile(member)
         contents[member.name] = file.read() if file is not None else b""

@@ -27,6 +27,7 @@ from ray_synth.errors import InputError, WorkError
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import use_token
+from ray_synth.stages import stages_until
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -209,7 +210,7 @@ class Cluster:
             if folder.is_local and all(folder.exists(name) for name in FETCHED):
                 self.reporter.say(f"report: {out}/report.html")
                 return
-            names = [name for name in archive.FILES if not folder.is_local and folder.exists(name)]
+            names = [name for name in archive.kept_files() if not folder.is_local and folder.exists(name)]
             for name in names:
                 RunFolder(to).write(name, folder.read(name))
         except Exception:  # no credentials for the bucket, or no client for it: the cluster has them
@@ -351,6 +352,6 @@ def submit(
     except KeyboardInterrupt:
         reporter.say(f"{job}: runs on; {again}")
         raise
-    if code == 0 and verb in ("run", "report"):
+    if code == 0 and any(stage.concludes for stage in stages_until(None if verb == "run" else verb)):
         cluster.fetch(command.out, to)
     return code

@@ -17,15 +17,16 @@ class PartitionSettings(Section):
     clusters_per_class: float = Field(2.0, gt=0, le=1000)
     iterations: int = Field(300, ge=1)
     features: str = Field(
-        "pixels", pattern=r"^(pixels|open_clip:[^:]+:.+)$", description="pixels, or open_clip:MODEL:/path/to/weights"
+        "pixels",
+        pattern=r"^(pixels|(open_clip|timm):[^:]+:.+)$",
+        description="pixels, open_clip:MODEL:/path/to/weights or timm:NAME:/path/to/weights",
     )
 
     @property
     def encoder(self) -> tuple[str, str] | None:
-        """Model and weights file of open_clip features."""
-        _, _, spec = self.features.partition(":")
-        model, _, weights = spec.partition(":")
-        return (model.replace("/", "-"), weights) if spec else None  # as open_clip writes ViT-B/16
+        """Model and weights file of features that are not pixels."""
+        _, model, weights = [*self.features.split(":", 2), "", ""][:3]
+        return (model.replace("/", "-"), weights) if weights else None  # as open_clip writes ViT-B/16
 
     def clusters(self, num_classes: int) -> int:
         return self.num_clusters or max(1, round(self.clusters_per_class * num_classes))

@@ -119,6 +119,6 @@ def with_absolute_paths(settings: Settings) -> Settings:
         elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
             changes[name] = str(Path(value).absolute())
         elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:
-            model, weights = settings.encoder
-            changes[name] = f"open_clip:{model}:{Path(weights).absolute()}"
+            weights = settings.encoder[1]
+            changes[name] = settings.features.removesuffix(weights) + str(Path(weights).absolute())
     return settings.model_copy(update=changes)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_synth.config.experiment import Experiment
 from ray_synth.config.generator import GENERATORS, GeneratorSettings, kind_of
 from ray_synth.config.section import short
 from ray_synth.config.sweep import Dimension
-from ray_synth.errors import InputError
+from ray_synth.config.yaml import read_yaml
+from ray_synth.errors import InputError, did_you_mean
 
 
 def load_experiment(
@@ -24,8 +23,8 @@ def load_experiment(
     """Read, override and check an experiment file.
 
     Args:
-        path: YAML file, read safely (no tags, no duplicate keys). Its `base`, a path seen from the file, is read first;
-            the file's sections are laid over the base's, key by key.
+        path: YAML file as `read_yaml` takes it: no tags, no aliases, no key twice. Its `base`, a path seen from the
+            file, is read first; the file's sections are laid over the base's, key by key.
         overrides: dotted key -> value, as `--set data.shots=5` gives them.
         seed: replaces the file's `seed`.
 
@@ -72,10 +71,9 @@ def _read_file(path: Path, missing: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
     try:
-        raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except Exception as error:  # PyYAML's constructors raise whatever Python raises on odd scalars
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a plain YAML file: {reason}") from None
+        raw = read_yaml(text)
+    except InputError as error:
+        raise InputError(f"{path} is not a plain YAML file: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections such as 'name:' and 'data:', got {type(raw).__name__}")
     raw = dict(raw)
@@ -113,52 +111,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not value.strip():
             raise InputError(f"--set {key}= has no value; type --set {key}=null if none is meant")
         try:
-            overrides[key.strip()] = yaml.load(value, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"--set {key}: the value {value!r} is not plain YAML: {reason}") from None
+            overrides[key.strip()] = read_yaml(value)
+        except InputError as error:
+            raise InputError(f"--set {key}: the value {value!r} is not plain YAML: {error}") from None
     return overrides
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, and aliases (an experiment has no use for them)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"a key must be text, got {key!r}", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed here", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-# YAML 1.1 reads 1:30 as 90, 010 as 8, no as false and 1e-3 as text; YAML 1.2's core schema does not, and nor do we.
-_CORE = {
-    "tag:yaml.org,2002:bool": r"true|True|TRUE|false|False|FALSE",
-    "tag:yaml.org,2002:int": r"[-+]?[0-9]+",
-    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?"
-    r"|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
-}
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] in ("null", "merge")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern in _CORE.items():
-    _StrictLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), None)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -184,11 +140,9 @@ def _problem(raw: Any, error: Any) -> str:
     received = short(error["input"])
     kind = error["type"]
     if kind == "extra_forbidden":
-        known = list(_model_at(names[:-1], generator).model_fields)
-        close = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+        hint = did_you_mean(names[-1], _model_at(names[:-1], generator).model_fields)
         prefix = key.removesuffix(names[-1])
-        hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
+        return f"unknown key {key}; {hint.replace('did you mean ', f'did you mean {prefix}')}"
     if kind == "missing":
         return f"{key} is missing; add '{names[-1]}: ...' to the file or type --set {key}=VALUE"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -234,5 +188,4 @@ def _near_files(path: Path) -> str:
     if not folder.is_dir():
         return ""
     found = sorted(str(p) for p in folder.glob("*.yaml"))
-    close = difflib.get_close_matches(str(path), found, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; {did_you_mean(str(path), found)}" if found else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_synth.config.classifier import Classifier
 from ray_synth.config.section import Section, changed, keys_of
+from ray_synth.errors import did_you_mean
 
 
 class Dimension(Section):
@@ -159,9 +159,7 @@ def check_space(space: Mapping[str, Dimension], classifier: Classifier) -> None:
             continue
         known = [key for key in keys_of(classifier) if key not in NOT_SEARCHED]
         if name not in known:
-            close = difflib.get_close_matches(name, [*SEARCHED, *known], n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join([*SEARCHED, *known])}"
-            raise ValueError(f"unknown key sweep.space.{name}; {hint}")
+            raise ValueError(f"unknown key sweep.space.{name}; {did_you_mean(name, [*SEARCHED, *known])}")
         if name == "real_weight" and classifier.weighting == "uniform":
             raise ValueError(
                 "sweep.space.real_weight has no effect with classifier.weighting: uniform; "

@@ -14,10 +14,8 @@ from ray_synth.data.decoding import EXTENSIONS, Size, resized
 from ray_synth.data.images import ImageSet
 from ray_synth.data.layouts import list_known
 from ray_synth.data.listing import Listing, names_of, skipped_notes
-from ray_synth.data.on_ray import list_huggingface, list_parquet, list_webdataset
+from ray_synth.data.shards import list_huggingface, list_parquet, list_webdataset
 from ray_synth.errors import InputError
-
-NEEDS_RAY = {"parquet", "webdataset", "huggingface"}  # their readers are Ray Data's
 
 
 def list_images(data: Data) -> Listing:

@@ -156,6 +156,10 @@ class Generator(ABC, Generic[S]):
         """Images of a step, at most."""
         return 0
 
+    def with_fit_steps(self, steps: int) -> Generator[S]:
+        """The same with so many of them: to be timed."""
+        return self
+
     def fit(self, folder: RunFolder, images: ImageSet, seed: int) -> Iterator[int]:
         """Train what the run trains, to `weights`. Yields the number of steps done, after a kill from a checkpoint."""
         yield from ()

@@ -71,6 +71,9 @@ class PixelGenerator(Generator[Diffusion]):
     def fit_batch(self) -> int:
         return self.settings.batch_size
 
+    def with_fit_steps(self, steps: int) -> Generator[Diffusion]:
+        return self._changed(self.settings.model_copy(update={"steps": steps}), self.generate)
+
     def fit(self, folder: RunFolder, images: ImageSet, seed: int) -> Iterator[int]:
         from ray_synth.generator.finetune import finetuning
 

@@ -17,8 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -251,8 +250,8 @@ def license_of(folder: Path) -> str:
         return ""
     match = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     try:
-        card = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        card = read_yaml(match[1]) if match else None
+    except InputError:
         return ""
     return str(card.get("license") or "") if isinstance(card, dict) else ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ray_synth.clip import TINY, import_open_clip, quiet_log
+from ray_synth.features.clip import TINY, import_open_clip, quiet_log
 from ray_synth.torch_ops import import_torchvision
 
 WIDTH = 32  # of the text embeddings

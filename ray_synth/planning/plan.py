@@ -1,22 +1,21 @@
-"""Counted work, rates and numbers of nodes in; hours, wall time, storage and money with their intervals out.
+"""What stages say is left, rates and numbers of nodes in; hours, wall time, storage and money with their intervals out.
 
 Every rate is drawn from its uncertainty, the same draws for every number of nodes, and the work is then simulated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ray_synth.classifier.final import DEATHS
 from ray_synth.errors import InputError
-from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
-from ray_synth.planning.rates import Measure, Rates
-from ray_synth.planning.run import HOUR, Draws, PlannedRun, held
-from ray_synth.planning.work import Training, Work
+from ray_synth.planning.rates import Rates
+from ray_synth.planning.run import HOUR, Draws, PlannedRun, bytes_of, held
+from ray_synth.planning.work import Work
+from ray_synth.tasks import Alternative, InPool, InSlots, Task, Tasks
 
 BEND = 0.5  # of what a node brings while everything scales: below it the curve has bent
 MOST_NODES = 100_000
@@ -118,33 +117,48 @@ class Plan:
 def plan(work: Work, rates: Rates, nodes: Sequence[int] = (1,), *, seed: int = 0) -> Plan:
     """Raises InputError for numbers of nodes that do not do."""
     check_nodes(nodes)
-    bytes_each = rates.image_bytes if rates.image_bytes and not work.images_there else work.image_bytes
-    work = replace(work, image_bytes=bytes_each)
+    work = _with_measured_bytes(work, rates)
     draws = Draws(rates, seed)
     runs = [PlannedRun(work, draws, count, spot=False) for count in sorted(set(nodes))]
     on_spot = [PlannedRun(work, draws, count, spot=True) for count in sorted(set(nodes))]
     points = tuple(_point(each, spot, runs[0]) for each, spot in zip(runs, on_spot, strict=True))
     first = runs[0]
+    written = sum(bytes_of(group, way) for group, way in work.pools)
+    there = sum(way.images_there * way.image_bytes + way.files_there * way.file_bytes for _, way in work.pools[:1])
     return Plan(
         name=work.name,
         hardware=rates.hardware,
         kind=rates.kind,
         nodes=first.nodes,
         slots=rates.slots,
-        images=work.images,
-        chunks=work.chunks,
-        bytes_written=work.bytes_written,
-        bytes_in_all=work.bytes_in_all,
+        images=round(sum(group.total("image") for group, _ in work.pools)),
+        chunks=sum(len(group.tasks) for group, _ in work.pools),
+        bytes_written=round(written),
+        bytes_in_all=round(written + there),
         complete=work.complete,
         stages=_stages(first),
         hours=Interval.of(first.hours),
         scaling=points,
         bend=_bend(runs),
-        saving=_saving(work, draws, first),
+        saving=_saving(work.alternative, first) if work.alternative is not None else None,
         prices_read=rates.prices_read,
         notes=(*work.notes, *_rate_notes(rates), *_spot_notes(on_spot[0])),
         origins=_origins(rates),
     )
+
+
+def _with_measured_bytes(work: Work, rates: Rates) -> Work:
+    """Files as large as those that were measured, where the run folder holds none that says better."""
+    each = rates.image_bytes
+    if not each:
+        return work
+
+    def sized(group: Tasks) -> Tasks:
+        if not isinstance(group.way, InPool) or group.way.images_there:
+            return group
+        return replace(group, way=replace(group.way, image_bytes=each))
+
+    return replace(work, stages=tuple(replace(s, groups=tuple(map(sized, s.groups))) for s in work.stages))
 
 
 def check_nodes(nodes: Sequence[int]) -> None:
@@ -155,50 +169,19 @@ def check_nodes(nodes: Sequence[int]) -> None:
 
 
 def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
-    said = _said(run)
+    said = {"start": "imports, reading the data, nodes"} | {stage.name: stage.plan for stage in run.work.stages}
+    for name, kept in run.kept.items():
+        said[name] += f", {kept:.0%} of them after early stops"
     return tuple(
-        StagePlan(
-            name=name,
-            work=said.get(name, ""),
-            hours=Interval.of(run.worker[name] / HOUR),
-            wall=Interval.of(wall),
-        )
+        StagePlan(name=name, work=said[name], hours=Interval.of(run.worker[name] / HOUR), wall=Interval.of(wall))
         for name, wall in run.wall.items()
     )
 
 
-def _said(run: PlannedRun) -> dict[str, str]:
-    """What each stage does, in counts."""
-    work = run.work
-    said = {
-        "start": "imports, reading the data, nodes",
-        "finetune": f"{work.generator_steps:,} steps of {work.generator_batch} images",
-        "generate": f"{work.images:,} images of {work.steps_per_image} steps in {work.chunks:,} chunks",
-        "estimate": f"{work.sizes.train:,} real and {work.pilot:,} synthetic images",
-        "train": f"{len(work.final)} trainings"
-        + (f" on {work.final_workers} workers" if work.final_workers > 1 else ""),
-        "evaluate": f"{work.sizes.test:,} test and {min(work.all_images, MOST_LOOKED_AT):,} synthetic images",
-        "report": "report.html",
-    }
-    if work.sweep is not None:
-        kept = work.sweep.expected(run.slots_of(work.sweep)) / max(work.sweep.bound, 1)
-        said["sweep"] = (
-            f"{len(work.sweep.trials)} trials of {_span([work.sweep.repeats * t.updates for t in work.sweep.trials])} "
-            "updates" + (f", {kept:.0%} of them after early stops" if work.sweep.rungs else "")
-        )
-    return said
-
-
-def _span(values: Sequence[int]) -> str:
-    """A number, or the least and the most of several."""
-    low, high = min(values, default=0), max(values, default=0)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
 def _point(run: PlannedRun, on_spot: PlannedRun, fewest: PlannedRun) -> Point:
     d = run.draws
-    money = Interval.of(run.node_hours * d.price) if run.rates.price is not None else None
-    spot = Interval.of(on_spot.node_hours * d.spot_price) if run.rates.spot_price is not None else None
+    money = Interval.of(run.node_hours * d["price"]) if run.rates.price is not None else None
+    spot = Interval.of(on_spot.node_hours * d["spot_price"]) if run.rates.spot_price is not None else None
     return Point(
         nodes=run.nodes,
         wall=Interval.of(run.total),
@@ -230,45 +213,41 @@ def _bend(runs: Sequence[PlannedRun]) -> Bend | None:
     return None
 
 
-OF_A_TRIAL = ("trial", "trial_image", "update", "update_one_side")
-
-
-def _saving(work: Work, draws: Draws, run: PlannedRun) -> Saving | None:
+def _saving(other: Alternative, run: PlannedRun) -> Saving | None:
     """Against every trial of the sweep, whatever of it is done already; None where no trial was measured."""
-    sweep, one = work.whole_sweep, work.one_training
-    if sweep is None or one is None or not sweep.trials or any(map(draws.rates.lacks, OF_A_TRIAL)):
+    draws, way = run.draws, other.tasks.way
+    units = {unit for task in (*other.tasks.tasks, other.instead) for unit in task.takes}
+    if not isinstance(way, InSlots) or not other.tasks.tasks or not units <= draws.values.keys():
         return None
-    slots, each = max(1, run.slots_of(sweep)), run.trial_holds(sweep)
+    slots, each = max(1, run.slots_of(way)), run.trial_holds(way)
+    slowed = run.slowed(each, slots)
 
-    def gpu_seconds(training: Training) -> float:
-        slowed = run.slowed(each, slots)
-        seconds = run.training_seconds(training, workers=sweep.workers_per_trial, slowed=slowed)
-        return float(np.median(seconds)) * held(each)
+    def gpu_seconds(task: Task) -> float:
+        return float(np.median(run.training_seconds(task, workers=way.workers, slowed=slowed)[0])) * held(each)
 
-    once = gpu_seconds(one)
-    trials = float(np.median(run.trial_seconds(sweep, slots).sum(axis=1))) * held(each)
-    bound = sum(gpu_seconds(training) for training in sweep.trials) * sweep.repeats
+    once = gpu_seconds(other.instead)
+    trials = float(np.median(run.trial_seconds(other.tasks.tasks, way, slots).sum(axis=1))) * held(each)
+    bound = sum(map(gpu_seconds, other.tasks.tasks))
     if not trials:
         return None
     everything = None
-    if not draws.rates.lacks("image"):
-        shared = run.slowed(run.actor_holds, run.nodes * run.rates.slots)
-        image = float(np.median(draws.image)) * shared * held(run.actor_holds)
-        fewer = max(work.images_at_prediction, work.whole_pilot)
-        everything = float(1 - (once + fewer * image) / (trials + work.all_images * image))
+    if "image" in draws.values:
+        holds = run.actor_holds(other.pool)
+        image = float(np.median(draws["image"])) * run.slowed(holds, run.nodes * run.rates.slots) * held(holds)
+        everything = float(1 - (once + other.images_instead * image) / (trials + other.images * image))
     return Saving(
         trainings=float(1 - once / trials),
         everything=everything,
-        trials=len(sweep.trials),
+        trials=len(other.tasks.tasks),
         bound=float(1 - once / bound),
     )
 
 
 def _spot_notes(run: PlannedRun) -> list[str]:
-    if run.final_interruptions <= DEATHS:
+    if not run.given_up:
         return []
     return [
-        f"on spot the final trainings are interrupted {run.final_interruptions:,.0f} times: should the run give up, "
+        f"on spot the final trainings are interrupted {run.given_up:,.0f} times: should the run give up, "
         "the same command goes on from their checkpoints"
     ]
 
@@ -278,12 +257,11 @@ def _rate_notes(rates: Rates) -> list[str]:
     idle = {"replacement"} if not rates.interruptions.value else set()
     guesses = [name for name, origin in _origins(rates).items() if origin.startswith("guess") and name not in idle]
     if guesses:
-        notes.append(f"no source was found for {', '.join(guesses)}: guesses (ray_synth/planning/gpus.yaml)")
+        notes.append(f"no source was found for {', '.join(guesses)}: guesses (ray_synth/hardware/gpus.yaml)")
     if rates.kind == "gpu" and not rates.measured_for:
         notes.append("GPU rates are published ones, scaled; nothing was run on this GPU")
     return notes
 
 
 def _origins(rates: Rates) -> dict[str, str]:
-    named: Mapping[str, Any] = {one.name: getattr(rates, one.name) for one in fields(rates)} | vars(rates.limits)
-    return {name: each.origin for name, each in named.items() if isinstance(each, Measure)}
+    return {name: measure.origin for name, measure in rates.measures().items()}

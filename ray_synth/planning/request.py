@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_synth.config import Experiment
+from ray_synth.data.published import data_are_here
 from ray_synth.errors import InputError
 from ray_synth.pipeline import Run, folder_of, loaded
 from ray_synth.planning.rates import Rates, gpu_rates, load_rates, priced, save_rates
-from ray_synth.planning.sizes import data_are_here, published_sizes
-from ray_synth.planning.work import Work, counted, work_of
+from ray_synth.planning.work import Work, work_of
 from ray_synth.progress import Reporter
-from ray_synth.stages.inputs import STAGES
+from ray_synth.stages import stages_until
 
 if TYPE_CHECKING:
     from ray_synth.planning.plan import Plan
@@ -29,7 +28,7 @@ class Request:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     out: str | None = None
-    until: str = "report"
+    until: str | None = None
     smoke: bool = False
     without_data: bool = False
     gpu: str | None = None
@@ -70,18 +69,23 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
         smoke=request.smoke,
         reporter=reporter,
     )
-    if request.without_data or ((request.gpu or request.rates) and not data_are_here(experiment)):
-        work = counted(experiment, published_sizes(experiment), until=request.until)
-        return plan(work, _rates(request, experiment, work), request.nodes, seed=experiment.seed)
-    run = Run(experiment, folder_of(experiment, request.out), reporter)
+    elsewhere = request.gpu is not None or request.rates is not None
+    described = request.without_data or (elsewhere and not data_are_here(experiment.data))
+    run = Run(experiment, folder_of(experiment, request.out), reporter, described=described)
     with run.inputs.resources:
         run.folder.check_free_for(experiment)
-        work = work_of(run, until=request.until)
-        if request.gpu is not None or request.rates is not None:
-            rates = _rates(request, experiment, work)
+        work = work_of(run, request.until)
+        if elsewhere:
+            rates = _known(request, run)
         else:
             run.check_places()  # what is measured here must find room here
             rates = _measured(request, work, run, started)
+    rates = priced(
+        rates,
+        price=request.price,
+        spot_interruptions=request.spot_interruptions,
+        gpus_per_node=request.gpus_per_node,
+    )
     return plan(work, rates, request.nodes, seed=experiment.seed)
 
 
@@ -94,38 +98,25 @@ def _check(request: Request) -> None:
         raise InputError(f"--save-rates keeps what was measured here; leave {given[0]} out")
     if request.without_data and not (request.gpu or request.rates):
         raise InputError("--without-data leaves nothing to measure with; add --gpu NAME or --rates FILE")
-    if request.until not in STAGES:
-        raise InputError(f"--until must be one of {', '.join(STAGES)}, got {request.until!r}")
+    stages_until(request.until, said="--until")
     if request.gpus_per_node is not None and not 1 <= request.gpus_per_node <= 64:
         raise InputError(
             f"--gpus-per-node must be between 1 and 64, got {request.gpus_per_node}; type --gpus-per-node 8"
         )
 
 
-def _rates(request: Request, experiment: Experiment, work: Work) -> Rates:
+def _known(request: Request, run: Run) -> Rates:
     """Published ones, or those of a file."""
     if request.gpu is not None:
-        rates = gpu_rates(request.gpu, experiment, work.sizes, gpus_per_node=request.gpus_per_node)
-    else:
-        rates = load_rates(request.rates or "").for_experiment(experiment, work.sizes)
-    return _as_asked(rates, request)
+        return gpu_rates(request.gpu, run.stages.values(), gpus_per_node=request.gpus_per_node)
+    return load_rates(request.rates or "").holding_for(run.stages.values())
 
 
 def _measured(request: Request, work: Work, run: Run, started: float) -> Rates:
     from ray_synth.planning.calibrate import calibrate
 
-    say = run.inputs.reporter.say
-    rates = calibrate(run, work, started=started, say=say)
+    rates = calibrate(run, work, started=started)
     if request.save_rates is not None:
         save_rates(rates, request.save_rates)
-        say(f"rates: {request.save_rates}")
-    return _as_asked(rates, request)
-
-
-def _as_asked(rates: Rates, request: Request) -> Rates:
-    return priced(
-        rates,
-        price=request.price,
-        spot_interruptions=request.spot_interruptions,
-        gpus_per_node=request.gpus_per_node,
-    )
+        run.inputs.reporter.say(f"rates: {request.save_rates}")
+    return rates

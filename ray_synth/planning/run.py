@@ -1,4 +1,4 @@
-"""Counted work, rates and a number of nodes in; the seconds of each stage out, a value for each draw of the rates.
+"""Tasks of stages, rates and a number of nodes in; the seconds of each stage out, a value for each draw of the rates.
 
 Nodes are paid for while a stage uses them: a pool that grows and shrinks is what sampling and sweep are made for.
 """
@@ -6,59 +6,54 @@ Nodes are paid for while a stage uses them: a pool that grows and shrinks is wha
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ray_synth.classifier.diagnostics import images_read
-from ray_synth.classifier.train import num_diagnoses
 from ray_synth.errors import InputError
-from ray_synth.evaluation.fidelity import MOST_LOOKED_AT
 from ray_synth.nodes import fitting
-from ray_synth.planning.rates import STRAGGLER, UNMEASURED, Measure, Rates
-from ray_synth.planning.simulate import Pool, in_slots, simulate, with_restarts
-from ray_synth.planning.work import SweepWork, Training, Work
-from ray_synth.sampling.generate import IN_FLIGHT
+from ray_synth.planning.rates import STRAGGLER, Rates
+from ray_synth.planning.simulate import Pool, simulate, with_restarts
+from ray_synth.planning.work import StageWork, Work
 from ray_synth.seeding import derive_seed
-from ray_synth.sweep.places import WINDOW
+from ray_synth.tasks import ON_DEVICE, ByTeam, InPool, InSlots, OnHead, Task, Tasks, in_slots
 
 REPETITIONS = 60
 HOUR = 3600.0
 LISTED, LIST_EVERY = 1000, 20.0  # names that a request lists; seconds between two looks of an actor at the folder
-SEGMENT = 60.0  # seconds of a training between two checkpoints, at least
+SEGMENT = 60.0  # seconds of a trial between two checkpoints, at least
 LIVES = 3.0  # of a node that a piece of work may take, which is then begun twenty times until it is through
 PACE = 0.1  # log standard deviation of a machine's speed between a calibration and the run: own, nine pairs
 
 
 class Draws:
-    """Every rate as an array of repetitions: its value, times what its uncertainty gave."""
+    """Every rate as an array of repetitions [R]: its value, times what its uncertainty gave."""
 
     def __init__(self, rates: Rates, seed: int):
         self.rates, self.seed = rates, seed
-        pace = np.random.default_rng(derive_seed("plan", seed, "pace")).standard_normal(REPETITIONS)
+        pace = self.random("pace").standard_normal(REPETITIONS)
         self.pace = np.exp((PACE if rates.measured_for else 0.0) * pace)
-        self.values: dict[str, np.ndarray] = {}
-        for source in (rates, rates.limits):
-            for one in fields(source):
-                measure = getattr(source, one.name)
-                if isinstance(measure, Measure) and measure != UNMEASURED:
-                    rng = np.random.default_rng(derive_seed("plan", seed, one.name))
-                    self.values[one.name] = measure.value * np.exp(measure.sigma * rng.standard_normal(REPETITIONS))
+        self.values = {
+            name: measure.value * np.exp(measure.sigma * self.random(name).standard_normal(REPETITIONS))
+            for name, measure in rates.measures().items()
+        }
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        try:
-            return self.__dict__["values"][name]  # type: ignore[no-any-return]
-        except KeyError:
-            if "rates" in self.__dict__ and self.rates.lacks(name):
-                raise InputError(
-                    f"this plan needs {name!r}, and the rates hold nothing for it: what takes it was left out, or was "
-                    "done already, when they were measured; measure again without --until, and with an --out in which "
-                    "nothing is done"
-                ) from None
-            raise AttributeError(name) from None
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.values:
+            raise InputError(
+                f"this plan needs {name!r}, and the rates hold nothing for it: what takes it was left out, or was "
+                "done already, when they were measured; measure again without --until, and with an --out in which "
+                "nothing is done"
+            )
+        return self.values[name]
+
+    def seconds(self, takes: Mapping[str, float], *, on_device: bool | None = None) -> np.ndarray:
+        """Of a task. on_device: of its units that a GPU works on alone, or of the others alone."""
+        units = [unit for unit in takes if on_device is None or (unit in ON_DEVICE) == on_device]
+        return sum((takes[unit] * self[unit] for unit in units), np.zeros(REPETITIONS))
 
     def random(self, name: str) -> np.random.Generator:
-        return np.random.default_rng(derive_seed("plan", self.seed, "draw", name))
+        return np.random.default_rng(derive_seed("plan", self.seed, name))
 
 
 class PlannedRun:
@@ -66,35 +61,49 @@ class PlannedRun:
 
     def __init__(self, work: Work, draws: Draws, nodes: int, *, spot: bool):
         self.work, self.draws, self.rates, self.nodes = work, draws, draws.rates, nodes
-        zero = np.zeros(REPETITIONS)
         # Interruptions a node and second: none where nobody takes the node away.
-        self.kills = draws.interruptions / HOUR if spot else zero
+        self.kills = draws["interruptions"] / HOUR if spot else np.zeros(REPETITIONS)
         self.wall: dict[str, np.ndarray] = {}
         self.worker: dict[str, np.ndarray] = {}
         self.paid: dict[str, np.ndarray] = {}
         self.lost: dict[str, np.ndarray] = {}  # cause -> seconds of wall time that more nodes do not shorten
-        self.final_interruptions = 0.0  # that are expected of the final trainings
+        self.given_up = 0.0  # interruptions that are expected of a team's tasks, where they are more than it survives
+        self.kept: dict[str, float] = {}  # stage -> part of its work that is left after early stops
         self.ray_is_up = False
-        self._start()
-        self._finetune()
-        self._generate()
-        self._read_back()
-        self._estimate()
-        self._sweep()
-        self._train()
-        self._results()
+        self.seen: set[str] = set()  # tasks that are done once
+        wall = draws["start"] + draws["node_start"]
+        self._add("start", wall, np.zeros(REPETITIONS))
+        self._blame("start-up", wall)
+        for stage in work.stages:
+            self._stage(stage)
 
     @property
     def total(self) -> np.ndarray:
-        return np.sum(list(self.wall.values()), axis=0)
+        return sum(self.wall.values(), np.zeros(REPETITIONS))
 
     @property
     def hours(self) -> np.ndarray:
-        return np.sum(list(self.worker.values()), axis=0) / HOUR
+        return sum(self.worker.values(), np.zeros(REPETITIONS)) / HOUR
 
     @property
     def node_hours(self) -> np.ndarray:
-        return np.sum(list(self.paid.values()), axis=0) / HOUR
+        return sum(self.paid.values(), np.zeros(REPETITIONS)) / HOUR
+
+    def _stage(self, stage: StageWork) -> None:
+        for group in stage.groups:
+            tasks = [task for task in group.tasks if not group.once or task.name not in self.seen]
+            self.seen |= {task.name for task in tasks} if group.once else set()
+            if not tasks:
+                continue
+            match group.way:
+                case OnHead():
+                    self._on_head(stage.name, group)
+                case InPool() as way:
+                    self._in_pool(stage.name, group, way)
+                case InSlots() as way:
+                    self._in_slots(stage.name, group, way)
+                case ByTeam() as way:
+                    self._by_team(stage.name, group, way)
 
     def _add(
         self,
@@ -121,66 +130,58 @@ class PlannedRun:
     def _ray(self) -> np.ndarray:
         """Ray is started by the first stage that needs it."""
         first, self.ray_is_up = not self.ray_is_up, True
-        return self.draws.ray_start if first else np.zeros(REPETITIONS)
+        return self.draws["ray_start"] if first else np.zeros(REPETITIONS)
 
-    def _start(self) -> None:
-        wall = self.draws.start + self.draws.node_start
-        self._add("start", wall, np.zeros(REPETITIONS))
-        self._blame("start-up", wall)
+    def _on_head(self, name: str, group: Tasks) -> None:
+        wall = self.draws.seconds(group.starts) + np.sum([self.draws.seconds(t.takes) for t in group.tasks], axis=0)
+        self._add(name, wall)
+        self._blame("head node", wall)
 
-    def _finetune(self) -> None:
-        if self.work.generator_steps:
-            wall = self.draws.generator_start + self.work.generator_steps * self.draws.generator_step
-            self._add("finetune", wall)
-            self._blame("head node", wall)
+    # Chunks over a pool.
 
-    def _generate(self) -> None:
-        if not self.work.chunks:
-            return
-        work, d = self.work, self.draws
-        room, each = self._actors_per_node(), self.actor_holds
-        actors = min(self.nodes * room, work.max_actors or work.chunks, work.chunks)
+    def _in_pool(self, name: str, group: Tasks, way: InPool) -> None:
+        d, chunks = self.draws, len(group.tasks)
+        room, each = self._actors_per_node(way), self.actor_holds(way)
+        actors = min(self.nodes * room, way.most_actors or chunks, chunks)
         used = math.ceil(actors / room)
-        seconds = d.chunk + work.images / work.chunks * d.image * self.slowed(each, actors)
-        lives = float(np.max(self.kills * (d.pool_start + seconds)))
+        images = group.total("image")
+        begin = d.seconds(group.starts)
+        mean = {unit: group.total(unit) / chunks for unit in group.tasks[0].takes}
+        seconds = d.seconds(mean, on_device=False) + d.seconds(mean, on_device=True) * self.slowed(each, actors)
+        lives = float(np.max(self.kills * (begin + seconds)))
         if lives > LIVES:
-            raise self._hopeless(lives, "a chunk", self._smaller_chunks(seconds))
-        rows = [self._pool(r, used, room, actors, float(seconds[r])) for r in range(REPETITIONS)]
+            share = float(np.min((LIVES / self.kills - begin) / seconds))
+            size = math.floor(share * images / chunks)
+            smaller = f", or --set generate.chunk_size={size}" if size >= 1 else ""
+            raise self._hopeless(lives, "a chunk", smaller)
+        rows = [
+            self._pool(r, chunks, (used, room, actors), float(seconds[r]), float(begin[r]), way.in_flight)
+            for r in range(REPETITIONS)
+        ]
         wall, paid, redone = (np.array(column) for column in zip(*rows, strict=True))
-        limits = self._limits(actors, work.chunks * seconds / actors)
-        slowest = max(limits, key=lambda name: float(np.median(limits[name])))
-        limited = np.maximum(wall, limits[slowest] + d.pool_start)
+        limits = self._limits(group, way, actors, chunks * seconds / actors)
+        slowest = max(limits, key=lambda limit: float(np.median(limits[limit])))
+        limited = np.maximum(wall, limits[slowest] + begin)
         started = self._ray()
         paid = paid + used * (started + limited - wall)  # a node that is gone is not paid
-        self._add("generate", started + limited, (work.chunks * seconds + redone) * held(each), paid=paid)
-        total, capped = work.chunks * seconds, actors == work.max_actors
-        self._blame("start-up", started + d.pool_start)
+        total, capped = chunks * seconds, actors == way.most_actors
+        self._add(name, started + limited, (total + redone) * held(each), paid=paid)
+        self._blame("start-up", started + begin)
         self._blame("actors" if capped else "data", total / actors - total / (self.nodes * room))
-        self._blame("data", wall - d.pool_start - total / actors)
+        self._blame("data", wall - begin - total / actors)
         self._blame("head node" if slowest == "head_tasks" else "storage", limited - wall)
 
-    @property
-    def actor_holds(self) -> float:
+    def actor_holds(self, way: InPool) -> float:
         """A share of a GPU, several of them, or a CPU."""
-        return self.work.gpus_per_actor if self.rates.kind == "gpu" else 1.0
-
-    def trial_holds(self, sweep: SweepWork) -> float:
-        """GPUs, or CPUs where there are none."""
-        if sweep.workers_per_trial > 1:
-            return float(sweep.workers_per_trial)
-        return sweep.gpus_per_trial if self.rates.kind == "gpu" else 1.0
+        return way.gpus_per_actor if self.rates.kind == "gpu" else 1.0
 
     def slowed(self, each: float, at_once: int) -> float:
-        """How much longer work on a GPU takes that is shared with others.
+        """How much longer work on a GPU takes that is shared with others, who make no more of it together."""
+        return float(max(1, min(fitting(1, each), at_once))) if self.rates.shares else 1.0
 
-        Published rates are those of one process with a GPU to itself: several share its speed, and make no more of it
-        together. Measured ones are of a machine with all slots busy, and hold this already.
-        """
-        return 1.0 if self.rates.measured_for else float(max(1, min(fitting(1, each), at_once)))
-
-    def _actors_per_node(self) -> int:
+    def _actors_per_node(self, way: InPool) -> int:
         """Raises InputError where an actor finds no room on a node."""
-        slots, each = self.rates.slots, self.actor_holds
+        slots, each = self.rates.slots, self.actor_holds(way)
         room = fitting(slots, each)
         if not room:
             raise InputError(
@@ -191,172 +192,135 @@ class PlannedRun:
 
     def _hopeless(self, lives: float, piece: str, cure: str) -> InputError:
         """For work that is hardly ever through before its node goes. lives: of a node that it takes."""
-        rate = float(np.median(self.draws.interruptions))
+        rate = float(np.median(self.draws["interruptions"]))
         allowed = math.floor(100 * rate * LIVES / lives) / 100
         return InputError(
             f"--spot-interruptions must be <= {allowed:g} per node and hour for {piece} to end before its node does, "
             f"got {rate:.3g}; type --spot-interruptions {allowed:g}{cure}"
         )
 
-    def _smaller_chunks(self, seconds: np.ndarray) -> str:
-        """What to type for chunks that nodes live for, where there are such. seconds: of one as they are."""
-        share = float(np.min((LIVES / self.kills - self.draws.pool_start) / seconds))
-        size = math.floor(share * self.work.images / self.work.chunks)
-        return f", or --set generate.chunk_size={size}" if size >= 1 else ""
-
-    def _pool(self, r: int, nodes: int, per_node: int, actors: int, seconds: float) -> tuple[float, float, float]:
+    def _pool(
+        self, r: int, chunks: int, room: tuple[int, int, int], seconds: float, begin: float, in_flight: int
+    ) -> tuple[float, float, float]:
+        """room: nodes, workers of a node, and workers in all."""
         d = self.draws
         pool = Pool(
-            chunks=self.work.chunks,
+            chunks=chunks,
             seconds=seconds,
-            nodes=nodes,
-            workers_per_node=per_node,
-            most_workers=actors,
-            in_flight=IN_FLIGHT,
-            worker_start=float(d.pool_start[r]),
-            jitter=float(d.jitter[r]),
-            stragglers=min(1.0, float(d.stragglers[r])),
+            nodes=room[0],
+            workers_per_node=room[1],
+            most_workers=room[2],
+            in_flight=in_flight,
+            worker_start=begin,
+            jitter=float(d["jitter"][r]),
+            stragglers=min(1.0, float(d["stragglers"][r])),
             straggler_factor=STRAGGLER,
             interruptions=float(self.kills[r]),
-            replacement=float(d.replacement[r]),
+            replacement=float(d["replacement"][r]),
         )
-        out = simulate(pool, 1, d.random(f"chunks {r}"))
+        out = simulate(pool, 1, d.random(f"draw chunks {r}"))
         return float(out.wall[0]), float(out.paid[0]), float(out.redone[0])
 
-    def _limits(self, actors: int, busy: np.ndarray) -> dict[str, np.ndarray]:
+    def _limits(self, group: Tasks, way: InPool, actors: int, busy: np.ndarray) -> dict[str, np.ndarray]:
         """Seconds in which all chunks could be made if nothing but this held them up. busy: seconds of each actor."""
-        work, d = self.work, self.draws
-        files = (work.images_there / work.chunk_size + work.chunks / 2) / LISTED  # requests of one look, on average
+        d, chunks = self.draws, len(group.tasks)
+        files = (way.files_there + chunks / 2) / LISTED  # requests of one look, on average
         lists = actors * max(1.0, files) / LIST_EVERY  # a second
         return {
-            "head_tasks": work.chunks / d.head_tasks,
-            "storage_bytes": work.bytes_written / d.storage_bytes,
-            "storage_puts": work.chunks / d.storage_puts,
-            "storage_lists": busy * np.maximum(0.0, lists / d.storage_lists - 1),
+            "head_tasks": chunks / d["head_tasks"],
+            "storage_bytes": bytes_of(group, way) / d["storage_bytes"],
+            "storage_puts": chunks / d["storage_puts"],
+            "storage_lists": busy * np.maximum(0.0, lists / d["storage_lists"] - 1),
         }
 
-    def _read_back(self) -> None:
-        """The driver decodes all images for the first stage that looks at them."""
-        if self.work.readers:
-            wall = self.work.all_images * self.draws.read_image
-            self._add(self.work.readers[0], wall)
-            self._blame("head node", wall)
+    # Trials in slots, trainings by a team.
 
-    def _estimate(self) -> None:
-        if self.work.pilot:
-            self._add("estimate", self.draws.estimate)
-            self._blame("head node", self.draws.estimate)
+    def trial_holds(self, way: InSlots) -> float:
+        """GPUs, or CPUs where there are none."""
+        if way.workers > 1:
+            return float(way.workers)
+        return way.gpus if self.rates.kind == "gpu" else 1.0
 
-    def training_seconds(self, one: Training, *, workers: int = 1, slowed: float = 1.0) -> np.ndarray:
-        d = self.draws
-        return d.trial + one.images * d.trial_image + self._update_seconds(one, workers) * slowed
+    def slots_of(self, way: InSlots) -> int:
+        """Trials at once, as a sweep has it."""
+        units = self.nodes * self.rates.slots
+        slots = units // way.workers if way.workers > 1 else fitting(units, self.trial_holds(way))
+        return min(slots, way.most or slots)
 
-    def _update_seconds(self, one: Training, workers: int) -> np.ndarray:
-        """Of all updates of a training."""
-        d = self.draws
-        update = d.update if one.both else d.update_one_side
-        return one.updates * update / (1.0 if workers == 1 else workers * d.data_parallel)
+    def training_seconds(self, task: Task, *, workers: int, slowed: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """All of a training, and of that what the optimizer's updates take. [R], [R]"""
+        shared = 1.0 if workers == 1 else workers * self.draws["data_parallel"]
+        updates = self.draws.seconds(task.takes, on_device=True) / shared * slowed
+        return self.draws.seconds(task.takes, on_device=False) + updates, updates
 
-    def _sweep(self) -> None:
-        sweep = self.work.sweep
-        if sweep is None or not sweep.trials:
-            return
-        self._check_room(sweep.workers_per_trial, "a trial takes sweep.workers_per_trial")
-        slots = self.slots_of(sweep)
-        seconds = self.trial_seconds(sweep, slots)
-        disturbed = self._interrupted(
-            "a trial", seconds, np.maximum(SEGMENT, seconds / sweep.evaluations), sweep.workers_per_trial
-        )
-        running = in_slots(disturbed, slots, window=WINDOW * slots)
-        started = self._ray() + self.draws.tune_start
-        each = held(self.trial_holds(sweep))
-        busy = min(slots, len(sweep.trials)) * each / self.rates.slots
+    def trial_seconds(self, tasks: Sequence[Task], way: InSlots, slots: int) -> np.ndarray:
+        """[R, trials]: what each takes, some of them stopped early."""
+        slowed = self.slowed(self.trial_holds(way), slots)
+        each = [self.training_seconds(task, workers=way.workers, slowed=slowed) for task in tasks]
+        whole, updates = (np.stack(column, axis=1) for column in zip(*each, strict=True))
+        rng = self.draws.random("draw early stops")
+        kept = rng.uniform(*way.kept, REPETITIONS)
+        share = np.ones(whole.shape)
+        for rung in reversed(way.rungs):
+            share = np.where(rng.random(whole.shape) < kept[:, None], share, rung)
+        share[:, : way.free(slots)] = 1.0
+        return np.asarray(whole - (1 - share) * updates)
+
+    def _in_slots(self, name: str, group: Tasks, way: InSlots) -> None:
+        self._check_room(way)
+        slots = self.slots_of(way)
+        seconds = self.trial_seconds(group.tasks, way, slots)
+        disturbed = self._interrupted(way, seconds, np.maximum(SEGMENT, seconds / way.segments))
+        running = in_slots(disturbed, slots, window=way.window * slots)
+        started = self._ray() + self.draws.seconds(group.starts)
+        each = held(self.trial_holds(way))
+        busy = min(slots, len(group.tasks)) * each / self.rates.slots
         worker = disturbed.sum(axis=1) * each
-        self._add("sweep", started + running, worker, nodes_used=busy)
+        self._add(name, started + running, worker, nodes_used=busy)
         self._blame("start-up", started)
         self._blame("data", running - worker / (self.nodes * self.rates.slots))
+        if way.rungs:
+            whole = np.stack([self.training_seconds(t, workers=way.workers)[0] for t in group.tasks], axis=1)
+            slowed = self.slowed(self.trial_holds(way), slots)
+            self.kept[name] = float(np.median(seconds.sum(axis=1) / np.maximum(whole.sum(axis=1) * slowed, 1e-12)))
 
-    def _interrupted(self, name: str, seconds: np.ndarray, segment: np.ndarray, workers: int) -> np.ndarray:
+    def _by_team(self, name: str, group: Tasks, way: ByTeam) -> None:
+        self._check_room(way)
+        each = np.stack([self.training_seconds(task, workers=way.workers)[0] for task in group.tasks], axis=1)
+        disturbed = self._interrupted(way, each, each / way.segments)
+        interruptions = float(np.median(each.sum(axis=1) * self.kills)) * math.ceil(way.workers / self.rates.slots)
+        self.given_up += interruptions if interruptions > way.deaths else 0.0
+        wall = self.draws.seconds(group.starts) + disturbed.sum(axis=1)
+        used = way.workers / self.rates.slots
+        self._add(name, self._ray() + wall, wall * way.workers, nodes_used=used)
+        self._blame("training", wall)
+
+    def _interrupted(self, way: InSlots | ByTeam, seconds: np.ndarray, segment: np.ndarray) -> np.ndarray:
         """[R, k]: what trainings take when any of the nodes of their workers may go. segment: between checkpoints.
 
         Raises:
             InputError: no checkpoint is ever reached.
         """
-        rates = self.kills * math.ceil(workers / self.rates.slots)
+        rates = self.kills * math.ceil(way.workers / self.rates.slots)
         lives = float(np.max(rates[:, None] * segment))
         if lives > LIVES:
-            more = math.ceil(self.work.final_evaluations * lives / LIVES)
-            raise self._hopeless(
-                lives, f"what {name} does between two checkpoints", f", or --set classifier.evaluations={more}"
-            )
-        rng = self.draws.random(f"interrupted {name}")
-        rows = zip(seconds, segment, rates.tolist(), self.draws.replacement.tolist(), strict=True)
+            more = math.ceil(way.segments * lives / LIVES)
+            cure = f", or --set classifier.evaluations={more}"
+            raise self._hopeless(lives, f"what {way.name} does between two checkpoints", cure)
+        rng = self.draws.random(f"draw interrupted {way.name}")
+        rows = zip(seconds, segment, rates.tolist(), self.draws["replacement"].tolist(), strict=True)
         return np.stack(
             [with_restarts(row, rate, segment=part, replacement=wait, rng=rng) for row, part, rate, wait in rows]
         )
 
-    def slots_of(self, sweep: SweepWork) -> int:
-        """Trials at once, as sweep.places has it."""
-        units = self.nodes * self.rates.slots
-        if sweep.workers_per_trial > 1:
-            slots = units // sweep.workers_per_trial
-        else:
-            slots = fitting(units, self.trial_holds(sweep))
-        return min(slots, sweep.concurrency or slots)
-
-    def _check_room(self, workers: int, said: str) -> None:
+    def _check_room(self, way: InSlots | ByTeam) -> None:
         """Raises InputError for more workers than there are GPUs or CPUs."""
         slots = self.nodes * self.rates.slots
-        if workers > slots:
+        if way.workers > slots:
             raise InputError(
-                f"{said}={workers} and there are {slots} {self.rates.kind.upper()}s; type "
-                f"--nodes {math.ceil(workers / self.rates.slots)}"
+                f"{way.name} takes {way.workers_key}={way.workers} and there are {slots} {self.rates.kind.upper()}s; "
+                f"type --nodes {math.ceil(way.workers / self.rates.slots)}"
             )
-
-    def trial_seconds(self, sweep: SweepWork, slots: int) -> np.ndarray:
-        """[R, trials]: what each takes, some of them stopped early."""
-        workers, slowed = sweep.workers_per_trial, self.slowed(self.trial_holds(sweep), slots)
-        whole = np.stack([self.training_seconds(t, workers=workers, slowed=slowed) for t in sweep.trials], axis=1)
-        rng = self.draws.random("early stops")
-        shape = (REPETITIONS, len(sweep.trials))
-        kept = rng.uniform(sweep.least_kept, sweep.most_kept, REPETITIONS)
-        share = np.ones(shape)
-        for rung in reversed(sweep.rungs):
-            share = np.where(rng.random(shape) < kept[:, None], share, rung)
-        share[:, : sweep.free(slots)] = 1.0
-        updates = np.stack([self._update_seconds(one, workers) for one in sweep.trials], axis=1)
-        return np.asarray(sweep.repeats * (whole - (1 - share) * updates * slowed))
-
-    def _train(self) -> None:
-        work, d = self.work, self.draws
-        if not work.final:
-            return
-        self._check_room(work.final_workers, "a final training takes classifier.num_workers")
-        rows = []
-        for k, one in enumerate(work.final):
-            seconds = self.training_seconds(one, workers=work.final_workers) * d.final
-            if (len(work.final) - k) % work.final_repeats == 0:  # the first of each setting is diagnosed
-                seconds = seconds + diagnosed_images(one, work) * d.diagnosis_image
-            rows.append(seconds)
-        each = np.stack(rows, axis=1)
-        disturbed = self._interrupted("a final training", each, each / work.final_evaluations, work.final_workers)
-        nodes = math.ceil(work.final_workers / self.rates.slots)
-        self.final_interruptions = float(np.median(each.sum(axis=1) * self.kills)) * nodes
-        wall = d.train_start + disturbed.sum(axis=1)
-        used = work.final_workers / self.rates.slots
-        self._add("train", self._ray() + wall, wall * work.final_workers, nodes_used=used)
-        self._blame("training", wall)
-
-    def _results(self) -> None:
-        work, d = self.work, self.draws
-        if work.tests:
-            judged = min(work.all_images, MOST_LOOKED_AT)
-            wall = d.evaluate + work.tests * d.test_image + judged * d.judged_image
-            self._add("evaluate", wall)
-            self._blame("head node", wall)
-        if work.report:
-            self._add("report", d.report)
-            self._blame("head node", d.report)
 
 
 def held(each: float) -> float:
@@ -364,7 +328,6 @@ def held(each: float) -> float:
     return 1 / fitting(1, each) if each < 1 else each
 
 
-def diagnosed_images(one: Training, work: Work) -> int:
-    """Images that all diagnoses of a final training read."""
-    times = num_diagnoses(work.batch_size, one.real, one.synthetic, one.updates)
-    return times * images_read(one.real, one.synthetic, work.validation)
+def bytes_of(group: Tasks, way: InPool) -> float:
+    """Bytes of the files that a group writes."""
+    return group.total("image") * way.image_bytes + len(group.tasks) * way.file_bytes

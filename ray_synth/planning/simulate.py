@@ -1,7 +1,8 @@
 """Pieces of work, workers and how often these die in; wall times, paid time and redone work out, a value a repetition.
 
 The rule of a resume is that of the run itself: what a dead worker had in hand is done again from its start, and nothing
-else is. It waits, with what was handed to that worker besides, until the worker is back.
+else is. It waits, with what was handed to that worker besides, until the worker is back. Who has least in hand is
+handed the next piece, as Ray Data does it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Pool:
 
     def times(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Seconds of so many chunks."""
-        times = np.full(count, self.seconds)
+        times = np.full(count, float(self.seconds))
         if self.jitter:
             times *= rng.lognormal(-(self.jitter**2) / 2, self.jitter, count)
         if self.stragglers:
@@ -74,32 +75,35 @@ def simulate(pool: Pool, repetitions: int, rng: np.random.Generator) -> Outcome:
 
 
 def _once(pool: Pool, rng: np.random.Generator) -> tuple[float, float, float]:
-    """(wall, paid, redone) of one repetition; chunk by chunk where a node dies before the end."""
+    """(wall, paid, redone) of one repetition; chunk by chunk, of the same times, where a node dies before the end."""
     drawn = _drawn(pool, rng)
     first = [next(drawn) for _ in range(pool.nodes)]
-    wall = undisturbed(pool, rng)
+    wall, each = undisturbed(pool, rng)
     if pool.node_start + min(first) >= wall:
         return wall, wall * pool.nodes, 0.0
-    return exact(pool, rng, lives=[itertools.chain([life], drawn) for life in first])
+    return exact(pool, rng, lives=[itertools.chain([life], drawn) for life in first], each=each)
 
 
-def undisturbed(pool: Pool, rng: np.random.Generator) -> float:
-    """Wall time of one repetition in which no node dies, chunks handed out as they are needed.
+def undisturbed(pool: Pool, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """Wall time of one repetition in which no node dies, and the times of each worker's chunks. [workers, n]
 
-    Who takes a chunk says nothing about how long it takes. So each worker may draw the times of its own ones, and those
-    are made of all that begin first: the same as handing them out one by one, in a few array operations.
+    Who takes a chunk says nothing about how long it takes. So each worker may draw the times of its own ones: chunk j
+    is handed to it when its chunk j - in_flight is through, and those are made of all that are handed out first. The
+    same as handing them out one by one, in a few array operations.
     """
+    each, ahead = np.zeros((pool.workers, 0)), pool.in_flight
     if pool.chunks == 0:
-        return 0.0
-    each = np.zeros((pool.workers, 0))
+        return 0.0, each
     while True:
-        more = pool.times(pool.workers * (8 + int(1.1 * pool.chunks / pool.workers)), rng)
+        more = pool.times(pool.workers * (8 + ahead + int(1.1 * pool.chunks / pool.workers)), rng)
         each = np.concatenate([each, more.reshape(pool.workers, -1)], axis=1)
         ends = each.cumsum(axis=1)
-        begins = ends - each
-        first = np.argpartition(begins, pool.chunks - 1, axis=None)[: pool.chunks]
-        if begins.flat[first].max() <= ends[:, -1].min():  # else who is through first may begin more than was drawn
-            return pool.start + float(ends.flat[first].max())
+        handed = np.empty_like(ends)
+        handed[:, :ahead] = np.arange(-ahead, 0)  # at the start, one to each worker before a second to any
+        handed[:, ahead:] = ends[:, :-ahead]
+        first = np.argpartition(handed, pool.chunks - 1, axis=None)[: pool.chunks]
+        if handed.flat[first].max() <= ends[:, -ahead].min():  # else one may be handed more than was drawn
+            return pool.start + float(ends.flat[first].max()), each
 
 
 class _Node:
@@ -137,42 +141,47 @@ def exact(
     rng: np.random.Generator,
     free: np.ndarray | None = None,
     lives: Sequence[Iterator[float]] | None = None,
+    each: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """(wall, paid, redone) of one repetition, chunk by chunk.
 
     A chunk is slow for the machine that it is on, not for what is in it: done again, it takes a time of its own.
 
     free: when each worker is free, default at its start. lives: seconds that each node lives, one life after the other,
-    default drawn.
+    default drawn. each: of the chunks that each worker begins, one after the other, [workers, n]; then drawn.
     """
     if pool.chunks == 0:
         return 0.0, 0.0, 0.0
     nodes = [_Node(pool, each) for each in lives or [_drawn(pool, rng)] * pool.nodes]
     starts = [pool.start] * pool.workers if free is None else free.tolist()
-    events = [(time, worker) for worker, time in enumerate(starts)]
+    drawn = _times(pool, rng)
+    times = [drawn if each is None else itertools.chain(each[worker].tolist(), drawn) for worker in range(len(starts))]
+    events = [(time, worker, False) for worker, time in enumerate(starts)]
     heapq.heapify(events)
-    times, waiting = _times(pool, rng), pool.chunks
-    handed = [0] * pool.workers
+    waiting, handed = pool.chunks, [0] * len(starts)
     end = redone = 0.0
     while events:
-        now, worker = events[0]
-        node = nodes[worker // pool.workers_per_node]
-        life = node.life(now)
-        ready = node.up[life] + (pool.worker_start if life or free is None else 0.0)
-        more = min(waiting, pool.in_flight - handed[worker])
-        if not handed[worker] + more:
-            heapq.heappop(events)
-            continue
-        if now < ready:
-            then = ready
-        else:
-            waiting, handed[worker] = waiting - more, handed[worker] + more
-            dies, then = node.dies[life], now + next(times)
-            if then <= dies:
-                end, handed[worker] = max(end, then), handed[worker] - 1
+        now, available = events[0][0], []
+        while events and events[0][0] == now:
+            _, worker, through = heapq.heappop(events)
+            node = nodes[worker // pool.workers_per_node]
+            if through:
+                end, handed[worker] = now, handed[worker] - 1
+            life = node.life(now)
+            ready = node.up[life] + (pool.worker_start if life or free is None else 0.0)
+            if now < ready:
+                heapq.heappush(events, (ready, worker, False))
             else:
-                redone, then = redone + dies - now, dies
-        heapq.heapreplace(events, (then, worker))
+                available.append((worker, node.dies[life]))
+        for level in range(pool.in_flight):  # to who has least in hand
+            for worker, _ in available:
+                if waiting and handed[worker] == level:
+                    waiting, handed[worker] = waiting - 1, level + 1
+        for worker, dies in available:
+            if handed[worker]:
+                then = now + next(times[worker])
+                redone += dies - now if then > dies else 0.0
+                heapq.heappush(events, (min(then, dies), worker, then <= dies))
     paid = sum(end - node.down(end) for node in nodes)
     return end, paid, redone
 
@@ -182,35 +191,21 @@ def _times(pool: Pool, rng: np.random.Generator) -> Iterator[float]:
         yield from pool.times(pool.chunks, rng).tolist()
 
 
-def in_slots(seconds: np.ndarray, slots: int, *, window: int | None = None) -> np.ndarray:
-    """When the last of some jobs ends that are begun in their order, each when one of the slots is free.
-
-    seconds: [R,k], a row a repetition. window: job k waits for all jobs up to k - window, as the trials of a sweep do,
-    which are proposed from the results of those before. Returns [R].
-    """
-    repetitions, jobs = seconds.shape
-    free, ends = np.zeros((repetitions, slots)), np.zeros((repetitions, jobs))
-    known = np.zeros(repetitions)  # when the results that the next job needs are there
-    rows = np.arange(repetitions)
-    for k in range(jobs):
-        if window is not None and k - window >= 0:
-            known = np.maximum(known, ends[:, k - window])
-        slot = free.argmin(axis=1)
-        free[rows, slot] = ends[:, k] = np.maximum(free[rows, slot], known) + seconds[:, k]
-    return ends.max(axis=1) if jobs else np.zeros(repetitions)
-
-
 def with_restarts(
     seconds: np.ndarray, rate: float, *, segment: np.ndarray, replacement: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Jobs that go on from their last checkpoint after an interruption: what they take in all.
 
-    segment: seconds between two checkpoints, which is begun exp(rate segment) times on average until it is through. A
-    time that was in vain lasts about half a segment where interruptions are rare, 1 / rate where they are not.
+    segment: seconds between two checkpoints, which is begun until it is through: a geometric number of times that were
+    in vain, each as long as an exponential life that ended before it. Their sum is drawn from the gamma distribution of
+    its mean and variance.
     """
     if rate == 0:
         return seconds
     segment = np.maximum(segment, 1e-6)  # jobs of no length have none
-    again = np.expm1(rate * segment)
-    kills = rng.poisson(seconds / segment * again)
-    return seconds + kills * (replacement + 1 / rate - segment / again)
+    through, lost = np.exp(-rate * segment), -np.expm1(-rate * segment)
+    kills = rng.negative_binomial(seconds / segment, through) if (seconds > 0).any() else np.zeros(len(seconds))
+    mean = 1 / rate - segment * through / lost  # of a time that was in vain, and its variance
+    variance = np.maximum(1 / rate**2 - segment**2 * through / lost**2, 1e-12)
+    vain = rng.gamma(np.maximum(kills * mean**2 / variance, 1e-12), variance / mean) * (kills > 0)
+    return np.asarray(seconds + kills * replacement + vain)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ray_synth.bound.result import RatioEstimate
 
 NAMES = {
     "probe": "probe",
@@ -20,14 +22,14 @@ TERMS = {
 }
 
 
-def in_order(methods: Mapping[str, Any]) -> list[str]:
+def in_order(methods: Mapping[str, object]) -> list[str]:
     """The methods that were asked, the known ones first."""
     return [*(name for name in NAMES if name in methods), *(name for name in methods if name not in NAMES)]
 
 
-def method_rows(estimate: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+def method_rows(estimate: RatioEstimate) -> list[tuple[str, float, str]]:
     """A row per method that was asked, and two more for the closed form: it swings with how variance is measured."""
-    methods = estimate["methods"]
+    methods = estimate.methods
     rows = []
     for name in in_order(methods):
         terms = methods[name]
@@ -40,9 +42,13 @@ def method_rows(estimate: Mapping[str, Any]) -> list[tuple[str, float, str]]:
     return rows
 
 
-def classes_differ(estimate: Mapping[str, Any]) -> bool:
+def classes_differ(estimate: RatioEstimate) -> bool:
     """False where no class stands out: with too few real images of each, all are given the curve of all images."""
-    return len({(each["recall_real_only"], each["recall"], each["ratio"]) for each in estimate["classes"]}) > 1
+    return len({(each.recall_real_only, each.recall, each.ratio) for each in estimate.classes}) > 1
+
+
+def class_said(label: int, class_names: Sequence[str]) -> str:
+    return class_names[label] if class_names else f"class {label}"
 
 
 def _probe_said(terms: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def search_picture(trials: Sequence[Trial], importances: Mapping[str, float], me
     """The best so far over the trials, the share of the spread that each setting explains, every trial as a line."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 6.4), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
+        above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15), squeeze=False)[:, 0]
         history, shares = above.subplots(1, 2, width_ratios=(1.6, 1))
         _draw_history(history, trials, metric)
         _draw_importances(shares, importances)

@@ -28,6 +28,7 @@ from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 
 FOLDER = "synthetic"
+CHUNK_BYTES = 5_000  # of a file around its images: columns, schema
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),

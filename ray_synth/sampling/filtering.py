@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ray_synth.clip import OpenClip, check_open_clip
 from ray_synth.config import ClipFilter, Filter
+from ray_synth.features.clip import OpenClip, check_open_clip
 from ray_synth.generator.base import Batch, Parents
 
 BLANK_RANGE = 2  # of 255, in every channel

@@ -1,1 +1,42 @@
-"""The work of a run, a room per stage: what a stage will do, its digest, and how it is done."""
+"""The stages of a run in their order. A stage is one file and its place in this list."""
+
+from __future__ import annotations
+
+from ray_synth.errors import InputError
+from ray_synth.stages.estimate import Estimate
+from ray_synth.stages.evaluate import Evaluate
+from ray_synth.stages.finetune import Finetune
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.report import Report
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.sweep import Sweep
+from ray_synth.stages.train import Train
+
+__all__ = [
+    "STAGES",
+    "Estimate",
+    "Evaluate",
+    "Finetune",
+    "Generate",
+    "Report",
+    "Stage",
+    "Sweep",
+    "Train",
+    "stages_until",
+]
+
+STAGES: list[type[Stage]] = [Finetune, Generate, Estimate, Sweep, Train, Evaluate, Report]
+
+
+def stages_until(name: str | None, *, said: str = "until") -> list[type[Stage]]:
+    """The stages up to one, in their order; all of them without a name.
+
+    Raises:
+        InputError: no stage of that name. said: what the message calls the argument.
+    """
+    names = [stage.name for stage in STAGES]
+    if name is None:
+        return list(STAGES)
+    if name not in names:
+        raise InputError(f"{said} must be one of {', '.join(names)}, got {name!r}")
+    return STAGES[: names.index(name) + 1]

@@ -2,72 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ray_synth.config import digest
 from ray_synth.data.images import first_per_class
+from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
-from ray_synth.stages.generate import SyntheticImages
-from ray_synth.stages.inputs import Inputs, Stage
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.stage import Stage
+from ray_synth.tasks import Task, Tasks
+
+if TYPE_CHECKING:
+    from ray_synth.bound.result import RatioEstimate
+    from ray_synth.hardware.gpus import Gpu
+    from ray_synth.stages.bench import Bench
 
 ESTIMATE = "estimate.json"
+IMAGES, POWER = 20_000, 0.27  # seconds grow as this power of the images; the table's are of so many
 
 
-class Prediction:
+class Estimate(Stage):
     """The estimate of a run."""
 
-    def __init__(self, inputs: Inputs, images: SyntheticImages):
-        self.inputs, self.images = inputs, images
+    name = "estimate"
+    purpose = "Predict the best synthetic ratio before training"
+    needs = (Generate,)
+    reads = ()  # settings say what an image is
+    keeps = (ESTIMATE,)
 
-    def stage(self) -> Stage:
-        e, pilot = self.inputs.experiment, self.images.pilot
-        real_weight = e.classifier.real_weight if e.classifier.weighting == "fixed" else None
-        limit = self.images.max_ratio(e.estimate.max_ratio)
-        seed = derive_seed("estimate", e.seed) % 2**32
+    @property
+    def limit(self) -> float:
+        """The largest ratio that is considered, of those that the images reach."""
+        return self.of(Generate).max_ratio(self.experiment.estimate.max_ratio)
 
-        def work(advance: Callable[[int], None]) -> None:
-            from ray_synth.bound.estimator import estimate_ratio
+    @property
+    def _real_weight(self) -> float | None:
+        classifier = self.experiment.classifier
+        return classifier.real_weight if classifier.weighting == "fixed" else None
 
-            real, synthetic = self.inputs.splits.train, self.images.all
-            rows = first_per_class(synthetic.labels, pilot)
-            estimate = estimate_ratio(
-                real.images,
-                real.labels,
-                synthetic.images[rows],
-                synthetic.labels[rows],
-                max_ratio=limit,
-                real_weight=real_weight,
-                confidence=e.estimate.confidence,
-                seed=seed,
-            )
-            self.inputs.folder.write_json(ESTIMATE, estimate.to_dict())
-            advance(1)
+    @property
+    def _seed(self) -> int:
+        return derive_seed("estimate", self.experiment.seed) % 2**32
 
-        real, synthetic = self.inputs.real_counts.sum(), pilot.sum()
-        stage_digest = digest(
+    @property
+    def digest(self) -> str:
+        images = self.of(Generate)
+        return digest(
             "estimate",
-            e.estimate,
-            limit,
-            real_weight,
-            seed,
-            pilot.tolist(),
-            self.images.digest,
+            self.experiment.estimate,
+            self.limit,
+            self._real_weight,
+            self._seed,
+            images.pilot.tolist(),
+            images.trained_on,
             self.inputs.digests["train"],
         )
-        plan = f"predicting the ratio from {real:,} real and {synthetic:,} synthetic images"
-        return Stage(stage_digest, (ESTIMATE,), plan, 1, work)
 
-    def read(self) -> dict[str, Any]:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (ESTIMATE,)
+
+    @property
+    def plan(self) -> str:
+        real, synthetic = self.inputs.real_counts.sum(), self.of(Generate).pilot.sum()
+        return f"predicting the ratio from {real:,} real and {synthetic:,} synthetic images"
+
+    def tasks(self) -> Sequence[Tasks]:
+        return (self.of(Generate).reading(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        if self.complete:
+            return ()
+        return (f"the predicted ratio is not known yet: {self.ratio:.3g} stands for it",)
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        from ray_synth.estimate import estimate_ratio
+
+        images = self.of(Generate)
+        real, synthetic = self.inputs.splits.train, images.all
+        rows = first_per_class(synthetic.labels, images.pilot)
+        estimate = estimate_ratio(
+            real.images,
+            real.labels,
+            synthetic.images[rows],
+            synthetic.labels[rows],
+            max_ratio=self.limit,
+            real_weight=self._real_weight,
+            confidence=self.experiment.estimate.confidence,
+            seed=self._seed,
+        )
+        self.folder.write_json(ESTIMATE, estimate.to_dict())
+        advance(1)
+
+    # What it found.
+
+    def result(self) -> RatioEstimate:
         """estimate.json."""
-        estimate: dict[str, Any] = self.inputs.folder.read_json(ESTIMATE)
-        return estimate
+        from ray_synth.bound.result import RatioEstimate
 
-    def exists(self) -> bool:
-        return self.inputs.folder.exists(ESTIMATE)
+        return RatioEstimate.from_dict(self.folder.read_json(ESTIMATE))
+
+    def show(self) -> None:
+        from ray_synth.tables import print_estimate
+
+        print_estimate(self.result())
+
+    def summary(self) -> Mapping[str, Any]:
+        estimate = self.result()
+        return {"predicted_ratio": self.ratio, "interval": list(estimate.interval), "verdict": estimate.verdict}
+
+    @property
+    def expected_ratio(self) -> float:
+        """The predicted ratio; while it is not known, one in the middle of log(1 + ratio) stands for it."""
+        return self.result().ratio if self.complete else math.sqrt(1 + self.limit) - 1
 
     @property
     def ratio(self) -> float:
         """The predicted ratio, of those that the images reach."""
-        limit = self.images.max_ratio(self.inputs.experiment.estimate.max_ratio)
-        return min(float(self.read()["ratio"]), limit)
+        return min(self.expected_ratio, self.limit)
+
+    # What it takes.
+
+    @functools.cached_property
+    def _pilot(self) -> int:
+        return int(self.of(Generate).pilot.sum())
+
+    def measured_with(self) -> Mapping[str, str | int]:
+        return {
+            "training images": len(self.inputs.splits.train),
+            "synthetic images of the estimate": self._pilot,
+        }
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        images = len(self.inputs.splits.train) * (1 + self.experiment.estimate.pilot_ratio)
+        return {"estimate": gpu.overheads["estimate"].times(max(0.3, (images / IMAGES) ** POWER))}
+
+    def calibrate(self, bench: Bench) -> None:
+        if not bench.wants("estimate"):
+            return
+        begin = time.monotonic()
+        from ray_synth.estimate import estimate_ratio
+        from ray_synth.stages.bench import HERE, MOST_REAL, MOST_SYNTHETIC, some, stand_in
+
+        real = some(self.inputs.splits.train, MOST_REAL)
+        synthetic = stand_in(real, max(1, min(self._pilot, MOST_SYNTHETIC) // len(self.inputs.class_names)))
+        estimate_ratio(
+            real.images,
+            real.labels,
+            synthetic.images,
+            synthetic.labels,
+            max_ratio=self.limit,
+            real_weight=self._real_weight,
+            confidence=self.experiment.estimate.confidence,
+            seed=0,
+        )
+        more = (len(self.inputs.splits.train) + self._pilot) / (len(real) + len(synthetic))
+        origin = HERE if more <= 1 else f"measured here on {1 / more:.0%} of the images, drawn out by their number"
+        bench.note("estimate", (time.monotonic() - begin) * more**POWER, 0.15 + 0.1 * math.log(more), origin)

@@ -7,43 +7,77 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_synth.config import digest
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.data.leaks import Prints, refuse_judged
-from ray_synth.generator.base import Parents
+from ray_synth.hardware.measure import Measure
+from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
 from ray_synth.sampling.chunks import Plan
 from ray_synth.sampling.digests import file_settings, sampling_settings
-from ray_synth.stages.finetune import GeneratorModel
-from ray_synth.stages.inputs import Inputs, Stage
+from ray_synth.sampling.generation import Generation, Rejected
+from ray_synth.stages.finetune import Finetune
+from ray_synth.stages.inputs import Inputs
+from ray_synth.stages.stage import Stage
+from ray_synth.tasks import InPool, Task, Tasks
 
+if TYPE_CHECKING:
+    from ray_synth.generator.base import Parents
+    from ray_synth.hardware.gpus import Gpu
+    from ray_synth.sampling.generate import Job
+    from ray_synth.stages.bench import Bench
+
+RECORD = "generation.json"
 MAX_REJECTED_LISTED = 1000
 MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
+# Bytes a pixel of an image file. jpeg: 110 kB of 512x512 (sweeps/imagenet.yaml); png, webp: reckoned from it.
+BYTES_PER_PIXEL = {"jpeg": 0.42, "png": 1.7, "webp": 0.35}
+SD_SIDE = 512  # pixels a side of what gpus.yaml's rates are of
 
 
-class SyntheticImages:
+class Generate(Stage):
     """The synthetic images of a run."""
 
+    name = "generate"
+    purpose = "Generate the synthetic images"
+    how = (
+        "Run it again to continue after a kill, or with another generate.images_per_class to make the images that are "
+        "missing."
+    )
+    needs = (Finetune,)
+    reads = ()  # settings say what an image is
+    unit = "image"
+    named_by_content = True
+    keeps = (RECORD,)
+
+    captions: Mapping[str, str] | None = None  # of the real images, by key, where a file has them
     _read: ImageSet | None = None
     _compared = 0  # images of each class of a folder that were compared with validation and test
 
-    def __init__(self, inputs: Inputs, model: GeneratorModel):
+    def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
         """Raises InputError for images that the classifier is judged on, and for captions that do not fit."""
-        self.inputs, self.model, self.experiment = inputs, model, inputs.experiment
-        self.folder, self.generator = inputs.folder, model.generator
-        self.notes = self._check_judged()
-        self.captions = self.generator.captions(inputs.splits.generator, self.experiment.data.path)
+        super().__init__(inputs, others)
+        self.model = self.of(Finetune)
+        self.generator = self.model.generator
+        self._notes = [] if inputs.described else self._check_judged()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
 
     def _check_judged(self) -> list[str]:
         """Images that exist already may be those that the classifier is judged on: refused. Returns notes.
 
         A look at some, before anything starts; what it leaves out is compared when the images are read.
         """
-        if not self.generator.source or self.folder.is_complete("generate", self.plan.chunk_digest):
+        e = self.experiment
+        self.captions = self.generator.captions(self.inputs.splits.generator, e.data.path)
+        if not self.generator.source or self.folder.is_complete(self.name, self.images.chunk_digest):
             return []
         # May be more than are asked: some are rejected.
         self._compared = max(1, MAX_COMPARED // len(self.inputs.class_names))
@@ -60,6 +94,10 @@ class SyntheticImages:
 
     # How many.
 
+    def counts(self, ratio: float) -> np.ndarray:
+        """Synthetic images of each class at a ratio. [C]"""
+        return synthetic_counts(self.inputs.real_counts, ratio)
+
     @functools.cached_property
     def most_per_class(self) -> int:
         """Synthetic images per class at most: those asked for, or what the largest ratio needs and there can be."""
@@ -68,7 +106,7 @@ class SyntheticImages:
             return e.generate.images_per_class
         limit = max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)
         wanted = int(np.ceil(limit * self.inputs.real_counts.max()))
-        return min([wanted, *(self._base_plan.available or ())])
+        return min([wanted, *(self._base.available or ())])
 
     @property
     def images_per_class(self) -> int:
@@ -78,20 +116,29 @@ class SyntheticImages:
     @functools.cached_property
     def _grown(self) -> int:
         """Images per class that were made for trials."""
-        record = self.folder.stage("generate")
-        if record is None or not record.complete or record.digest != self._base_plan.chunk_digest:
+        record = self.folder.stage(self.name)
+        if record is None or not record.complete or record.digest != self._base.chunk_digest:
             return 0
-        return int(self.folder.read_json("generation.json").get("images_per_class", 0))
+        return int(self.folder.read_json(RECORD).get("images_per_class", 0))
 
     @property
     def pilot(self) -> np.ndarray:
         """Synthetic images of each class that the estimate looks at. [C]"""
-        wanted = synthetic_counts(self.inputs.real_counts, self.experiment.estimate.pilot_ratio)
-        return np.clip(wanted, 1, self.most_per_class)
+        return np.asarray(np.clip(self.counts(self.experiment.estimate.pilot_ratio), 1, self.most_per_class))
 
     @property
     def total(self) -> int:
         return self.images_per_class * len(self.inputs.class_names)
+
+    def _per_class(self, ratio: float) -> int:
+        """Images per class once there are enough for a ratio."""
+        if self.experiment.generate.images_per_class is not None:
+            return self.images_per_class
+        return min(max(self.images_per_class, int(self.counts(ratio).max())), self.most_per_class)
+
+    def number_for(self, ratio: float) -> int:
+        """Images in all once there are enough for a ratio."""
+        return self._per_class(ratio) * len(self.inputs.class_names)
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
@@ -100,88 +147,182 @@ class SyntheticImages:
     # What they are.
 
     @property
-    def plan(self) -> Plan:
+    def images(self) -> Plan:
         """The synthetic images that are asked for."""
-        return dataclasses.replace(self._base_plan, images_per_class=self.images_per_class)
+        return self.images_up_to(self.images_per_class)
+
+    def images_up_to(self, per_class: int) -> Plan:
+        return dataclasses.replace(self._base, images_per_class=per_class)
 
     @functools.cached_property
-    def _base_plan(self) -> Plan:
+    def _base(self) -> Plan:
         """The plan but for the number. Its digests cover what an image is a function of, and no more."""
-        e, real = self.experiment, self.inputs.digests["generator"]
+        e, real, origin = self.experiment, self.inputs.digests["generator"], self.model.origin
+        described = self.inputs.described
         generator_digest = digest(
             "generate",
             self.generator.pixel_settings(),
-            self.model.origin.model_revision,
-            self.model.origin.parts,
+            origin.model_revision,
+            origin.parts,
             sampling_settings(e.generate),
             e.seed,
             list(self.inputs.class_names),
             real if self.generator.uses_real_images else None,
         )
-        chunk_digest = digest(
-            generator_digest, file_settings(e.generate), real if e.generate.filter.near_copies else None
-        )
+        files = None if described else file_settings(e.generate)
         return Plan(
             generator_digest=generator_digest,
-            chunk_digest=chunk_digest,
+            chunk_digest=digest(generator_digest, files, real if e.generate.filter.near_copies else None),
             num_classes=len(self.inputs.class_names),
             images_per_class=0,
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
-            available=self.generator.available(),
+            available=None if described else self.generator.available(),
         )
 
     @property
     def digest(self) -> str:
-        """Of the synthetic images as they are trained on: the chunks, and how they are brought to the real ones' size.
+        return self._base.chunk_digest
 
-        The digests of the real images need not say the latter, which may be square already.
-        """
-        return digest(self.plan.chunk_digest, "crop") if self.experiment.data.crop else self.plan.chunk_digest
+    @property
+    def trained_on(self) -> str:
+        """Digest of the synthetic images as they are trained on: the chunks, and how they are brought to the real ones'
+        size. The digests of the real images need not say the latter, which may be square already."""
+        return digest(self.digest, "crop") if self.experiment.data.crop else self.digest
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (chunks.FOLDER, RECORD)
+
+    @property
+    def overview(self) -> str:
+        e = self.experiment
+        more = ", more when a trial needs them" if e.generate.images_per_class is None else ""
+        said = f"images      {self.total:,} synthetic{more}, ratios 0 to {self.max_ratio(e.sweep.top_ratio):g}"
+        wanted = min(e.sweep.top_ratio, e.estimate.max_ratio)
+        if self.max_ratio(wanted) >= wanted:
+            return said
+        need = int(np.ceil(wanted * self.inputs.real_counts.max()))
+        return (
+            f"{said}\n  note: ratio {wanted:g} needs {need} images per class; "
+            f"type --set generate.images_per_class={need} to search it"
+        )
+
+    # What is left.
+
+    def _left(self) -> chunks.Work:
+        return chunks.work_left(chunks.finished_chunks(self.folder, self.images), self.images)
+
+    @property
+    def ready(self) -> bool:
+        left = self._left()
+        return not left.missing and not left.short
+
+    @property
+    def done(self) -> int:
+        finished = chunks.finished_chunks(self.folder, self.images)
+        kept = sum(len(chunk) - chunk.rejected for chunk in finished)
+        return min(max(0, self.total - self._left().num_images), kept)
+
+    @property
+    def plan(self) -> str:
+        left, there, steps = self._left(), self.done, self.generator.denoising_steps
+        of_steps = f" of {steps} steps" if steps else ""
+        return f"generating {left.num_images:,} images{of_steps} in {len(left.missing):,} chunks" + (
+            f"; {there:,} are there" if there else ""
+        )
+
+    def tasks(self) -> Sequence[Tasks]:
+        return self._making(self._left().missing)
+
+    def more_for(self, ratio: float, *, after: float = 0.0) -> Sequence[Tasks]:
+        """What trainings at a ratio ask for beyond what this stage makes, and beyond what others ask `after` it."""
+        asked, before = self._per_class(ratio), self._per_class(after)
+        if asked <= before:
+            return ()
+        there = chunks.finished_chunks(self.folder, self.images)
+        for each in (self.images_per_class, before):
+            there = sorted([*there, *chunks.work_left(there, self.images_up_to(each)).missing])
+        return self._making(chunks.work_left(there, self.images_up_to(asked)).missing)
+
+    def _making(self, missing: Sequence[chunks.Chunk]) -> Sequence[Tasks]:
+        if not missing:
+            return ()
+        tasks = tuple(Task(name=chunk.name, takes={"chunk": 1, "image": len(chunk)}) for chunk in missing)
+        return (Tasks(tasks=tasks, starts={"pool_start": 1}, way=self.pool),)
+
+    @property
+    def pool(self) -> InPool:
+        """How chunks are made."""
+        from ray_synth.sampling.generate import IN_FLIGHT
+
+        generate = self.experiment.generate
+        finished = chunks.finished_chunks(self.folder, self.images)
+        return InPool(
+            most_actors=generate.pool[1] if generate.pool else None,
+            gpus_per_actor=generate.gpus_per_actor,
+            in_flight=IN_FLIGHT,
+            image_bytes=self._image_bytes(finished),
+            file_bytes=chunks.CHUNK_BYTES,
+            images_there=sum(map(len, finished)),
+            files_there=len(finished),
+        )
+
+    def _image_bytes(self, finished: Sequence[chunks.Chunk]) -> float:
+        """Of an image file: of those that are there, else reckoned."""
+        looked_at = finished[:20]
+        if not looked_at:
+            pixels = self.generator.image_side**2 * self.inputs.shape[2] / 3
+            return pixels * BYTES_PER_PIXEL[self.experiment.generate.format]
+        sizes = [self.folder.size(f"{chunks.FOLDER}/{chunk.name}") for chunk in looked_at]
+        each = (sum(sizes) - chunks.CHUNK_BYTES * len(sizes)) / sum(map(len, looked_at))
+        return max(1.0, each)
+
+    def reading(self, ratio: float = 0.0) -> Tasks:
+        """All images read back, once there are enough for a ratio: by the first stage that looks at them."""
+        number = self.number_for(ratio)
+        return Tasks(tasks=(Task(name=f"read {number} images", takes={"read_image": number}),), once="reading")
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        found, e = [], self.experiment
+        if e.generate.filter.clip is not None or e.generate.filter.near_copies:
+            found.append("what filters take away, and is made anew, is not counted")
+        if self.generator.descriptions():
+            real = len(self.inputs.splits.generator)
+            found.append(f"what models say of {real:,} real images before, such as captions, is not counted")
+        return found
 
     # Making them.
 
-    def stage(self) -> Stage:
-        finished = chunks.finished_chunks(self.folder, self.plan)
-        work_left = chunks.work_left(finished, self.plan)
-        missing = work_left.missing
-        there = min(max(0, self.total - work_left.num_images), sum(len(chunk) - chunk.rejected for chunk in finished))
-
-        def work(advance: Callable[[int], None]) -> None:
-            advance(there)
-            if missing:  # else it was killed between the last chunk and the record
-                self.inputs.start_ray()
-            self._make(self.plan, lambda made: advance(there + made), self._parents() if missing else None)
-
-        plan = f"generating {work_left.num_images:,} images in {len(missing):,} chunks" + (
-            f"; {there:,} are there" if there else ""
-        )
-        return Stage(
-            self.plan.chunk_digest,
-            ("synthetic", "generation.json"),
-            plan,
-            self.total,
-            work,
-            ready=not missing and not work_left.short,
-            named_by_content=True,
-        )
+    def run(self, advance: Callable[[int], None]) -> None:
+        there, missing = self.done, bool(self._left().missing)
+        advance(there)
+        if missing:  # else it was killed between the last chunk and the record
+            self.inputs.start_ray()
+        self._make(self.images, lambda made: advance(there + made), self.parents(self.folder) if missing else None)
 
     def for_ratio(self, ratio: float) -> ImageSet:
         """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
-        needed = int(synthetic_counts(self.inputs.real_counts, ratio).max())
+        needed = int(self.counts(ratio).max())
         if needed > self.images_per_class:
             more = (needed - self.images_per_class) * len(self.inputs.class_names)
             self.inputs.start_ray()
-            plan = dataclasses.replace(self._base_plan, images_per_class=needed)
             said = f"{more:,} more images, for a trial at ratio {ratio:g}"
-            with self.inputs.reporter.part("generate", said, more) as advance:
-                self._make(plan, advance, self._parents())
+            with self.inputs.reporter.part(self.name, said, more) as advance:
+                self._make(self.images_up_to(needed), advance, self.parents(self.folder))
             self._grown = needed
         return self.all
 
+    def job(self, url: str, plan: Plan) -> Job:
+        """What an actor must know to make chunks of a plan in a run folder."""
+        from ray_synth.sampling.generate import Job
+
+        return Job(url=url, plan=plan, generator=self.generator.on_workers(), origin=self.model.origin)
+
     def _make(self, plan: Plan, progress: Callable[[int], None], parents: Parents | None) -> None:
         """What is missing of a plan, and generation.json. progress: called with the number of images made here."""
-        from ray_synth.sampling.generate import Job, generate_chunks
+        from ray_synth.sampling.generate import generate_chunks
 
         made = 0
 
@@ -190,52 +331,62 @@ class SyntheticImages:
             made += images
             progress(made)
 
-        job = Job(
-            url=self.folder.absolute_url,
-            plan=plan,
-            generator=self.generator.on_workers(),
-            origin=self.model.origin,
-        )
+        job = self.job(self.folder.absolute_url, plan)
         generate_chunks(self.folder, job, parents, progress=count, say=self.inputs.reporter.say)
         for _ in chunks.read_rows(self.folder, plan, ["key"]):
             pass  # reading checks that the keys are those of the plan
         self._write_generation(plan)
 
-    def _parents(self) -> Parents | None:
-        """The real images that the generator or a filter looks at, with their captions and embeddings."""
-        conditioned = self.generator.uses_real_images
-        if not conditioned and not self.experiment.generate.filter.near_copies:
-            return None
-        parents = Parents.of(self.inputs.splits.generator)
-        if conditioned:
-            from ray_synth.sampling.describe import described_parents
+    def parents(self, folder: RunFolder, *, of_class: tuple[int, int] | None = None) -> Parents | None:
+        """The real images that the generator or a filter looks at, with their captions and embeddings, which are kept
+        in a run folder. of_class: of one class alone, and so many."""
+        from ray_synth.generator.base import Parents
+        from ray_synth.sampling.describe import described_parents
 
-            parts, generator = self.model.origin.parts, self.generator.on_workers()
-            parents = described_parents(self.folder, parents, generator, self.captions, parts)
+        if not self.generator.uses_real_images and not self.experiment.generate.filter.near_copies:
+            return None
+        real = self.inputs.splits.generator
+        if of_class is not None:
+            real = real.take(np.flatnonzero(real.labels == of_class[0])[: of_class[1]])
+        parents = Parents.of(real)
+        if self.generator.uses_real_images:
+            parents = described_parents(
+                folder, parents, self.generator.on_workers(), self.captions, self.model.origin.parts
+            )
             for note in self.generator.described_notes(parents):
-                self.inputs.reporter.say(f"generate: {note}")
+                self.inputs.reporter.say(f"{self.name}: {note}")
         return parents
 
     def _write_generation(self, plan: Plan) -> None:
         """generation.json: how many images were made and kept, and what was set aside, by reason and key."""
         counts, rejected = chunks.rejected_counts(self.folder, plan, listed=MAX_REJECTED_LISTED, first="killed_worker")
-        made = sum(map(len, chunks.finished_chunks(self.folder, plan)))
-        self.folder.write_json(
-            "generation.json",
-            {
-                "model_id": self.model.origin.model_id,
-                "model_revision": self.model.origin.model_revision,
-                "model_license": self.model.origin.model_license,
-                "images_per_class": plan.images_per_class,
-                "asked": plan.images_per_class * plan.num_classes,
-                "made": made,
-                "kept": made - sum(counts.values()),
-                "rejected": counts,
-                "rejected_keys": [{"key": key, "reason": reason} for key, reason in rejected],
-            },
+        made, origin = sum(map(len, chunks.finished_chunks(self.folder, plan))), self.model.origin
+        generation = Generation(
+            model_id=origin.model_id,
+            model_revision=origin.model_revision,
+            model_license=origin.model_license,
+            images_per_class=plan.images_per_class,
+            asked=plan.images_per_class * plan.num_classes,
+            made=made,
+            kept=made - sum(counts.values()),
+            rejected=counts,
+            rejected_keys=tuple(Rejected(key=key, reason=reason) for key, reason in rejected),
         )
+        self.folder.write_json(RECORD, generation.to_dict())
 
     # Reading them.
+
+    def result(self) -> Generation:
+        """generation.json."""
+        return Generation.from_dict(self.folder.read_json(RECORD))
+
+    def show(self) -> None:
+        from ray_synth.tables import print_generation
+
+        print_generation(self.result())
+
+    def summary(self) -> Mapping[str, Any]:
+        return {"num_real": int(self.inputs.real_counts.sum()), "num_generated": self.total}
 
     @property
     def all(self) -> ImageSet:
@@ -245,14 +396,14 @@ class SyntheticImages:
         return self._read
 
     def _read_all(self) -> ImageSet:
-        used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.plan)), default=0)
+        used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.images)), default=0)
         if self.generator.source and used > self._compared:
             # The files, not the chunks: these may hold them recompressed.
             for note in self._refuse_judged(used):
                 self.inputs.reporter.say(f"  note: {note}")
         return chunks.read_synthetic(
             self.folder,
-            self.plan,
+            self.images,
             class_names=self.inputs.class_names,
             shape=self.inputs.shape,
             crop=self.experiment.data.crop,
@@ -265,9 +416,51 @@ class SyntheticImages:
         with self.inputs.reporter.stage("export", f"writing {self.total:,} images", self.total) as advance:
             return export_images(
                 self.folder,
-                self.plan,
+                self.images,
                 kind,
                 class_names=self.inputs.class_names,
                 extension=self.experiment.generate.format,
                 progress=advance,
             )
+
+    # What it takes.
+
+    def measured_with(self) -> Mapping[str, str | int]:
+        e = self.experiment
+        sampled = {"scheduler", "num_inference_steps", "guidance_scale", "batch_size", "filter", "format", "quality"}
+        sampling = e.generate.model_dump(mode="json", include=sampled)
+        return {"generator": digest(e.generator.model_dump(mode="json", exclude={"steps"}), sampling)}
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        generator, over = self.generator, gpu.overheads
+        pixels = (generator.image_side / SD_SIDE) ** 2
+        steps = generator.denoising_steps
+        starts, image = over["tune_start"], over["read_image"]  # of files
+        flops = generator.evaluation_flops() if steps else 0.0
+        if flops:
+            evaluations = steps * (2 if generator.guided else 1)
+            image = gpu.small_network(flops).times(evaluations, note=f"{evaluations} evaluations an image")
+        elif steps:
+            starts, step = over["pool_start"], gpu.rates["step_compiled" if generator.pads_batches else "step"]
+            decoder = gpu.flops["decoder_steps"]
+            count = (steps * (1.0 if generator.guided else 0.5) + decoder.value) * pixels
+            sigma = decoder.sigma * decoder.value * pixels / count
+            note = f"{steps} steps and the decoder, {generator.image_side} pixels a side"
+            image = step.times(count, sigma=sigma, note=note)
+        return {
+            "pool_start": starts,
+            "chunk": over["chunk"],
+            "image": image,
+            "read_image": over["read_back"].times(pixels),
+        }
+
+    def calibrate(self, bench: Bench) -> None:
+        from ray_synth.stages.bench_sampling import measure_reading, measure_sampling
+
+        if bench.wants("image"):
+            bench.start_ray()
+            job = self.job(bench.folder.absolute_url, self.images_up_to(10**6))
+            parents = self.parents(bench.folder, of_class=(0, 8))
+            measure_sampling(bench, job, parents, self.experiment.generate, self.images_per_class)
+        if bench.wants("read_image"):
+            measure_reading(bench, self.folder, self.images, self.generator)

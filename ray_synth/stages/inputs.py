@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ray_synth.config import Experiment, with_absolute_paths
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import NEEDS_RAY
+from ray_synth.data.published import published_splits
 from ray_synth.data.splits import Splits, read_splits
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 
-STAGES = ("finetune", "generate", "estimate", "sweep", "train", "evaluate", "report")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage when its turn has come. `plan` says what it will do, with counts; `total` is what its bar counts to."""
-
-    digest: str
-    outputs: tuple[str, ...]
-    plan: str
-    total: int
-    work: Callable[[Callable[[int], None]], None]
-    ready: bool = True  # False: the record may say complete, but more is asked for now
-    named_by_content: bool = False  # the outputs' own names say of which settings they are
-
 
 class Inputs:
-    """One experiment in one run folder, and its real images."""
+    """One experiment in one run folder, and its real images.
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter):
-        self.experiment, self.folder, self.reporter = experiment, folder, reporter
-        with ExitStack() as opened:
-            if experiment.data.kind in NEEDS_RAY:  # kept for the stages: starting it takes seconds
-                opened.enter_context(ray_session())
-            self.splits: Splits = read_splits(experiment.data, experiment.seed)
-            self.resources = opened.pop_all()
+    described: the images are not here. Their numbers are those published, for a plan; nothing can be looked at.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
+        self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
+        self.resources = ExitStack()
+        self.splits: Splits = (
+            published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)
+        )
         self.sets = self.splits.named()
 
     @functools.cached_property
@@ -53,7 +38,7 @@ class Inputs:
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
-        return {name: images.digest() for name, images in self.sets.items()}
+        return {name: "" if self.described else images.digest() for name, images in self.sets.items()}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ray_synth.config import digest
 from ray_synth.errors import InputError
-from ray_synth.stages.estimate import Prediction
-from ray_synth.stages.generate import SyntheticImages
-from ray_synth.stages.inputs import Inputs, Stage
+from ray_synth.hardware.measure import Measure
+from ray_synth.seeding import derive_seed
+from ray_synth.stages.estimate import Estimate
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.inputs import Inputs
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.takes import training_takes
+from ray_synth.tasks import Alternative, InSlots, Task, Tasks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ray_synth.sweep.ledger import Ledger, Trial
-    from ray_synth.sweep.space import Setting, Space
+    from ray_synth.classifier.setting import Setting
+    from ray_synth.hardware.gpus import Gpu
+    from ray_synth.stages.bench import Bench
+    from ray_synth.sweep.ledger import Ledger, SweepResult, Trial
+    from ray_synth.sweep.prior import Prior
+    from ray_synth.sweep.space import Space
+
+WHO_TRIES = {"num_trials", "concurrency", "tolerance", "gpus_per_trial"}  # of the section: what changes no trial
+PICTURES = ("ratio", "search")
 
 
-class SweepOfRun:
+class Sweep(Stage):
     """The sweep of a run."""
 
-    def __init__(self, inputs: Inputs, images: SyntheticImages, prediction: Prediction):
+    name = "sweep"
+    purpose = "Search the ratio and the classifier's settings with Ray Tune and Optuna"
+    how = "Run it again to continue after a kill: finished trials are kept, and those that were cut off are run again."
+    needs = (Generate, Estimate)
+    reads = (Estimate,)
+    keeps = ("sweep/trials.csv", *(f"sweep/{name}.svg" for name in PICTURES))
+
+    def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
         """Raises InputError for a space that the images do not reach."""
-        self.inputs, self.images, self.prediction = inputs, images, prediction
-        self.settings, self.folder = inputs.experiment.sweep, inputs.folder
+        super().__init__(inputs, others)
+        self.settings = self.experiment.sweep
         _ = self.space
 
     @functools.cached_property
@@ -38,46 +59,181 @@ class SweepOfRun:
     @property
     def max_ratio(self) -> float:
         """The upper end of the searched ratios."""
-        return self.images.max_ratio(self.settings.top_ratio)
+        return self.of(Generate).max_ratio(self.settings.top_ratio)
 
-    def stage(self) -> Stage:
-        from ray_synth.sweep.prior import told
-        from ray_synth.sweep.search import num_trials
+    @property
+    def prior(self) -> Prior | None:
+        """What the search is told of the prediction; of one that is not known yet, what stands for it."""
+        from ray_synth.sweep.prior import Prior
 
-        e, prediction = self.inputs.experiment, self.prediction.read()
-        stage_digest = digest(
+        estimate = self.of(Estimate)
+        if estimate.complete:
+            return Prior.of(estimate.result(), self.settings.prior)
+        ratio = estimate.expected_ratio
+        return None if self.settings.prior == "none" else Prior(ratio=ratio, interval=(ratio / 2, 2 * ratio))
+
+    @property
+    def digest(self) -> str:
+        e, prior = self.experiment, self.prior
+        return digest(
             "sweep",
-            self.settings.model_dump(mode="json", exclude={"num_trials", "concurrency", "tolerance", "gpus_per_trial"}),
+            self.settings.model_dump(mode="json", exclude=WHO_TRIES),
             e.classifier.model_dump(mode="json", exclude={"num_workers"}),
             e.partition,
             self.inputs.classifier_files,
             e.data.use_real,
             e.seed,
             self.max_ratio,
-            told(prediction, self.settings.prior),
-            self.images.digest,
+            {} if prior is None else prior.to_dict(),
+            self.of(Generate).trained_on,
             self.inputs.digests["train"],
             self.inputs.digests["validation"],
         )
-        ledger = self._ledger(stage_digest)
-        ended, total = len(ledger.ended), num_trials(ledger, self.inputs.on_workers, self.space, prediction)
-        searched = ", ".join(dict.fromkeys(("synthetic_ratio", *self.settings.searched)))
-        plan = f"{total} trials of {searched}" + (f"; {ended} are there" if ended else "")
-        work = functools.partial(self._work, ledger)
-        return Stage(stage_digest, ("sweep",), plan, total, work, ready=ended >= total)
 
-    def _ledger(self, stage_digest: str) -> Ledger:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def overview(self) -> str:
+        c, s = self.experiment.classifier, self.settings
+        budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
+        repeats = f", {s.repeats} seeds each" if s.repeats > 1 else ""
+        return f"sweep       {s.num_trials} trials of at most {budget}{repeats}"
+
+    # What is left.
+
+    @property
+    def ledger(self) -> Ledger:
         """What was tried with these settings. A ledger of others is not read: it will be set aside."""
         from ray_synth.sweep.ledger import Ledger
 
-        record = self.folder.stage("sweep")
-        return Ledger(self.folder, read=record is not None and record.digest == stage_digest)
+        return Ledger(self.folder, read=self.begun)
 
-    def _work(self, ledger: Ledger, advance: Callable[[int], None]) -> None:
+    def num_trials(self, ledger: Ledger) -> int:
+        """Trials in the end."""
+        from ray_synth.sweep.search import num_trials
+
+        return num_trials(ledger, self.inputs.on_workers, self.space, self.prior)
+
+    @property
+    def ready(self) -> bool:
+        ledger = self.ledger
+        return len(ledger.ended) >= self.num_trials(ledger)
+
+    @property
+    def done(self) -> int:
+        return len(self.ledger.ended)
+
+    @property
+    def total(self) -> int:
+        return self.num_trials(self.ledger)
+
+    @property
+    def plan(self) -> str:
+        searched = ", ".join(dict.fromkeys(("synthetic_ratio", *self.settings.searched)))
+        return f"{self.total} trials of {searched}" + (f"; {self.done} are there" if self.done else "")
+
+    def tasks(self) -> Sequence[Tasks]:
+        ledger, images = self.ledger, self.of(Generate)
+        ended = {trial_id for trial_id, trial in ledger.ended.items() if not trial.again}
+        settings = self.expected_settings(ledger)
+        left = {trial_id: setting for trial_id, setting in settings.items() if trial_id not in ended}
+        if not left:
+            return ()
+        top = max(self.space.ratio_range[1], *(setting.synthetic_ratio for setting in settings.values()))
+        return (
+            *images.more_for(top),
+            images.reading(top),
+            self._trials(left, done=len(settings) - len(left)),
+        )
+
+    def expected_settings(self, ledger: Ledger) -> dict[str, Setting]:
+        """Trial -> setting, in their order and as many as the sweep itself counts: those that were started, the first
+        ones of the prediction, then all choices where there is nothing else, or the range evenly in a fixed shuffle."""
+        from ray_synth.classifier.setting import default_setting
+        from ray_synth.sweep.search import first_settings, grid_in_turn
+
+        e = self.inputs.on_workers
+        settings = [ledger.starts[trial_id].setting for trial_id in sorted(ledger.starts)]
+        total = max(len(settings), self.num_trials(ledger))
+        for more in (first_settings(e, self.space, self.prior), grid_in_turn(e, self.space) or []):
+            tried = {setting.digest for setting in settings}
+            settings += [setting for setting in more if setting.digest not in tried]
+        settings += [
+            default_setting(e, len(self.inputs.class_names), ratio)
+            for ratio in self._drawn_ratios(max(0, total - len(settings)))
+        ]
+        return {f"t{k:05d}": setting for k, setting in enumerate(settings[:total])}
+
+    def _drawn_ratios(self, count: int) -> list[float]:
+        """So many ratios of a space that is not choices alone."""
+        from ray_synth.classifier.setting import RATIO
+        from ray_synth.sweep.space import from_scale, to_scale
+
+        dimension = self.space.dimensions[RATIO]
+        if dimension.choices is not None:
+            choices = sorted(dimension.choices)
+            return [float(choices[k % len(choices)]) for k in range(count)]
+        # As the prediction draws them.
+        scale = "log1p" if self.settings.prior == "distribution" else dimension.scale
+        low, high = (to_scale(end, scale) for end in self.space.ratio_range)
+        evenly = [from_scale(low + (high - low) * (k + 0.5) / count, scale) for k in range(count)]
+        order = np.random.default_rng(derive_seed("plan", self.experiment.seed)).permutation(count)
+        return [evenly[k] for k in order]
+
+    def _trials(self, settings: Mapping[str, Setting], done: int = 0) -> Tasks:
+        from ray_synth.sweep.places import WINDOW
+
+        s, evaluations = self.settings, self.settings.repeats * self.experiment.classifier.evaluations
+        rungs, rung = [], float(s.grace)
+        while s.pruner == "asha" and round(rung) < evaluations:
+            rungs.append(round(rung) / evaluations)
+            rung *= s.reduction_factor
+        kept = 1 / s.reduction_factor
+        return Tasks(
+            tasks=tuple(
+                Task(name=trial_id, takes=training_takes(self.inputs, setting, "trial", times=s.repeats))
+                for trial_id, setting in settings.items()
+            ),
+            starts={"tune_start": 1},
+            way=InSlots(
+                workers=s.workers_per_trial,
+                gpus=s.gpus_per_trial,
+                most=s.concurrency,
+                window=WINDOW,
+                segments=evaluations,
+                rungs=tuple(rungs),
+                # A search that gets better lets more go on than its factor says.
+                kept=(kept, min(1.0, 2 * kept)),
+                done=done,
+            ),
+        )
+
+    def alternative(self) -> Alternative:
+        """One training at the predicted ratio, whatever of the sweep is done already."""
+        from ray_synth.classifier.setting import default_setting
+
+        images, ratio = self.of(Generate), self.of(Estimate).ratio
+        settings = self.expected_settings(self.ledger)
+        top = max((setting.synthetic_ratio for setting in settings.values()), default=0.0)
+        one = default_setting(self.inputs.on_workers, len(self.inputs.class_names), ratio)
+        return Alternative(
+            tasks=self._trials(settings),
+            instead=Task(name="at the predicted ratio", takes=training_takes(self.inputs, one, "trial")),
+            images=images.number_for(top),
+            images_instead=max(int(images.counts(ratio).sum()), int(images.pilot.sum())),
+            pool=images.pool,
+        )
+
+    # What it does.
+
+    def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.report.search import trial_events
         from ray_synth.report.trials import live_table, trial_line
         from ray_synth.sweep.tuner import run_sweep
 
+        ledger = self.ledger
         self.inputs.start_ray()
         reporter, metric = self.inputs.reporter, self.settings.metric
         logged = {t.trial_id for t in ledger.trials if not t.again and self.folder.exists(_events(t.trial_id))}
@@ -95,8 +251,8 @@ class SweepOfRun:
             self.inputs.on_workers,
             self.inputs.splits.train,
             self.inputs.splits.validation,
-            self.images.for_ratio,
-            estimate=self.prediction.read(),
+            self.of(Generate).for_ratio,
+            prior=self.prior,
             max_ratio=self.max_ratio,
             shown=show,
         )
@@ -105,24 +261,21 @@ class SweepOfRun:
     def extend(self, trials: int) -> None:
         """Ask for more trials of a finished sweep. One that is still to be finished goes on first, so that the same
         command continues an extension that was killed."""
-        from ray_synth.sweep.search import num_trials
-
-        record = self.folder.stage("sweep")
-        if record is None or not self.prediction.exists() or record.digest != self.stage().digest:
+        record = self.folder.stage(self.name)
+        if record is None or not self.begun:
             raise InputError(
                 f"--extend adds trials to a finished sweep, and {self.folder.url} holds none with these settings; "
                 "leave --extend out first"
             )
-        ledger = self._ledger(record.digest)
-        counted = functools.partial(num_trials, ledger, self.inputs.on_workers, self.space, self.prediction.read())
-        ended, total = len(ledger.ended), counted()
+        ledger = self.ledger
+        ended, total = len(ledger.ended), self.num_trials(ledger)
         if not record.complete or ended < total:
             self.inputs.reporter.say(
                 f"--extend: the sweep has {ended} of {total} trials; these are finished, and none is added"
             )
             return
         ledger.target = total + trials
-        if counted() == total:
+        if self.num_trials(ledger) == total:
             raise InputError(f"--extend: sweep.space holds no other setting than the {total} that were tried")
         ledger.extend(total + trials)
 
@@ -137,43 +290,77 @@ class SweepOfRun:
 
     @property
     def best(self) -> Setting:
-        from ray_synth.sweep.ledger import best_trial
+        return self.result().best.setting
 
-        return best_trial(self.trials, self.settings.metric).setting
+    def result(self) -> SweepResult:
+        from ray_synth.sweep.ledger import SweepResult
 
-    def result(self) -> dict[str, Any]:
-        """The best trial, the cheapest good one, and the best of the others."""
-        from ray_synth.sweep.ledger import best_trial, cheapest_trial
+        return SweepResult(
+            folder=self.folder.url,
+            metric=self.settings.metric,
+            tolerance=self.settings.tolerance,
+            trials=tuple(self.trials),
+        )
 
-        trials = self.trials
-        return {
-            "folder": self.folder.url,
-            "metric": self.settings.metric,
-            "tolerance": self.settings.tolerance,
-            "trials": trials,
-            "best": best_trial(trials, self.settings.metric),
-            "cheapest": cheapest_trial(trials, self.settings.tolerance, self.settings.metric),
-        }
+    def show(self) -> None:
+        from ray_synth.tables import print_sweep
 
-    def picture(self, ledger: Ledger | None = None) -> Figure:
+        print_sweep(self.result())
+
+    def summary(self) -> Mapping[str, Any]:
+        found = self.result()
+        cheapest = {"trial_id": found.cheapest.trial_id, "tolerance": found.tolerance}
+        return {"num_trials": len(found.trials), "cheapest": cheapest | found.cheapest.setting.to_dict()}
+
+    def picture(self) -> Figure:
         """What the search did."""
         from ray_synth.report.search import search_picture
         from ray_synth.sweep.ledger import Ledger
         from ray_synth.sweep.search import importances
 
-        ledger, metric = ledger or Ledger(self.folder), self.settings.metric
+        ledger, metric = Ledger(self.folder), self.settings.metric
         return search_picture(ledger.trials, importances(ledger, self.space, metric), metric)
 
     def _draw(self) -> None:
         """Pictures beside the table, for who asks for the sweep alone."""
         from ray_synth.report.plots import as_svg, ratio_curve
-        from ray_synth.sweep.ledger import Ledger, best_trial
 
-        ledger = Ledger(self.folder)
-        best = best_trial(ledger.trials, self.settings.metric).setting.synthetic_ratio
-        curve = ratio_curve(self.prediction.read(), ledger.trials, best, self.prediction.ratio)
-        for name, figure in (("ratio", curve), ("search", self.picture(ledger))):
+        estimate = self.of(Estimate)
+        curve = ratio_curve(estimate.result(), self.trials, self.best.synthetic_ratio, estimate.ratio)
+        for name, figure in zip(PICTURES, (curve, self.picture()), strict=True):
             self.folder.write(f"sweep/{name}.svg", as_svg(figure).encode())
+
+    # What it takes.
+
+    def measured_with(self) -> Mapping[str, str | int]:
+        e = self.experiment
+        ignored = {"updates", "epochs", "budget", "num_workers", "learning_rate", "weight_decay"}
+        return {
+            "training images": len(self.inputs.splits.train),
+            "validation images": len(self.inputs.splits.validation),
+            "classifier": digest(e.classifier.model_dump(mode="json", exclude=ignored), e.partition),
+        }
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        from ray_synth.classifier.flops import update_seconds
+        from ray_synth.hardware.measure import NOTHING
+
+        e, classes = self.experiment, len(self.inputs.class_names)
+        both, one_side = update_seconds(gpu, e.classifier, self.inputs.shape, classes)
+        clustered = e.partition.clusters(classes) > 1
+        return {
+            "tune_start": gpu.overheads["tune_start"],
+            "trial": gpu.overheads["trial"],
+            "trial_image": gpu.overheads["trial_image"] if clustered else NOTHING,
+            "update": both,
+            "update_one_side": one_side,
+        }
+
+    def calibrate(self, bench: Bench) -> None:
+        if bench.wants("trial", "training"):  # final trainings are measured beside trials
+            from ray_synth.stages.bench_trainings import measure_trainings
+
+            measure_trainings(bench, list(self.expected_settings(self.ledger).values()))
 
 
 def _events(trial_id: str) -> str:

@@ -3,88 +3,163 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_synth.config import digest
+from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
-from ray_synth.stages.estimate import Prediction
-from ray_synth.stages.generate import SyntheticImages
-from ray_synth.stages.inputs import Inputs, Stage
-from ray_synth.stages.sweep import SweepOfRun
+from ray_synth.stages.estimate import Estimate
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.sweep import Sweep
+from ray_synth.stages.takes import as_training, sides_of, training_takes
+from ray_synth.tasks import ByTeam, Task, Tasks
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ray_synth.classifier.final import Training
-    from ray_synth.sweep.space import Setting
+    from ray_synth.classifier.setting import Setting
+    from ray_synth.hardware.gpus import Gpu
 
 SETTINGS, REGIONS = "model/settings.json", "model/regions.json"
+COMPARED = ("real_only", "at_predicted", "best")
 
 
-class FinalTrainings:
+class Train(Stage):
     """Real images alone, the predicted ratio, and the best setting of the sweep, each with several seeds."""
 
-    def __init__(self, inputs: Inputs, images: SyntheticImages, prediction: Prediction, sweep: SweepOfRun):
-        self.inputs, self.images, self.prediction, self.sweep = inputs, images, prediction, sweep
-        self.experiment, self.folder = inputs.experiment, inputs.folder
+    name = "train"
+    purpose = "Train the final classifiers: real only, at the predicted ratio, at the swept best"
+    needs = (Generate, Estimate, Sweep)
+    reads = (Estimate, Sweep)
 
     def settings(self) -> dict[str, Setting]:
-        """What is compared, by name."""
-        from ray_synth.sweep.space import default_setting
+        """What is compared, by name. Before the sweep is through the predicted ratio, or where that is not known the
+        largest that is tried, stands for its best one."""
+        from ray_synth.classifier.setting import default_setting
 
+        sweep, estimate = self.of(Sweep), self.of(Estimate)
         at = functools.partial(default_setting, self.inputs.on_workers, len(self.inputs.class_names))
-        return {"real_only": at(0.0), "at_predicted": at(self.prediction.ratio), "best": self.sweep.best}
+        if sweep.complete:
+            best = sweep.best
+        elif estimate.complete:
+            best = at(estimate.ratio)
+        else:
+            tried = sweep.expected_settings(sweep.ledger).values()
+            best = at(max((setting.synthetic_ratio for setting in tried), default=0.0))
+        return dict(zip(COMPARED, (at(0.0), at(estimate.ratio), best), strict=True))
 
     def trainings(self) -> Iterator[Training]:
         from ray_synth.classifier.final import Training
 
         for name, setting in self.settings().items():
             for repeat in range(self.experiment.evaluate.repeats):
-                arguments = {
-                    "setting": setting,
-                    "seed": derive_seed("final", self.experiment.seed, repeat),
-                    "diagnosed": repeat == 0,
-                }
-                yield Training(name=f"{name}-{repeat}", arguments=arguments)
+                seed = derive_seed("final", self.experiment.seed, repeat)
+                yield Training(name=f"{name}-{repeat}", setting=setting, seed=seed, diagnosed=repeat == 0)
 
-    def stage(self) -> Stage:
-        e, trainings = self.experiment, list(self.trainings())
-        stage_digest = digest(
+    @property
+    def digest(self) -> str:
+        e = self.experiment
+        return digest(
             "train",
-            [[t.name, t.arguments["setting"].to_dict(), t.arguments["seed"]] for t in trainings],
+            [[t.name, t.setting.to_dict(), t.seed] for t in self.trainings()],
             e.classifier,
             e.partition,
             self.inputs.classifier_files,
             e.data.use_real,
             e.seed,
-            self.images.digest,
+            self.of(Generate).trained_on,
             self.inputs.digests["train"],
             self.inputs.digests["validation"],
         )
-        plan = "final trainings: real only, at the predicted ratio, at the swept best"
-        return Stage(stage_digest, ("model",), plan, len(trainings), functools.partial(self._work, trainings))
 
-    def _work(self, trainings: list[Training], advance: Callable[[int], None]) -> None:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return ("model",)
+
+    @property
+    def overview(self) -> str:
+        c = self.experiment.classifier
+        budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
+        trainings = len(COMPARED) * self.experiment.evaluate.repeats
+        return f"final       {trainings} trainings of {budget}, then the test set is read once"
+
+    # What is left.
+
+    @property
+    def done(self) -> int:
+        if not self.begun:
+            return 0
+        return sum(self.folder.exists(training.file) for training in self.trainings())
+
+    @property
+    def plan(self) -> str:
+        left, workers = self.total - self.done, self.experiment.classifier.num_workers
+        return f"{left} final trainings: real only, at the predicted ratio, at the swept best" + (
+            f", on {workers} workers" if workers > 1 else ""
+        )
+
+    @property
+    def total(self) -> int:
+        return len(COMPARED) * self.experiment.evaluate.repeats
+
+    @property
+    def top_ratio(self) -> float:
+        """The largest that is trained at."""
+        return max(setting.synthetic_ratio for setting in self.settings().values())
+
+    def tasks(self) -> Sequence[Tasks]:
+        from ray_synth.training.team import DEATHS
+
+        begun, sweep, images = self.begun, self.of(Sweep), self.of(Generate)
+        left = [t for t in self.trainings() if not (begun and self.folder.exists(t.file))]
+        if not left:
+            return ()
+        tried = 0.0 if sweep.complete else sweep.space.ratio_range[1]
+        way = ByTeam(
+            workers=self.experiment.classifier.num_workers,
+            segments=self.experiment.classifier.evaluations,
+            deaths=DEATHS,
+        )
+        return (
+            *images.more_for(self.top_ratio, after=tried),
+            images.reading(max(self.top_ratio, tried)),
+            Tasks(tasks=tuple(map(self.task, left)), starts={"train_start": 1}, way=way),
+        )
+
+    def task(self, training: Training) -> Task:
+        """What a training takes, its diagnoses among it."""
+        from ray_synth.classifier.diagnostics import images_read
+        from ray_synth.classifier.train import num_diagnoses
+
+        setting = training.setting
+        takes = training_takes(self.inputs, setting, "training")
+        if training.diagnosed:
+            real, synthetic = sides_of(self.inputs, setting)
+            updates = sum(many for unit, many in takes.items() if "update" in unit)
+            classifier = setting.applied_to(self.experiment.classifier)
+            times = num_diagnoses(classifier.batch_size, real, synthetic, int(updates))
+            takes["diagnosis_image"] = times * images_read(real, synthetic, len(self.inputs.splits.validation))
+        return Task(name=training.name, takes=takes)
+
+    # What it does.
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        from ray_synth.classifier.experiment_data import ExperimentData
         from ray_synth.classifier.final import train_final
-        from ray_synth.sweep.trial import known_features, train_setting
 
+        trainings = list(self.trainings())
         self.inputs.start_ray()
         settings, real = self.settings(), self.inputs.splits.train
-        synthetic = self.images.for_ratio(max(setting.synthetic_ratio for setting in settings.values()))
+        synthetic = self.of(Generate).for_ratio(self.top_ratio)
         self.folder.write_json(SETTINGS, {name: setting.to_dict() for name, setting in settings.items()})
-        train = functools.partial(
-            train_setting,
-            experiment=self.inputs.on_workers,
-            real=real,
-            synthetic=synthetic,
-            validation=self.inputs.splits.validation,
-            features=known_features(self.experiment, real, synthetic),
-        )
+        data = ExperimentData.of(self.inputs.on_workers, real, synthetic, self.inputs.splits.validation)
         workers = self.experiment.classifier.num_workers
-        train_final(self.folder, trainings, train, num_workers=workers, progress=advance)
+        train_final(self.folder, trainings, data, num_workers=workers, progress=advance)
         self._keep_best([t for t in trainings if t.name.startswith("best-")])
         advance(len(trainings))
 
@@ -93,10 +168,10 @@ class FinalTrainings:
         from ray_synth.classifier.final import save_classifier
 
         model, accuracy = max((self.loader(training)() for training in trainings), key=lambda pair: pair[1])
-        setting, real = trainings[0].arguments["setting"], self.inputs.splits.train
+        setting = trainings[0].setting
         description = {
             "classifier": setting.applied_to(self.experiment.classifier).model_dump(mode="json"),
-            "shape": list(real.images.shape[1:]),
+            "shape": list(self.inputs.shape),
             "class_names": list(self.inputs.class_names),
             "setting": setting.to_dict(),
             "validation_accuracy": accuracy,
@@ -105,15 +180,41 @@ class FinalTrainings:
         self.folder.write("model/regions.parquet", self.folder.read(trainings[0].regions))
         self.folder.write_json(REGIONS, self.folder.read_json(trainings[0].region_report))
 
+    # What it found.
+
     def loader(self, training: Training) -> Callable[[], tuple[nn.Module, float]]:
         """What loads a trained classifier and its validation accuracy, here or in another process."""
         from ray_synth.classifier.final import load_run
 
-        classifier = training.arguments["setting"].applied_to(self.inputs.on_workers.classifier)
+        classifier = training.setting.applied_to(self.inputs.on_workers.classifier)
         like = self.inputs.splits.train.take(np.zeros(1, dtype=np.int64))  # for its shape and classes
         return functools.partial(load_run, self.folder, training, classifier, like)
 
     def histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""
-        files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.arguments["diagnosed"]}
+        files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.diagnosed}
         return {name: self.folder.read_json(file) for name, file in files.items() if self.folder.exists(file)}
+
+    def summary(self) -> Mapping[str, Any]:
+        best = self.folder.read_json(SETTINGS)["best"]  # as trained
+        return {
+            "best_ratio": best["synthetic_ratio"],
+            "best_setting": best,
+            "repeats": self.experiment.evaluate.repeats,
+        }
+
+    # What it takes.
+
+    def measured_with(self) -> Mapping[str, str | int]:
+        return self.of(Sweep).measured_with()
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        from ray_synth.classifier.flops import image_seconds
+
+        alone = Measure(value=1.0, sigma=0.05, origin="a trial and a final training have a GPU each")
+        trials = self.of(Sweep).published(gpu)
+        _, looked_at = image_seconds(gpu, self.experiment.classifier, self.inputs.shape, len(self.inputs.class_names))
+        return as_training(trials, alone) | {
+            "train_start": gpu.overheads["train_start"],
+            "diagnosis_image": looked_at,
+        }

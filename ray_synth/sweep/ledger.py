@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ray_synth.classifier.setting import Setting
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
-from ray_synth.sweep.space import Setting
 
 LEDGER, TRIALS = "sweep/ledger.jsonl", "sweep/trials.csv"
 
@@ -54,6 +54,46 @@ class Trial:
     again: bool = False  # failed for a reason that may pass: a resume tries it once more
     history: tuple[float, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: null where a number is none."""
+        row = {name: _plain(value) for name, value in vars(self).items()}
+        return row | {"setting": self.setting.to_dict(), "history": [_plain(value) for value in self.history]}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Trial:
+        numbers = ("accuracy", "accuracy_std", "balanced_accuracy")
+        found = {name: math.nan if row[name] is None else row[name] for name in numbers}
+        history = tuple(math.nan if value is None else value for value in row["history"])
+        return cls(**{**row, **found, "setting": Setting.from_dict(row["setting"]), "history": history})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep found: its trials, by trial_id, the best one, and the cheapest within `tolerance` of it."""
+
+    folder: str
+    metric: str
+    tolerance: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        return best_trial(self.trials, self.metric)
+
+    @property
+    def cheapest(self) -> Trial:
+        return cheapest_trial(self.trials, self.tolerance, self.metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with `best` and `cheapest`."""
+        ends = {"best": self.best.to_dict(), "cheapest": self.cheapest.to_dict()}
+        return {**vars(self), "trials": [trial.to_dict() for trial in self.trials], **ends}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> SweepResult:
+        trials = tuple(Trial.from_dict(row) for row in plain["trials"])
+        return cls(**{name: plain[name] for name in ("folder", "metric", "tolerance")}, trials=trials)
+
 
 class Ledger:
     """What a sweep has started and ended so far, in the order of the starts."""
@@ -88,11 +128,7 @@ class Ledger:
             row["cuts"] = {int(step): cut for step, cut in row["cuts"].items()}
             self.starts[row["trial_id"]] = Start(**row)
         elif event == "ended":
-            numbers = ("accuracy", "accuracy_std", "balanced_accuracy")
-            row |= {name: math.nan if row[name] is None else row[name] for name in numbers}
-            history = tuple(math.nan if value is None else value for value in row["history"])
-            row |= {"setting": Setting.from_dict(row["setting"]), "history": history}
-            self.ended[row["trial_id"]] = Trial(**row)
+            self.ended[row["trial_id"]] = Trial.from_dict(row)
 
     @property
     def trials(self) -> list[Trial]:
@@ -117,9 +153,7 @@ class Ledger:
         self.starts[start.trial_id] = start
 
     def end(self, trial: Trial) -> None:
-        row = {name: _plain(value) for name, value in vars(trial).items()}
-        row |= {"setting": trial.setting.to_dict(), "history": [_plain(value) for value in trial.history]}
-        self._append({"event": "ended", **row})
+        self._append({"event": "ended", **trial.to_dict()})
         self.ended[trial.trial_id] = trial
 
     def explain(self, trial_id: str, error: str) -> None:
@@ -145,11 +179,6 @@ class Ledger:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         self.folder.append(LEDGER, json.dumps(row, allow_nan=False) + "\n")
-
-
-def read_trials(folder: RunFolder) -> list[Trial]:
-    """The trials that ended, by trial_id."""
-    return Ledger(folder).trials
 
 
 def best_trial(trials: Sequence[Trial], metric: str = "accuracy") -> Trial:

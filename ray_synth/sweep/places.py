@@ -21,6 +21,8 @@ class Places:
     @classmethod
     def of(cls, settings: Sweep, *, cpus: float, gpus: float) -> Places:
         """Raises InputError for a sweep that could not be placed."""
+        units: float
+        each: float
         if settings.workers_per_trial > 1:
             units, each = gpus or cpus, settings.workers_per_trial
         else:

@@ -10,11 +10,14 @@ wrong prediction hides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
+
+from ray_synth.bound.result import Curve, RatioEstimate
 
 LENGTH = 1.0  # of the processes, in doublings of 1 + ratio
 TRUST = 0.8  # in the prediction, before any trial
@@ -27,40 +30,51 @@ FAR = 0.3  # and so far: looked at every second time
 LEVEL = 1.0  # how far the level may be from the trials' mean
 
 
-TOLD: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "points": ("ratio", "interval"),
-    "distribution": ("ratio", "interval", "curve", "confidence"),
-}
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What a sweep is told of a prediction: where to look first, and with a curve also where to draw ratios from."""
+
+    ratio: float
+    interval: tuple[float, float]
+    curve: Curve | None = None
+    confidence: float = 0.0  # of the curve's band
+
+    @classmethod
+    def of(cls, estimate: RatioEstimate | Prior | None, prior: str) -> Prior | None:
+        """As much as `sweep.prior` says: `none`, `points`, or `distribution`."""
+        if estimate is None or prior == "none":
+            return None
+        points = cls(ratio=estimate.ratio, interval=estimate.interval)
+        return points if prior == "points" else replace(points, curve=estimate.curve, confidence=estimate.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plain: dict[str, Any] = {"ratio": self.ratio, "interval": list(self.interval)}
+        return plain if self.curve is None else plain | {"curve": asdict(self.curve), "confidence": self.confidence}
 
 
-def told(estimate: Mapping[str, Any] | None, prior: str) -> dict[str, Any]:
-    """What a sweep hears of a prediction: nothing, where to look first, or also where ratios are drawn from."""
-    return {} if estimate is None else {name: estimate[name] for name in TOLD[prior]}
-
-
-def first_ratios(estimate: Mapping[str, Any], low: float, high: float) -> list[float]:
+def first_ratios(prior: Prior, low: float, high: float) -> list[float]:
     """The predicted ratio, 0, and both ends of the interval, within [low, high]; near ones only once, 0 always."""
     chosen = [0.0]
-    for ratio in (estimate["ratio"], *estimate["interval"]):
+    for ratio in (prior.ratio, *prior.interval):
         ratio = float(min(max(ratio, low), high))
         if all(abs(np.log2(1 + ratio) - np.log2(1 + other)) > APART for other in chosen):
             chosen.append(ratio)
-    predicted = chosen[1:2] if np.log2(1 + estimate["ratio"]) > APART else []
+    predicted = chosen[1:2] if np.log2(1 + prior.ratio) > APART else []
     return [*predicted, 0.0, *chosen[1 + len(predicted) :]]
 
 
 class RatioPrior:
     """Draws ratios from what the prediction and the trials so far say."""
 
-    def __init__(self, estimate: Mapping[str, Any], ratio_range: tuple[float, float], *, size: int = 65):
-        """estimate: `curve` (ratio, error, low, high, each [G]) and `confidence` of its band."""
-        self.u = np.linspace(*np.log2(1 + np.asarray(ratio_range)), size)
-        curve = estimate["curve"]
-        at = np.log2(1 + np.asarray(curve["ratio"], dtype=float))
-        self.predicted = np.interp(self.u, at, 1 - np.asarray(curve["error"], dtype=float))
-        band = np.interp(self.u, at, np.asarray(curve["high"], dtype=float) - np.asarray(curve["low"], dtype=float))
-        self.stray = np.maximum(band / 2, 1e-3) / _normal_quantile(estimate["confidence"])
+    def __init__(self, curve: Curve, confidence: float, ratio_range: tuple[float, float], *, size: int = 65):
+        """confidence: of the curve's band."""
+        low, high = np.log2(1 + np.asarray(ratio_range))
+        self.u = np.linspace(low, high, size)
+        at = np.log2(1 + np.asarray(curve.ratio, dtype=float))
+        self.predicted = np.interp(self.u, at, 1 - np.asarray(curve.error, dtype=float))
+        band = np.interp(self.u, at, np.asarray(curve.high, dtype=float) - np.asarray(curve.low, dtype=float))
+        self.stray = np.maximum(band / 2, 1e-3) / _normal_quantile(confidence)
         self.kernel = np.exp(-0.5 * ((self.u[:, None] - self.u) / LENGTH) ** 2) + 1e-9 * np.eye(size)
 
     def propose(

@@ -7,7 +7,7 @@ that was killed and resumed therefore tries what an undisturbed one would have; 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from ray_synth.classifier.setting import RATIO, Setting, default_setting
 from ray_synth.config import Experiment
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.ledger import Ledger, Start, Trial
-from ray_synth.sweep.prior import RatioPrior, first_ratios, told
-from ray_synth.sweep.space import RATIO, Setting, Space, default_setting
+from ray_synth.sweep.prior import Prior, RatioPrior, first_ratios
+from ray_synth.sweep.space import Space
 
 RANDOM_FIRST = 8  # trials before TPE has enough to go by
 
@@ -33,7 +34,7 @@ class Search:
         experiment: Experiment,
         space: Space,
         *,
-        estimate: Mapping[str, Any] | None,
+        prior: Prior | None,
         window: int,
     ):
         """window: trials between a proposal and the last result it may know, at least as many as run at once."""
@@ -42,14 +43,13 @@ class Search:
         self.steps = settings.repeats * experiment.classifier.evaluations
         self.order = sorted(ledger.starts)
         self.again = [trial_id for trial_id in self.order if trial_id not in ledger.ended]
-        self.total = num_trials(ledger, experiment, space, estimate)
-        heard = told(estimate, settings.prior)
+        self.total = num_trials(ledger, experiment, space, prior)
         tried = self._tried()
-        self.first = [s for s in first_settings(experiment, space, heard) if s.digest not in tried]
+        self.first = [s for s in first_settings(experiment, space, prior) if s.digest not in tried]
         self.grid = grid_in_turn(experiment, space)
         self.prior: RatioPrior | None = None
-        if "curve" in heard and settings.sampler != "grid":
-            self.prior = RatioPrior(heard, space.ratio_range)
+        if prior is not None and prior.curve is not None and settings.sampler != "grid":
+            self.prior = RatioPrior(prior.curve, prior.confidence, space.ratio_range)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.running: dict[int, optuna.Trial] = {}
@@ -173,13 +173,13 @@ class Search:
         return [setting for setting in self.grid or () if setting.digest not in tried]
 
 
-def num_trials(ledger: Ledger, experiment: Experiment, space: Space, estimate: Mapping[str, Any] | None) -> int:
+def num_trials(ledger: Ledger, experiment: Experiment, space: Space, prior: Prior | None) -> int:
     """Trials in the end: those asked for, those that a sweep was extended to, or all that there are to choose from."""
     asked = max(experiment.sweep.num_trials, ledger.target)
     grid = space.grid()
     if grid is None:
         return asked
-    first = first_settings(experiment, space, told(estimate, experiment.sweep.prior))
+    first = first_settings(experiment, space, prior)
     tried = [start.setting for start in ledger.starts.values()]
     return min(asked, len({setting.digest for setting in (*tried, *first, *grid)}))
 
@@ -204,12 +204,12 @@ def importances(ledger: Ledger, space: Space, metric: str) -> dict[str, float]:
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def first_settings(experiment: Experiment, space: Space, heard: Mapping[str, Any]) -> list[Setting]:
+def first_settings(experiment: Experiment, space: Space, prior: Prior | None) -> list[Setting]:
     """What is tried before any sampler has its say, with the classifier's own settings: the prediction, no synthetic
     image at all, and both ends of the interval."""
     ratios = [0.0]
-    if "ratio" in heard:
-        ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(heard, *space.ratio_range)]
+    if prior is not None:
+        ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(prior, *space.ratio_range)]
     settings = [default_setting(experiment, space.num_classes, ratio) for ratio in ratios]
     return list({setting.digest: setting for setting in settings}.values())
 

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from ray_synth.config import SEARCHED, Classifier, Dimension, Experiment, changed, digest
+from ray_synth.classifier.setting import RATIO, Setting, default_setting
+from ray_synth.config import Dimension, Experiment
 from ray_synth.errors import InputError
 
-RATIO = "synthetic_ratio"
 LISTED = 10_000  # settings; a space of more is not gone through one by one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What one trial trains with. `classifier`: lambda_1, lambda_2, and by dotted name whatever else is searched."""
-
-    synthetic_ratio: float
-    num_clusters: int
-    classifier: Mapping[str, Any] = field(default_factory=dict)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        return digest("setting", self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Flat: synthetic_ratio, lambda_1, lambda_2, num_clusters, then what else is searched."""
-        values = dict(self.classifier)
-        lambdas = {name: values.pop(name) for name in ("lambda_1", "lambda_2") if name in values}
-        return {RATIO: self.synthetic_ratio, **lambdas, "num_clusters": self.num_clusters, **values}
-
-    @classmethod
-    def from_dict(cls, flat: Mapping[str, Any]) -> Setting:
-        values = dict(flat)
-        return cls(synthetic_ratio=values.pop(RATIO), num_clusters=values.pop("num_clusters"), classifier=values)
-
-    def applied_to(self, classifier: Classifier) -> Classifier:
-        """The classifier section with this setting's values."""
-        return changed(classifier, self.classifier)
-
-
-def default_setting(experiment: Experiment, num_classes: int, synthetic_ratio: float) -> Setting:
-    """The classifier's own settings at a ratio: what one would train with when nothing is searched."""
-    raw = experiment.classifier.model_dump()
-    searched = [name for name in experiment.sweep.searched if name not in SEARCHED]
-    return Setting(
-        synthetic_ratio=synthetic_ratio,
-        num_clusters=experiment.partition.clusters(num_classes),
-        classifier={name: _at(raw, name) for name in dict.fromkeys(("lambda_1", "lambda_2", *searched))},
-    )
 
 
 class Space:
@@ -169,11 +128,11 @@ class Space:
 
 
 def to_scale(value: float, scale: str) -> float:
-    return {"linear": lambda v: v, "log": math.log, "log1p": math.log1p}[scale](value)
+    return float({"linear": lambda v: v, "log": math.log, "log1p": math.log1p}[scale](value))
 
 
 def from_scale(value: float, scale: str) -> float:
-    return {"linear": lambda v: v, "log": math.exp, "log1p": math.expm1}[scale](value)
+    return float({"linear": lambda v: v, "log": math.exp, "log1p": math.expm1}[scale](value))
 
 
 def _within(ratio: Dimension, max_ratio: float) -> Dimension:
@@ -185,9 +144,3 @@ def _within(ratio: Dimension, max_ratio: float) -> Dimension:
             "generate.images_per_class, or leave it out to make as many as trials need"
         )
     return ratio if ratio.choices is not None else ratio.model_copy(update={"high": min(ratio.high or 0.0, max_ratio)})
-
-
-def _at(raw: Mapping[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        raw = raw[part]
-    return raw

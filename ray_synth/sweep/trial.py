@@ -11,60 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.classifier.mixture import TrainingData, encoded, mix
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.predict import balanced_accuracy, logits_of
-from ray_synth.classifier.train import Fitted, Team, fit
-from ray_synth.config import Experiment
-from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.classifier.setting import Setting
+from ray_synth.classifier.train import fit
 from ray_synth.errors import WorkError
-from ray_synth.nodes import where_gpus_are
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
-from ray_synth.sweep.space import Setting
+from ray_synth.training.checkpoint import unpack
+from ray_synth.training.team import Team
 
 KEEP_EVERY = 60.0  # seconds of training between two checkpoints of a trial: a short one needs none
 SAY_EVERY = 5.0  # seconds between two lines about a running trial
-
-
-def known_features(experiment: Experiment, real: ImageSet, synthetic: ImageSet) -> np.ndarray | None:
-    """An encoder's features of all images, taken once for all trials. Pixels cost nothing: each trial takes its own."""
-    if not experiment.partition.encoder:
-        return None
-    return np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
-
-
-def mix_setting(
-    setting: Setting, experiment: Experiment, real: ImageSet, synthetic: ImageSet, features: np.ndarray | None = None
-) -> TrainingData:
-    """The training data of a setting, with its regions. Without a synthetic image real ones are used in any case."""
-    synthetic_images = synthetic_counts(np.bincount(real.labels), setting.synthetic_ratio).any()
-    return mix(
-        real,
-        synthetic,
-        synthetic_ratio=setting.synthetic_ratio,
-        num_clusters=setting.num_clusters,
-        partition=experiment.partition,
-        seed=derive_seed("partition", experiment.seed),
-        use_real=experiment.data.use_real or not synthetic_images,
-        online=setting.applied_to(experiment.classifier).algorithm == "lightweight",
-        features=features,
-    )
-
-
-def train_setting(
-    setting: Setting,
-    experiment: Experiment,
-    real: ImageSet,
-    synthetic: ImageSet,
-    validation: ImageSet,
-    *,
-    seed: int,
-    features: np.ndarray | None = None,
-    **how: Any,
-) -> Fitted:
-    """`fit` at a setting: the mix, its regions, and the classifier section with the setting's values."""
-    data = mix_setting(setting, experiment, real, synthetic, features)
-    return fit(data, validation, setting.applied_to(experiment.classifier), seed=seed, **how)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,11 +30,7 @@ class Work:
     """What all trials of a sweep share; it lies once in Ray's object store."""
 
     url: str  # of the run folder
-    experiment: Experiment
-    real: ImageSet
-    synthetic: ImageSet
-    validation: ImageSet
-    features: np.ndarray | None = None
+    data: ExperimentData
 
 
 class _StoppedEarly(Exception):
@@ -97,8 +51,9 @@ def run_trial(
         config: trial_id, setting (flat) and cuts (validation pass -> value).
         report: called with a trial's row; the last one has `status`.
     """
-    progress = _Progress(RunFolder.on_worker(work.url), config["trial_id"], on=team is None or team.rank == 0)
-    experiment, said, alone = work.experiment, time.perf_counter(), team is None or team.size == 1
+    nested, team = team is not None, team or Team()
+    progress = _Progress(RunFolder.on_worker(work.url), config["trial_id"], on=team.rank == 0)
+    data, experiment, said = work.data, work.data.experiment, time.perf_counter()
     cuts = {int(step): cut for step, cut in config["cuts"].items()}
 
     def row(**outcome: Any) -> dict[str, Any]:
@@ -114,56 +69,39 @@ def run_trial(
 
     def evaluated(accuracy: float) -> None:
         nonlocal said
-        accuracy = _agreed(accuracy, team)
+        accuracy = team.agreed(accuracy)
         progress.history.append(float(np.mean([*progress.accuracies, accuracy])))
         cut = cuts.get(len(progress.history))
         if cut is not None and progress.history[-1] < cut:
             raise _StoppedEarly
         # Workers report together or not at all, and their clocks differ.
-        if team is not None or time.perf_counter() - said > SAY_EVERY:
+        if nested or time.perf_counter() - said > SAY_EVERY:
             said = time.perf_counter()
             report(row())
 
     try:
         for repeat in range(len(progress.accuracies), experiment.sweep.repeats):
-            fitted = train_setting(
-                Setting.from_dict(config["setting"]),
-                experiment,
-                work.real,
-                work.synthetic,
-                work.validation,
-                features=work.features,
+            fitted = fit(
+                *data.at(Setting.from_dict(config["setting"])),
                 seed=derive_seed("trial", experiment.seed, *([repeat] if repeat else [])),
                 report=evaluated,
                 checkpoints=progress,
                 team=team,
             )
-            logits = logits_of(fitted.model, work.validation.images)
-            progress.trained(fitted.accuracy, balanced_accuracy(logits, work.validation.labels))
+            logits = logits_of(fitted.model, data.validation.images)
+            progress.trained(fitted.accuracy, balanced_accuracy(logits, data.validation.labels))
         report(row(status="complete"))
     except _StoppedEarly:
         report(row(status="pruned"))
     except WorkError as error:  # a loss that is not finite: the same again next time
-        if not alone and not experiment.classifier.gather:
+        if team.size > 1 and not experiment.classifier.gather:
             raise  # it may be this worker's only
         report(row(status="failed", error=str(error), again=False))
     except Exception as error:
-        if not alone:
+        if team.size > 1:
             raise  # so that Ray Train stops the others, who wait for this one
         report(row(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0], again=True))
     progress.remove()
-
-
-def _agreed(accuracy: float, team: Team | None) -> float:
-    """The first worker's accuracy, on all: they must stop together."""
-    if team is None or team.size == 1:
-        return accuracy
-    import torch
-    import torch.distributed as dist
-
-    shared = torch.tensor([accuracy], dtype=torch.float64, device=team.device)
-    dist.broadcast(shared, src=0)
-    return float(shared)
 
 
 @dataclass
@@ -186,8 +124,10 @@ class _Progress:
         self.name = f"sweep/running/{self.trial_id}"
         self.checkpoint = b""
         if self.folder.exists(self.name):
-            state, self.checkpoint = self.folder.read(self.name).split(b"\n", 1)
-            vars(self).update(json.loads(state))
+            state, checkpoint = self.folder.read(self.name).split(b"\n", 1)
+            if not checkpoint or unpack(checkpoint) is not None:  # one of an older version is begun anew
+                self.checkpoint = checkpoint
+                vars(self).update(json.loads(state))
 
     @property
     def seconds(self) -> float:

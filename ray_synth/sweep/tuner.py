@@ -16,17 +16,19 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from ray_synth.classifier.final import train_team
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.config import Experiment
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
-from ray_synth.sweep.ledger import Ledger, Start, Trial, best_trial
+from ray_synth.sweep.ledger import Ledger, Start, Status, Trial, best_trial
 from ray_synth.sweep.places import WINDOW, Places
+from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
-from ray_synth.sweep.trial import Work, known_features, run_trial
+from ray_synth.sweep.trial import Work, run_trial
+from ray_synth.training.team import train_team
 
 DEATHS = 2  # of its worker that a trial may survive
 TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
@@ -40,7 +42,7 @@ def run_sweep(
     validation: ImageSet,
     images: Callable[[float], ImageSet],
     *,
-    estimate: Mapping[str, Any] | None,
+    prior: Prior | None,
     max_ratio: float,
     shown: Callable[[Ledger, Mapping[str, Trial]], None] = lambda ledger, running: None,
 ) -> list[Trial]:
@@ -48,7 +50,7 @@ def run_sweep(
 
     Args:
         images: a ratio -> synthetic images enough for it; called again when a trial needs more than there are.
-        estimate: the prediction (estimate.json), where the sweep starts from one.
+        prior: what is told of the prediction, where the sweep starts from one.
         max_ratio: upper end of the searched ratios.
         shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
     """
@@ -57,7 +59,7 @@ def run_sweep(
     places = Places.of(experiment.sweep, cpus=nodes.most_cpus, gpus=sum(nodes.most_gpus))
     ledger = Ledger(folder).resume()
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
-    search = Search(ledger, experiment, space, estimate=estimate, window=WINDOW * places.slots)
+    search = Search(ledger, experiment, space, prior=prior, window=WINDOW * places.slots)
     shown(ledger, {})
     real_counts = np.bincount(real.labels, minlength=real.num_classes)
     try:
@@ -67,14 +69,8 @@ def run_sweep(
             available = np.bincount(synthetic.labels, minlength=real.num_classes)
             if (synthetic_counts(real_counts, ratio) > available).any():
                 raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
-            work = Work(
-                url=folder.absolute_url,
-                experiment=experiment,
-                real=real,
-                synthetic=synthetic,
-                validation=validation,
-                features=known_features(experiment, real, synthetic),
-            )
+            data = ExperimentData.of(experiment, real, synthetic, validation)
+            work = Work(url=folder.absolute_url, data=data)
             before = search.left
             _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
             if search.left == before and not search.again:
@@ -113,7 +109,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
                 verbose=0,
             ),
         ).fit()
-    for result in results:
+    for result in map(results.__getitem__, range(len(results))):
         if result.error is not None and result.config:
             lines = [line for line in str(result.error).strip().splitlines() if line.strip()] or ["unknown"]
             searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
@@ -141,6 +137,7 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    callback: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory(prefix="ray_synth-trial-") as scratch:
         TorchTrainer(
             _nested_worker,
@@ -151,7 +148,7 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
                 # The trial itself holds a hundredth: whole ones would wait for ever on a machine that they fill.
                 resources_per_worker=None if places.gpus else {"CPU": 1 - TRIAL_CPU},
             ),
-            run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[TuneReportCallback()]),
+            run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[callback]),
         ).fit()
 
 
@@ -184,7 +181,7 @@ class LedgerSearcher(Searcher):
         self.deaths: Counter[str] = Counter()
         self.written = -math.inf  # when trials.csv was, on the monotonic clock
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Searcher.FINISHED
         start = self.search.propose() if self.search.left else None
         if start is None:
             return None if self.running else Searcher.FINISHED
@@ -222,7 +219,7 @@ class LedgerSearcher(Searcher):
 
     def _trial(self, start: Start, result: Mapping[str, Any], *, dead: bool = False) -> Trial:
         """A row from what a trial reported last. dead: it ended without its last word."""
-        status = "failed" if dead else result.get("status", "running")
+        status: Status = "failed" if dead else result.get("status", "running")
         accuracy, error = float(result.get("accuracy", math.nan)), str(result.get("error", ""))
         if status == "complete" and not math.isfinite(accuracy):
             status, error = "failed", "its accuracy is not a number"

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from ray_synth.bound.estimator import estimate_ratio
 from ray_synth.classifier.mixture import mix
 from ray_synth.classifier.train import fit
 from ray_synth.config import Augment, Classifier, Diffusion, Generate, PartitionSettings
 from ray_synth.data.images import ImageSet, first_per_class, rank_in_class
-from ray_synth.evaluation.fidelity import label_fidelity
+from ray_synth.estimate import estimate_ratio
+from ray_synth.evaluators.fidelity import judged_fidelity
 from ray_synth.generator.diffusion import DiffusionSampler, load_unet, pixel_noise
 from ray_synth.generator.finetune import finetune
 from ray_synth.runs import RunFolder
@@ -225,7 +225,7 @@ def run(generator: str, out: Path, steps: int, updates: int, seeds: range) -> No
 
     if missing("label fidelity", 0.0, "", 0):
         sets = real_sets()
-        found = dict(label_fidelity(sets["generator"], sets["test"], made_images(generator, out, steps, 0), seed=0))
+        found = dict(judged_fidelity(sets["generator"], sets["test"], made_images(generator, out, steps, 0), seed=0))
         print({name: round(value, 3) for name, value in found.items()}, flush=True)
         add("label fidelity", 0.0, "", 0, {"value": round(found["label_fidelity"], 4)})
         add("judge accuracy", 0.0, "", 0, {"value": round(found["label_fidelity/judge_accuracy"], 4)})

@@ -66,13 +66,16 @@ def help_seconds(words: list[str]) -> float:
 
 def draw(out: Path, picture: Path) -> None:
     """The ratio curve of a finished run, as the README shows it."""
+    from ray_synth.bound.result import RatioEstimate
     from ray_synth.report.plots import ratio_curve
+    from ray_synth.report.summary import Summary
     from ray_synth.runs import RunFolder
-    from ray_synth.sweep.ledger import read_trials
+    from ray_synth.sweep.ledger import Ledger
 
-    estimate, summary = (json.loads((out / name).read_text()) for name in ("estimate.json", "summary.json"))
-    trials = read_trials(RunFolder(out))
-    figure = ratio_curve(estimate, trials, summary["best_ratio"], summary["predicted_ratio"])
+    folder = RunFolder(out)
+    estimate = RatioEstimate.from_dict(folder.read_json("estimate.json"))
+    summary = Summary.from_dict(folder.read_json("summary.json"))
+    figure = ratio_curve(estimate, Ledger(folder).trials, summary.best_ratio, summary.predicted_ratio)
     figure.savefig(picture, dpi=110)
 
 

@@ -44,7 +44,7 @@ def images(rng: np.random.Generator, number: int, side: int, channels: int) -> t
 
 def measure(num_real: int, num_synthetic: int, side: int, channels: int) -> None:
     start = time.perf_counter()
-    from ray_synth.bound.estimator import estimate_ratio
+    from ray_synth.estimate import estimate_ratio
 
     imported = time.perf_counter() - start
     rng = np.random.default_rng(1)

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ray_synth.partition import kmeans_partition, pixel_features
+from ray_synth.features.pixels import pixel_features
+from ray_synth.partition import kmeans_partition
 
 KINDS = ("clusters", "spectrum")
 

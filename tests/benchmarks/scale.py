@@ -96,6 +96,7 @@ def resume(folder: Path, images: int) -> None:
     from ray_synth.progress import Reporter
     from ray_synth.runs import RunFolder
     from ray_synth.sampling.chunks import work_left
+    from ray_synth.stages import Generate
 
     classes = 1000
     write_classes(folder / "real", classes, 8, 8)
@@ -111,7 +112,7 @@ def resume(folder: Path, images: int) -> None:
     }
     out = folder / "run"
     subprocess.run([*command(out, settings)[:3], "finetune", *command(out, settings)[4:]], cwd=ROOT, check=True)
-    plan = Run(load_experiment(ROOT / "sweeps/digits.yaml", settings), RunFolder(out), Reporter()).images.plan
+    plan = Run(load_experiment(ROOT / "sweeps/digits.yaml", settings), RunFolder(out), Reporter()).of(Generate).images
     (out / "synthetic").mkdir()
     missing = work_left([], plan).missing
     there = [chunk for i, chunk in enumerate(missing) if i % 100]

@@ -39,19 +39,20 @@ def experiment_of(trials: int, updates: int) -> Experiment:
 
 def train(setting: dict[str, Any], experiment: Experiment, splits: Splits) -> float:
     """The objective: what one trial trains."""
+    from ray_synth.classifier.experiment_data import ExperimentData
+    from ray_synth.classifier.setting import Setting
+    from ray_synth.classifier.train import fit
     from ray_synth.seeding import derive_seed
-    from ray_synth.sweep.space import Setting
-    from ray_synth.sweep.trial import train_setting
 
-    images = (splits.train, splits.generator, splits.validation)
-    return train_setting(Setting.from_dict(setting), experiment, *images, seed=derive_seed("trial", 0)).accuracy
+    data = ExperimentData.of(experiment, splits.train, splits.generator, splits.validation)
+    return fit(*data.at(Setting.from_dict(setting)), seed=derive_seed("trial", 0)).accuracy
 
 
 def updates_for(seconds: float, splits: Splits) -> int:
     """Updates that one thread makes in so many seconds."""
     import torch
 
-    from ray_synth.sweep.space import default_setting
+    from ray_synth.classifier.setting import default_setting
 
     torch.set_num_threads(1)
     times = {}
@@ -83,7 +84,7 @@ def ours(experiment: Experiment, splits: Splits, folder: Path) -> dict[str, Any]
 
         trials = run_sweep(
             RunFolder(folder), experiment, splits.train, splits.validation, lambda ratio: splits.generator,
-            estimate=None, max_ratio=3.0, shown=shown,
+            prior=None, max_ratio=3.0, shown=shown,
         )  # fmt: skip
     first = min(ends[t.trial_id] - t.seconds for t in trials)
     return {

@@ -22,17 +22,19 @@ import sys
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-import ray_synth.bound
+import ray_synth
+from ray_synth.bound.result import Curve, RatioEstimate
 from ray_synth.config import load_experiment
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Trial
+from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from tests.benchmarks.ratiobench.build import TABLE
@@ -69,12 +71,14 @@ class Objective:
         return accuracy + self.rng.normal(0, self.deviation), accuracy >= self.curve.max() - NEAR
 
 
-def ours(estimate: dict[str, Any], objective: Objective, seed: int, window: int) -> int:
+def ours(estimate: RatioEstimate, objective: Objective, seed: int, window: int) -> int:
     overrides = {"sweep.space": ALONE, "sweep.pruner": "none", "sweep.num_trials": CAP}
     experiment = load_experiment(ROOT / "sweeps" / "digits.yaml", overrides, seed=seed)
     space = Space(experiment, num_classes=10, max_ratio=max(RATIOS))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:  # noqa: S108
-        search = Search(Ledger(RunFolder(folder)), experiment, space, estimate=estimate, window=window)
+        search = Search(
+            Ledger(RunFolder(folder)), experiment, space, prior=Prior.of(estimate, "distribution"), window=window
+        )
         running = []
         for number in range(1, CAP + 1):
             start = search.propose()
@@ -109,24 +113,25 @@ def grid_trials(objective: Objective, seed: int) -> int:
     return next(number for number, i in enumerate(order, 1) if objective(RATIOS[i])[1])
 
 
-def turned_over(estimate: dict[str, Any], curve: FloatArray) -> dict[str, Any]:
+def turned_over(estimate: RatioEstimate, curve: FloatArray) -> RatioEstimate:
     """The opposite prediction, as sure of itself as the true one."""
-    said = {name: np.asarray(values) for name, values in estimate["curve"].items()}
+    said = {name: np.asarray(values) for name, values in vars(estimate.curve).items()}
     error = said["error"].max() + said["error"].min() - said["error"]
-    worst, half = U[int(np.argmin(curve))], float(np.diff(np.log2(1 + np.asarray(estimate["interval"])))[0]) / 2
+    worst, half = U[int(np.argmin(curve))], float(np.diff(np.log2(1 + np.asarray(estimate.interval)))[0]) / 2
     band = {"low": error - (said["error"] - said["low"]), "high": error + (said["high"] - said["error"])}
-    return {
-        **estimate,
-        "ratio": 2**worst - 1,
-        "interval": [2 ** max(0.0, worst - half) - 1, 2 ** min(U[-1], worst + half) - 1],
-        "curve": {"ratio": said["ratio"].tolist(), "error": error.tolist()} | {k: v.tolist() for k, v in band.items()},
-    }
+    turned = {"ratio": said["ratio"], "error": error, **band}
+    return replace(
+        estimate,
+        ratio=2**worst - 1,
+        interval=(2 ** max(0.0, worst - half) - 1, 2 ** min(U[-1], worst + half) - 1),
+        curve=Curve(**{name: tuple(values.tolist()) for name, values in turned.items()}),
+    )
 
 
 RULES = ("prior", "prior, window 4", "wrong prior", "wrong prior, window 4", "TPE", "random", "grid of 8")
 
 
-def cell_trials(task: tuple[Cell, FloatArray, float, dict[str, Any], int]) -> tuple[Cell, dict[str, list[int]]]:
+def cell_trials(task: tuple[Cell, FloatArray, float, RatioEstimate, int]) -> tuple[Cell, dict[str, list[int]]]:
     cell, curve, deviation, estimate, repetitions = task
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     wrong = turned_over(estimate, curve)
@@ -150,26 +155,26 @@ def cell_trials(task: tuple[Cell, FloatArray, float, dict[str, Any], int]) -> tu
 
 
 def source_digest() -> str:
-    files = sorted(Path(ray_synth.bound.__path__[0]).glob("*.py"))
+    house = Path(ray_synth.__path__[0])
+    files = [house / "estimate.py", *sorted(house.glob("bound/*.py")), *sorted(house.glob("features/*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def estimates(cells: list[Cell], kept: Path | None, processes: int) -> dict[str, dict[str, Any]]:
-    """Cell -> what estimate.json would say of it."""
-    found: dict[str, dict[str, Any]] = {}
+def estimates(cells: list[Cell], kept: Path | None, processes: int) -> dict[str, RatioEstimate]:
+    """Cell -> its estimate."""
+    found: dict[str, RatioEstimate] = {}
     digest = source_digest()
     if kept is not None and kept.exists():
         rows = [json.loads(line) for line in kept.read_text().splitlines()]
-        found = {row["cell"]: row for row in rows if row["source"] == digest}
+        found = {row["cell"]: RatioEstimate.from_dict(row["estimate"]) for row in rows if row["source"] == digest}
     missing = [cell for cell in cells if cell.name not in found]
     with ProcessPoolExecutor(processes) as pool:
         for number, (cell, estimate, _) in enumerate(pool.map(estimate_cell, missing), 1):
-            said = estimate.to_dict()
-            row = {name: said[name] for name in ("ratio", "interval", "confidence", "curve", "verdict")}
-            found[cell.name] = {"cell": cell.name, "source": digest, **row}
+            found[cell.name] = estimate
             if kept is not None:
                 with kept.open("a") as file:
-                    file.write(json.dumps(found[cell.name]) + "\n")
+                    row = {"cell": cell.name, "source": digest, "estimate": estimate.to_dict()}
+                    file.write(json.dumps(row) + "\n")
             print(f"\r{number}/{len(missing)} estimates", end="", file=sys.stderr, flush=True)
     return found
 

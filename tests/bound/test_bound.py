@@ -13,11 +13,11 @@ from scipy.optimize import minimize_scalar
 
 from ray_synth.bound import probe
 from ray_synth.bound.curve import Posterior, ratio_grid
-from ray_synth.bound.estimator import estimate_ratio
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.theorem import closed_form, optimal_strength, risk_bound
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
+from ray_synth.estimate import estimate_ratio
 
 positive = st.floats(1e-3, 1e3)
 

@@ -13,9 +13,10 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.result import Curve, RatioEstimate, Spectra
 from ray_synth.bound.scaling_law import ScalingLaw, fit_scaling_law
 from ray_synth.errors import InputError
+
+from ..estimates import curve_of, estimate_of
 
 RATIOS = fine_ratios(16.0)
 
@@ -110,30 +111,9 @@ def test_the_scaling_law_is_recovered_from_its_own_errors() -> None:
         fit_scaling_law(n[:4], n[:4], alpha[:4], alpha[:4])
 
 
-def estimate_of(error: np.ndarray) -> RatioEstimate:
-    values = tuple(float(e) for e in error)
-    return RatioEstimate(
-        ratio=16.0,
-        interval=(4.0, 16.0),
-        verdict="helps",
-        reason="",
-        curve=Curve(ratio=tuple(float(r) for r in RATIOS), error=values, low=values, high=values),
-        methods={},
-        weights=(),
-        real_equivalent=None,
-        classes=(),
-        spectra=Spectra(frequency=(), real=(), synthetic=()),
-        warnings=(),
-        confidence=0.9,
-        max_ratio=16.0,
-        num_real=100,
-        num_real_given=100,
-        num_synthetic=400,
-    )
-
-
 def test_the_cheapest_ratio_near_the_best() -> None:
-    estimate = estimate_of(0.3 - 0.1 * np.log2(1 + RATIOS) / np.log2(17))
+    error = 0.3 - 0.1 * np.log2(1 + RATIOS) / np.log2(17)
+    estimate = estimate_of(curve_of(RATIOS, error, error, error))
     found = estimate.cheapest(tolerance=0.02, cost_per_image=0.01)
     assert found["best_ratio"] == 16
     assert found["best_cost"] == pytest.approx(16.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_synth.bound.estimator import estimate_ratio
-from ray_synth.bound.features import linear_families
 from ray_synth.bound.leak import leak_warning
 from ray_synth.data.splits import Splits
+from ray_synth.estimate import estimate_ratio
+from ray_synth.features.families import linear_families
 from tests.benchmarks.ratiobench.generators import GENERATORS
 
 SPREAD = ("real", "smote", "collapsed-3", "labels-50")  # copies and mixtures of few images

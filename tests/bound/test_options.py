@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.encoders import encoder_of
-from ray_synth.bound.estimator import METHODS, RatioEstimate, estimate_ratio
+from ray_synth.bound.estimator import METHODS
 from ray_synth.bound.image_risk import excess_distance
+from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
+from ray_synth.estimate import estimate_ratio
+from ray_synth.features.encoders import encoder_of
 
 
 @pytest.fixture(scope="module")

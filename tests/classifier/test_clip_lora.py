@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_synth.classifier.clip_lora import SplitAttention, add_lora, check_clip, prompts_of, split_attention
-from ray_synth.classifier.models import build_model, check_model, load_trainable, trainable_state
+from ray_synth.classifier.models import build_model, check_model, load_trainable
 from ray_synth.config import Classifier, Lora
 from ray_synth.errors import InputError
+from ray_synth.training.checkpoint import trainable_state
 
 from .tiny_clip import register_tiny_clips
 

@@ -11,12 +11,17 @@ import ray.train
 import ray.train.torch
 
 from ray_synth.classifier import final
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.final import Training, train_final
+from ray_synth.classifier.setting import Setting
+from ray_synth.config import load_experiment
+from ray_synth.data.splits import Splits
 from ray_synth.errors import WorkError
 from ray_synth.nodes import Nodes
 from ray_synth.runs import RunFolder
+from tests.conftest import DIGITS
 
-ONE = Training(name="best-0", arguments={})
+ONE = Training(name="best-0", setting=Setting(synthetic_ratio=1.0, num_clusters=10), seed=0)
 
 
 def dying(folder: RunFolder, lives: list[bytes]) -> type:
@@ -42,16 +47,26 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(final, "cluster_nodes", lambda: Nodes(cpus=2, gpus=(), most_cpus=2, most_gpus=(), grows=False))
 
 
+@pytest.fixture
+def data(splits: Splits) -> ExperimentData:
+    e = load_experiment(DIGITS)
+    return ExperimentData.of(e, splits.train, splits.generator, splits.validation)
+
+
 @pytest.mark.usefixtures("here")
-def test_trainings_go_on_while_they_get_further_between_deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_go_on_while_they_get_further_between_deaths(
+    tmp_path: Path, data: ExperimentData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, lives = RunFolder(tmp_path), [bytes([life]) for life in range(7)]
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", dying(folder, lives))
-    train_final(folder, [ONE], print, num_workers=1)
+    train_final(folder, [ONE], data, num_workers=1)
     assert (lives, folder.read(ONE.file)) == ([], b"weights")
 
 
 @pytest.mark.usefixtures("here")
-def test_trainings_that_get_no_further_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_that_get_no_further_have_failed(
+    tmp_path: Path, data: ExperimentData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = RunFolder(tmp_path)
 
     class Trainer(dying(folder, [])):  # type: ignore[misc]
@@ -60,4 +75,4 @@ def test_trainings_that_get_no_further_have_failed(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
     with pytest.raises(WorkError, match="a final training failed: the machine is gone"):
-        train_final(folder, [ONE], print, num_workers=1)
+        train_final(folder, [ONE], data, num_workers=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
-from ray_synth.classifier.train import Team, _Side
+from ray_synth.classifier.train import _Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
+from ray_synth.features.encoders import Encoder
+from ray_synth.training.team import Team
 
 
 def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20, **how: Any) -> TrainingData:
@@ -53,10 +56,26 @@ def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
 def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray_synth.classifier import mixture
 
-    monkeypatch.setattr(mixture, "encoder_of", lambda spec: lambda batch: batch.reshape(len(batch), -1)[:, :7])
+    seven = Encoder(name="seven", function=lambda batch: batch.reshape(len(batch), -1)[:, :7])
+    monkeypatch.setattr(mixture, "encoder_of", lambda spec: seven)
     sets = [splits.train, splits.validation]
     found = partition_features(sets, "open_clip:any:file")
     assert np.array_equal(found, np.concatenate([s.images.reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32))
+
+
+def test_features_of_a_local_model_are_made_once(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import timm
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+    spec = PartitionSettings(features=f"timm:test_resnet:{tmp_path / 'weights.pth'}").features
+    once = partition_features([splits.train, splits.validation], spec)
+    kept = list((tmp_path / "ray_synth" / "features").iterdir())
+    monkeypatch.setattr(torch.nn.Module, "__call__", None)  # no pass is made
+    assert np.array_equal(partition_features([splits.train, splits.validation], spec), once)
+    assert len(kept) == 2  # a block of each set
 
 
 def test_features_that_are_known_already_are_taken_by_row(splits: Splits) -> None:

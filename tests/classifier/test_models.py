@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ray_synth.classifier.models import build_model, check_model, load_trainable, small_cnn, trainable_state
+from ray_synth.classifier.models import build_model, check_model, load_trainable, small_cnn
 from ray_synth.config import Classifier
 from ray_synth.errors import InputError
+from ray_synth.training.checkpoint import trainable_state
 
 FAMILIES = ["small_cnn", "compact_cnn", "resnet18", "timm:test_resnet", "timm:test_vit"]
 NAMES = ("a", "b", "c")

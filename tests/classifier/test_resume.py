@@ -16,10 +16,11 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ray_synth.classifier.mixture import TrainingData, mix
-from ray_synth.classifier.train import Fitted, Team, _Training, fit
+from ray_synth.classifier.train import Fitted, _Training, fit
 from ray_synth.config import Augment, Classifier, Data, PartitionSettings, Schedule, Targets
 from ray_synth.data.readers import read_digits
 from ray_synth.data.splits import Splits, split
+from ray_synth.training.team import Team
 from tests.classifier.tiny_clip import register_tiny_clips
 
 SMALL = {"updates": 12, "evaluations": 4, "batch_size": 16}
@@ -33,6 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "targets": Targets(mixup=0.2, cutmix=1.0, label_smoothing=0.1),
         "schedule": Schedule(name="multistep", warmup=0.1),
     },
+    "diagnosed more than once": {"batch_size": 64},
     "lightweight": {"algorithm": "lightweight"},
     "lamb and binary": {"optimizer": "lamb", "targets": Targets(binary=True, label_smoothing=0.1)},
     "adapters with dropout": {"model": "open_clip:tiny-ViT", "batch_size": 8},
@@ -98,12 +100,12 @@ KILLED = """
 import os, signal, sys
 from safetensors.torch import save_file
 from tests.classifier.test_resume import SMALL, data_of
-from ray_synth.classifier.final import FolderCheckpoints
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier, Data
 from ray_synth.data.readers import read_digits
 from ray_synth.data.splits import split
 from ray_synth.runs import RunFolder
+from ray_synth.training.checkpoint import FolderCheckpoints
 splits, settings = split(read_digits(), Data(), 0), Classifier(**SMALL)
 checkpoints = FolderCheckpoints(RunFolder(sys.argv[1]), "training.checkpoint")
 def report(accuracy):
@@ -136,7 +138,7 @@ TEAM = Classifier(updates=50, evaluations=1, batch_size=32, learning_rate=1e-3)
 def curve(settings: Classifier, team: Team) -> list[float]:
     splits = split(read_digits(), Data(), 0)
     training = _Training(data_of(splits, settings), splits.validation, settings, seed=0, team=team)
-    return [float(training.update(step)) for step in range(settings.updates)]
+    return [float(training.loop.update(training.loss)) for _ in range(settings.updates)]
 
 
 def _worker(rank: int, settings: Classifier, port: int, out: str) -> None:

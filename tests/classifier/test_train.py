@@ -11,11 +11,13 @@ import torch
 from ray_synth.classifier import train
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.predict import accuracy_of
-from ray_synth.classifier.train import Team, _Side, fit, num_updates
-from ray_synth.config import Augment, Classifier, PartitionSettings
+from ray_synth.classifier.train import _Side, fit, num_updates, recipe_of
+from ray_synth.config import Classifier, PartitionSettings, Schedule
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
+from ray_synth.training.augment import Augmentation
+from ray_synth.training.team import Team
 
 QUICK = Classifier(updates=60, evaluations=3, batch_size=32)
 
@@ -84,12 +86,23 @@ def test_updates_are_the_same_at_every_ratio_unless_epochs_are_asked() -> None:
     assert num_updates(epochs, 100, 0) == 3 * 2
 
 
+def test_times_of_a_schedule_are_shares_of_the_training() -> None:
+    def rates(updates: int, **schedule: Any) -> list[float]:
+        recipe = recipe_of(Classifier(learning_rate=2.0, schedule=Schedule(**schedule)), updates)
+        return [recipe.rate(step) for step in range(updates)]
+
+    falling = rates(8, name="multistep", milestones=(0.5, 0.75), gamma=0.1)
+    assert falling == pytest.approx([2, 2, 2, 2, 0.2, 0.2, 0.02, 0.02])
+    assert rates(10, name="constant", warmup=0.4)[:5] == pytest.approx([0.5, 1.0, 1.5, 2, 2])
+    assert rates(10, warmup=0.01)[0] == 2.0  # no step of it
+
+
 def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: ImageSet) -> None:
     images = digits.take(np.arange(30))
     side = _Side(images, np.arange(30), 8, updates=15, seed=0, device=torch.device("cpu"))
-    seen = torch.cat([side.batch(step, Team(), Augment()).rows for step in range(15)])
+    seen = torch.cat([side.batch(step, Team(), Augmentation()).rows for step in range(15)])
     assert torch.bincount(seen).tolist() == [4] * 30
-    changes = Augment(flip=0.5, resized_crop=(0.5, 1.0))
+    changes = Augmentation(flip=0.5, resized_crop=(0.5, 1.0))
     whole = side.batch(3, Team(), changes)
     halves = [side.batch(3, Team(rank=rank, size=2), changes) for rank in range(2)]
     assert torch.cat([half.rows for half in halves]).tolist() == [*whole.rows[::2], *whole.rows[1::2]]

@@ -12,20 +12,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
-import yaml
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from ray_synth.config import Diffusion
 from ray_synth.data.splits import Splits
-from ray_synth.errors import WorkError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.generator.artifacts import WEIGHTS
 from ray_synth.generator.finetune import finetune, finetuning
-from ray_synth.nodes import cluster_nodes, nodes_of, where_gpus_are
+from ray_synth.nodes import CLUSTER_FILE, cluster_nodes, nodes_of, where_gpus_are
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 from tests.conftest import ROOT
@@ -39,7 +40,7 @@ def aws() -> dict[str, Any]:
     """cluster.yaml as Ray hands it to its autoscaler."""
     from ray.autoscaler._private.util import prepare_config
 
-    return dict(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+    return dict(prepare_config(YAML(typ="safe").load(ROOT / "cluster.yaml")))
 
 
 def test_what_cluster_yaml_allows_counts(aws: dict[str, Any]) -> None:
@@ -75,6 +76,26 @@ def test_a_ray_without_an_autoscaler_is_what_it_is() -> None:
     assert (nodes.most_cpus, nodes.most_gpus, nodes.grows) == (12, (0, 2), False)
 
 
+def test_only_a_head_that_names_its_file_may_grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ray
+
+    here: dict[str, Any] = {"NodeID": "n", "Alive": True, "Resources": HEAD, "Labels": {}}
+    monkeypatch.setattr(ray, "nodes", lambda: [here])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kinds = {"head": {"resources": HEAD}, "gpu": {"resources": {"GPU": 1}}}
+    config = {"max_workers": 3, "head_node_type": "head", "available_node_types": kinds}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
+    assert not cluster_nodes().grows  # of another Ray on this machine
+    here["Labels"] = {CLUSTER_FILE: "ray_bootstrap_config.yaml"}
+    assert cluster_nodes().most_gpus == (0, 1, 1, 1)
+    here["NodeID"] = "other"  # and we are on a machine that it built
+    assert not cluster_nodes().grows
+    here |= {"NodeID": "n", "Labels": {CLUSTER_FILE: "missing.yaml"}}
+    with pytest.raises(InputError, match=r"missing\.yaml cannot be read: .*--autoscaling-config"):
+        cluster_nodes()
+
+
 @pytest.fixture(scope="module")
 def pretended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A head without CPUs and GPUs, and Ray's own autoscaler, which may start two pretended machines with a GPU."""
@@ -105,7 +126,7 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         [
             Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={PORT}", "--num-cpus=0",
             "--num-gpus=0", "--include-dashboard=false", "--object-store-memory=100000000",
-            f"--autoscaling-config={file}",
+            f"--autoscaling-config={file}", f"--labels={CLUSTER_FILE}={file.name}",
         ],
         env={**environment, "RAY_FAKE_CLUSTER": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -120,6 +141,7 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         time.sleep(3)  # the autoscaler's own process comes after the port
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_AUTH_MODE", "disabled")
+            patch.setenv("HOME", str(file.parent))
             patch.setenv("RAY_ADDRESS", f"127.0.0.1:{PORT}")
             yield
     finally:

@@ -6,14 +6,15 @@ import re
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 import ray_synth
+from ray_synth.nodes import CLUSTER_FILE
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "cluster.yaml").read_text()
 LOCAL = "\n".join(line.removeprefix("# ") for line in TEXT[TEXT.index("# cluster_name:") :].splitlines())
-FORMS = {"aws": yaml.safe_load(TEXT), "local": yaml.safe_load(LOCAL)}
+FORMS = {name: YAML(typ="safe").load(text) for name, text in (("aws", TEXT), ("local", LOCAL))}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -38,6 +39,9 @@ def test_every_port_asks_for_the_token_and_the_dashboard_stays_on_the_head(form:
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
+    file = re.search(r"--autoscaling-config=~/(\S+)", starts[0])
+    assert file
+    assert f"--labels={CLUSTER_FILE}={file[1]}" in starts[0]  # by which we find it
     assert [place for place in config["file_mounts"] if place.endswith("/.ray/auth_token")]
     assert {".git", "runs", ".aws", ".ssh"} <= set(config["rsync_exclude"])
     assert config["rsync_filter"] == [".gitignore"]

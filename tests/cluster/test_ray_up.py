@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
+from ray_synth.config.yaml import as_yaml
 from tests.cluster.test_cluster_yaml import LOCAL
 from tests.conftest import ROOT, TINY
 
@@ -50,12 +51,14 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "OMP_NUM_THREADS": "1",
         }
-        self.file.write_text(yaml.safe_dump(self.config()))
+        self.file.write_text(as_yaml(self.config()))
 
     def config(self) -> dict[str, object]:
         text = LOCAL.replace("10.0.0.1", "10.77.0.11").replace("10.0.0.2", "10.77.0.12")
         small = "--num-cpus=1 --object-store-memory=200000000"
-        config = yaml.safe_load(text.replace("ray start", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')} ray start"))
+        config = YAML(typ="safe").load(
+            text.replace("ray start", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')} ray start")
+        )
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
             config[key] = [f"{command} {small}" for command in config[key]]
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.folder / "key")}

@@ -41,7 +41,6 @@ class Source:
     class_names: tuple[str, ...] = FRUITS
     parts: dict[str, str] | None = None  # None: the format keeps no parts
     encoded: bool = True
-    ray: bool = False
 
 
 ALL_PARTS = {"train": "train", "val": "val", "test": "test"}
@@ -411,10 +410,10 @@ SOURCES: dict[str, Source] = {
     "cifar10 binary": Source(write_cifar10_binary, parts=NO_VAL, encoded=False),
     "cifar100": Source(write_cifar100, parts=NO_VAL, encoded=False),
     "cifar100 binary": Source(write_cifar100_binary, parts=NO_VAL, encoded=False),
-    "parquet": Source(write_parquet, parts=ALL_PARTS, ray=True),
-    "hub parquet": Source(write_hub_parquet, parts=ALL_PARTS, ray=True),
-    "save_to_disk": Source(write_saved, parts=ALL_PARTS, ray=True),
-    "webdataset": Source(write_webdataset, parts=ALL_PARTS, ray=True),
+    "parquet": Source(write_parquet, parts=ALL_PARTS),
+    "hub parquet": Source(write_hub_parquet, parts=ALL_PARTS),
+    "save_to_disk": Source(write_saved, parts=ALL_PARTS),
+    "webdataset": Source(write_webdataset, parts=ALL_PARTS),
     "imagenet": Source(write_imagenet, parts=NO_VAL),
     "imagenet100": Source(write_imagenet100, parts=NO_VAL),
     "imagenette": Source(write_imagenette, tuple(IMAGENETTE[synset] for synset in SYNSETS), NO_VAL),

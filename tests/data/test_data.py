@@ -112,14 +112,18 @@ def test_the_same_pixels_have_the_same_key_wherever_they_lie(image_folder: Path,
     assert read_folder(tmp_path / "moved").digest() == before.digest()
 
 
-def test_ray_is_started_once_for_a_run_and_stopped_whatever_happens(digits: ImageSet, tmp_path: Path) -> None:
+def test_a_run_reads_its_images_without_ray_and_stops_the_one_it_starts_whatever_happens(
+    digits: ImageSet, tmp_path: Path
+) -> None:
     import ray
 
     source = tmp_path / "source"
     write_parquet(source, samples(digits.images[..., 0], each=(20, 4, 4)))
     settings = {"data": {"kind": "parquet", "path": str(source), "shots": 5}}
     job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
-    assert ray.is_initialized()  # kept for the stages
+    assert not ray.is_initialized()
+    job.inputs.start_ray()
+    assert ray.is_initialized()
     assert job.check()["sets"] == {"generator": 18, "train": 15, "validation": 12, "test": 12}
     assert not ray.is_initialized()
     (source / "0.parquet").write_bytes(b"torn")

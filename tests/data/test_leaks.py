@@ -21,7 +21,7 @@ from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
-from ray_synth.stages import generate
+from ray_synth.stages import Generate, generate
 
 from ..conftest import DIGITS, write_folder
 
@@ -263,12 +263,12 @@ def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_ar
     job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
     assert job.notes[-1].startswith("the first 10 synthetic images per class were compared")
     for label in range(10):
-        keys = [job.images.plan.key(label, index) for index in range(20)]
+        keys = [job.of(Generate).images.key(label, index) for index in range(20)]
         rows = dict.fromkeys(chunks.SCHEMA.names, "") | {"key": keys, "image": b"", "label": label}
         rows |= {"seed": 0, "cluster": 0}
-        chunks.write_chunk(job.folder, chunks.Chunk(job.images.plan.chunk_digest[:12], label, 0, 20), rows)
+        chunks.write_chunk(job.folder, chunks.Chunk(job.of(Generate).images.chunk_digest[:12], label, 0, 20), rows)
     with pytest.raises(InputError, match=f"synthetic .*{last.name} = test"):
-        _ = job.images.all
+        _ = job.of(Generate).all
 
 
 def test_judged_images_are_compared_with_synthetic_ones_only(digits: ImageSet) -> None:

@@ -6,9 +6,10 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,9 @@ from ray_synth.config import FORMATS, Data, load_experiment
 from ray_synth.data import decoding
 from ray_synth.data.images import ImageSet
 from ray_synth.data.listing import Listing
-from ray_synth.data.readers import NEEDS_RAY, READERS, list_images, read_images
+from ray_synth.data.readers import READERS, list_images, read_images
 from ray_synth.data.splits import _chosen, read_splits
 from ray_synth.errors import InputError
-from ray_synth.runtime import ray_session
 
 from ..conftest import DIGITS
 from . import sources
@@ -37,13 +37,6 @@ ENCODED = [name for name, source in SOURCES.items() if source.encoded]
 @pytest.fixture(scope="session")
 def images(digits: ImageSet) -> list[Sample]:
     return sources.samples(digits.images[..., 0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_once() -> Iterator[None]:
-    """Ray is up for the whole file, as a run keeps it up."""
-    with ray_session():
-        yield
 
 
 def contents(read: ImageSet) -> dict[bytes, tuple[str, str | None]]:
@@ -98,7 +91,6 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(name: str, images: list
 def test_every_kind_has_a_reader_and_every_known_data_set_a_source() -> None:
     assert set(READERS) == {*FORMATS, *CATALOG}
     assert set(CATALOG) <= set(SOURCES)
-    assert set(FORMATS) >= NEEDS_RAY
 
 
 @pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "digits"])
@@ -251,6 +243,40 @@ def test_parquet_rows_that_do_not_fit_are_refused(images: list[Sample], tmp_path
         read([first, {**second, "image": None}])
 
 
+@pytest.mark.parametrize("kind", ["parquet", "huggingface"])
+def test_a_column_that_ray_would_unpickle_is_refused_before_it_runs(
+    kind: str, images: list[Sample], tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray  # registers the type
+
+    harm = ArrowPythonObjectArray.from_objects([Harm(os.system, f"touch {tmp_path}/ran")])
+    table = pa.table({"image": [images[0].encoded], "label": [0], "meta": harm})
+    if kind == "parquet":
+        file = tmp_path / "a.parquet"
+        pq.write_table(table, file)
+    else:
+        sources.write_saved(tmp_path, images)
+        file = next((tmp_path / "train").glob("*.arrow"))
+        with pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(InputError, match=rf"{file.name} is refused: .* ray\.data\.arrow_pickled_object"):
+        read_images(Data(kind=kind, path=str(tmp_path)))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["parquet", "save_to_disk", "webdataset"])
+def test_reading_needs_no_ray(name: str, images: list[Sample], tmp_path: Path) -> None:
+    data = SOURCES[name].write(tmp_path / "source", images)
+    script = (
+        "import sys; from ray_synth.config import Data; from ray_synth.data.readers import read_images; "
+        f"print(len(read_images(Data(kind={data.kind!r}, path={data.path!r}))), 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(images)), "False"]
+
+
 def test_a_shard_with_a_pickle_or_a_tear_is_refused_by_name(images: list[Sample], tmp_path: Path) -> None:
     data = sources.write_webdataset(tmp_path, images)
     shard = tmp_path / "val-000000.tar"
@@ -279,6 +305,10 @@ def test_a_shard_without_names_takes_the_labels_as_names(images: list[Sample], t
     png = images[0].encoded
     read = read_images(write({"x/b.png": png, "x/b.cls": b"10", "x/a.png": images[1].encoded, "x/a.cls": b"2"}))
     assert (read.class_names, read.labels.tolist(), read.parts) == (("2", "10"), [0, 1], None)
+    apart = write({"a.png": png, "b.png": images[1].encoded, "a.cls": b"1", "b.CLS": b"2"})
+    assert list_images(apart).class_names == ("1", "2")
+    with pytest.raises(InputError, match=r"a\.tar has two members a\.PNG, whatever their case"):
+        read_images(write({"a.png": png, "a.PNG": png}))
     with pytest.raises(InputError, match=r"a\.tar#b has 0 images"):
         read_images(write({"b.cls": b"1"}))
     with pytest.raises(InputError, match=r"a\.tar#b: the label must be an integer or a name, got None"):

@@ -163,14 +163,6 @@ def test_a_linear_schedule_is_that_of_ho_et_al() -> None:
     torch.testing.assert_close(schedule.betas, torch.linspace(1e-4, 0.02, 1000))
 
 
-def test_the_rate_rises_and_falls() -> None:
-    assert [room._warm_cosine(step, 100, 10) for step in (0, 4)] == pytest.approx(
-        [0.1, 0.5 * 0.5 * (1 + np.cos(0.04 * np.pi))]
-    )
-    assert room._warm_cosine(0, 100, 0) == 1
-    assert room._warm_cosine(50, 100, 10) == pytest.approx(0.5)
-
-
 def pixel_settings(settings: Diffusion) -> dict[str, Any]:
     return generator_of(settings, FAST, class_names=("a",), shape=(8, 8, 1)).pixel_settings()
 

@@ -25,6 +25,7 @@ from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
 from ray_synth.smoke import shrunk, tiny_models
+from ray_synth.stages import Finetune, Generate
 
 from ..conftest import DIGITS
 
@@ -160,11 +161,11 @@ def test_it_fits_resumes_and_samples(tmp_path: Path) -> None:
     ]  # fmt: skip
 
     cut = job(tmp_path / "cut")
-    fit = cut.model.generator.fit(cut.folder, cut.inputs.splits.generator, 0)
+    fit = cut.of(Finetune).generator.fit(cut.folder, cut.inputs.splits.generator, 0)
     assert [next(fit) for _ in range(3)] == [0, 1, 2]
-    assert cut.model.generator.fit_done(cut.folder) == 2
-    assert [*cut.model.generator.fit(cut.folder, cut.inputs.splits.generator, 0)] == [2, 3, 4, 5, 6]
-    assert cut.model.generator.fit_done(cut.folder) == 6
+    assert cut.of(Finetune).generator.fit_done(cut.folder) == 2
+    assert [*cut.of(Finetune).generator.fit(cut.folder, cut.inputs.splits.generator, 0)] == [2, 3, 4, 5, 6]
+    assert cut.of(Finetune).generator.fit_done(cut.folder) == 6
 
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole/synthetic").iterdir()}
     assert len(made) == 10
@@ -177,11 +178,11 @@ def test_it_fits_resumes_and_samples(tmp_path: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole/synthetic").iterdir()}
     assert set(kept) == set(made)
     assert sum(kept[path] == made[path] for path in made) == 9
-    images = again.images.all
+    images = again.of(Generate).all
     assert (len(images), images.images.shape[1:]) == (40, (8, 8, 1))
     means = np.load(tmp_path / "whole/generator/means.npy")
     assert np.abs(images.images[images.labels == 3].mean(axis=0) - means[3]).mean() < 20
-    assert len(chunks.finished_chunks(again.folder, again.images.plan)) == 10
+    assert len(chunks.finished_chunks(again.folder, again.of(Generate).images)) == 10
 
 
 def test_its_small_twin_has_the_models_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

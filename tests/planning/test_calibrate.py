@@ -9,23 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_synth.config import Experiment, load_experiment
+from ray_synth.config import load_experiment
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
+from ray_synth.hardware.measure import Measure, spread
 from ray_synth.nodes import Nodes
 from ray_synth.pipeline import Run
-from ray_synth.planning.calibrate import _in_turn, _refuse_others, calibrate
-from ray_synth.planning.calibration import classification as c
-from ray_synth.planning.calibration.classification import fit_trials
-from ray_synth.planning.calibration.generation import chunk_seconds, reading
-from ray_synth.planning.calibration.pieces import Pieces, spread, stand_in
+from ray_synth.planning.calibrate import calibrate
 from ray_synth.planning.plan import plan
-from ray_synth.planning.rates import Measure, load_rates, save_rates
-from ray_synth.planning.sizes import sizes_of
+from ray_synth.planning.rates import load_rates, save_rates
 from ray_synth.planning.work import work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import Chunk
+from ray_synth.stages import Generate
+from ray_synth.stages.bench import Bench, refuse_others, stand_in
+from ray_synth.stages.bench_sampling import chunk_seconds
+from ray_synth.stages.bench_trainings import fit_trials, small_experiment
 
 from ..conftest import DIGITS
 from .test_work import run_in
@@ -93,8 +93,8 @@ def test_stand_ins_fill_every_class(digits: ImageSet) -> None:
     assert images.images.dtype == np.uint8
 
 
-def test_the_small_sweep_is_an_experiment(small: Experiment) -> None:
-    e = c._small(small, 3.0, [5, 20, 50])
+def test_the_small_sweep_is_an_experiment() -> None:
+    e = small_experiment(load_experiment(DIGITS), 3.0, [5, 20, 50])
     assert e.sweep.num_trials == 6
     assert set(e.sweep.searched) == {"synthetic_ratio", "updates"}
     assert (e.sweep.pruner, e.sweep.prior, e.classifier.updates, e.classifier.budget) == ("none", "none", 50, "updates")
@@ -103,30 +103,34 @@ def test_the_small_sweep_is_an_experiment(small: Experiment) -> None:
 def test_a_cluster_of_several_machines_is_not_calibrated() -> None:
     """The pieces lie in a temporary folder, and the slots that are measured are those of one node."""
     one = Nodes(cpus=4, gpus=(0,), most_cpus=4, most_gpus=(0,), grows=False)
-    _refuse_others(one)
+    refuse_others(one)
     with pytest.raises(InputError, match=r"has 2 machines; type --gpu NAME or --rates FILE .*--save-rates FILE there"):
-        _refuse_others(replace(one, gpus=(0, 0)))
+        refuse_others(replace(one, gpus=(0, 0)))
     with pytest.raises(InputError, match="adds machines"):
-        _refuse_others(replace(one, grows=True))
+        refuse_others(replace(one, grows=True))
 
 
-def test_a_cluster_is_joined_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_joined_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, said = run_in(tmp_path / "out"), []
+    monkeypatch.setattr(Bench, "start_ray", lambda bench: said.append("ray"))
+    for stage in run.stages.values():
+        monkeypatch.setattr(stage, "calibrate", lambda bench, name=stage.name: said.append(name))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    alone = [name for name, _ in _in_turn()]
+    calibrate(run, work_of(run), started=time.monotonic())
+    assert said == [stage.name for stage in run.stages.values()]
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    joined = [name for name, _ in _in_turn()]
-    assert alone[:2] == ["training the generator", "starting Ray"]
-    assert joined == ["starting Ray", "training the generator", *alone[2:]]
+    said.clear()
+    calibrate(run, work_of(run), started=time.monotonic())
+    assert said == ["ray", *(stage.name for stage in run.stages.values())]
 
 
 def test_reading_images_back_is_measured_wherever_a_stage_does_it(tmp_path: Path) -> None:
     run = run_in(tmp_path / "out")
 
-    def measured(**words: str) -> Measure | None:
-        scratch = RunFolder(tmp_path / "scratch")
-        pieces = Pieces(run, work_of(run, **words), sizes_of(run), print, scratch)
-        reading(pieces)
-        return pieces.found.get("read_image")
+    def measured(until: str | None = None) -> Measure | None:
+        bench = Bench(run.inputs, RunFolder(tmp_path / "scratch"), work_of(run, until).units - {"image"})
+        run.of(Generate).calibrate(bench)
+        return bench.found.get("read_image")
 
     assert measured(until="generate") is None
     without_any = measured()  # neither here nor in the run's folder
@@ -134,7 +138,7 @@ def test_reading_images_back_is_measured_wherever_a_stage_does_it(tmp_path: Path
     assert without_any.value > 0
     assert without_any.origin == "measured here on real images of 8 pixels a side"
     (made,) = (tmp_path / "scratch" / "synthetic").iterdir()
-    name = Chunk(run.images.plan.chunk_digest[:12], 0, 0, 3).name
+    name = Chunk(run.of(Generate).images.chunk_digest[:12], 0, 0, 3).name
     run.folder.write(f"synthetic/{name}", made.read_bytes())
     made.unlink()
     of_the_run = measured(until="estimate")
@@ -173,12 +177,12 @@ def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -
         "evaluate",
         "judged_image",
     ):
-        assert getattr(rates, name).value > 0, name
+        assert rates.seconds[name].value > 0, name
     assert rates.image_bytes is not None
     assert 10 < rates.image_bytes < 1000  # small, beside what a parquet file holds around them
     assert not (tmp_path / "out").exists()
     save_rates(rates, tmp_path / "rates.json")
-    assert load_rates(tmp_path / "rates.json").for_experiment(run.experiment, work.sizes) == rates
+    assert load_rates(tmp_path / "rates.json").holding_for(run.stages.values()) == rates
     found = plan(work, rates)
     assert [stage.name for stage in found.stages][1:] == [
         "finetune",

@@ -143,7 +143,12 @@ def test_a_plan_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     found = asked(gpu="H100", nodes=[1, 2, 64], out=str(tmp_path / "out"))
     print_plan(found)
     text = capsys.readouterr().out
-    for word in ("plan: digits", "1,600 images of 20 steps", "wall time on spot", "no source was found"):
+    for word in (
+        "plan: digits",
+        "generating 1,600 images of 20 steps in 20 chunks",
+        "wall time on spot",
+        "no source was found",
+    ):
         assert word in text
     print_plan({**found, "scaling": [{**found["scaling"][0], "money": None, "spot": None}]})  # type: ignore[index]
     text = capsys.readouterr().out

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_synth.planning.simulate import Pool, exact, in_slots, simulate, undisturbed, with_restarts
+from ray_synth.planning.simulate import Pool, exact, simulate, undisturbed, with_restarts
+from ray_synth.tasks import in_slots
 
 from .conftest import lost_to_restarts
 
@@ -75,16 +76,21 @@ def test_more_nodes_are_never_slower() -> None:
 )
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"jitter": 0.02}, {"jitter": 0.2}, {"jitter": 0.05, "stragglers": 0.05, "straggler_factor": 5.0}],
+    [
+        {},
+        {"jitter": 0.02},
+        {"jitter": 0.2, "in_flight": 2},
+        {"jitter": 0.05, "stragglers": 0.05, "straggler_factor": 5.0},
+    ],
 )
 def test_chunks_together_agree_with_one_by_one(chunks: int, nodes: int, each: int, changes: dict[str, float]) -> None:
     """From less than a round of them to hundreds."""
     pool = Pool(
         chunks=chunks, seconds=60.0, nodes=nodes, workers_per_node=each, node_start=100.0, worker_start=5.0, **changes
-    )
+    )  # type: ignore[arg-type]
     repetitions = max(40, 4000 // chunks)
     one_by_one = np.array([exact(pool, rng(i))[0] for i in range(repetitions)])
-    together = np.array([undisturbed(pool, rng(5000 + i)) for i in range(repetitions)])
+    together = np.array([undisturbed(pool, rng(5000 + i))[0] for i in range(repetitions)])
     noise = 3.5 * math.hypot(one_by_one.std(), together.std()) / math.sqrt(repetitions)
     assert together.mean() == pytest.approx(one_by_one.mean(), abs=max(noise, 1e-9), rel=0.0)
     assert noise < 0.02 * one_by_one.mean() or chunks < 1000
@@ -151,6 +157,50 @@ def test_a_slow_trial_keeps_those_waiting_that_need_its_result() -> None:
     # With a window of 2 the third waits for the first; then two at a time.
     assert in_slots(slow_first, 2, window=2) == pytest.approx(12.0)
     assert in_slots(slow_first, 2, window=4) == pytest.approx(11.0)
+
+
+def test_a_chunk_goes_to_the_actor_with_the_least_in_hand() -> None:
+    """As Ray Data hands them out: one to each before a second to any."""
+    pool = Pool(chunks=4, seconds=100.0, nodes=4, in_flight=2)
+    assert exact(pool, rng()) == (100.0, 400.0, 0.0)
+    assert undisturbed(pool, rng())[0] == 100.0
+    assert exact(replace(pool, chunks=5), rng())[0] == undisturbed(replace(pool, chunks=5), rng())[0] == 200.0
+
+
+def test_whether_a_node_dies_is_asked_once() -> None:
+    """A repetition whose chunks take long is hit more often. Its chunks are the same ones, hit or not: drawn anew they
+    would be the mean ones, and the wall time 307 s."""
+    pool = Pool(
+        chunks=8,
+        seconds=100.0,
+        nodes=4,
+        jitter=0.1,
+        stragglers=0.05,
+        straggler_factor=3.0,
+        interruptions=1 / 1000,
+        replacement=60.0,
+    )
+    mean = simulate(pool, 20_000, rng()).wall.mean()
+    assert mean == pytest.approx(316.5, abs=3.0)
+    assert mean == pytest.approx(np.mean([exact(pool, rng(i))[0] for i in range(20_000)]), abs=3.0)
+
+
+def test_restarts_have_their_spread_too() -> None:
+    """Ten segments, each begun until it is through: against drawing every life."""
+    seconds, segment, rate, replacement = 300.0, 30.0, 1 / 50, 10.0
+    taken = with_restarts(
+        np.full(100_000, seconds), rate, segment=np.full(100_000, segment), replacement=replacement, rng=rng()
+    )
+    one_by_one, chance = np.full(20_000, seconds), rng(1)
+    for _ in range(10):
+        left = np.ones(len(one_by_one), dtype=bool)
+        while left.any():
+            lives = chance.exponential(1 / rate, len(one_by_one))
+            left &= lives < segment
+            one_by_one += np.where(left, lives + replacement, 0.0)
+    assert taken.mean() == pytest.approx(one_by_one.mean(), rel=0.01)
+    assert taken.std() == pytest.approx(one_by_one.std(), rel=0.03)
+    assert taken.std() == pytest.approx(94.9, rel=0.03)
 
 
 def test_a_job_with_checkpoints_loses_half_a_segment() -> None:

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_synth.classifier.setting import Setting, default_setting
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import LEDGER, TRIALS, Ledger, Start, Trial, best_trial, cheapest_trial
+from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
-from ray_synth.sweep.space import Setting, Space, default_setting
+from ray_synth.sweep.space import Space
 from tests.conftest import DIGITS
+from tests.estimates import curve_of, estimate_of
 
-ESTIMATE = {
-    "ratio": 5.0,
-    "interval": [2.0, 12.0],
-    "confidence": 0.9,
-    "curve": {"ratio": [0, 1, 4, 16], "error": [0.2, 0.15, 0.1, 0.12], "low": [0.18] * 4, "high": [0.22] * 4},
-}
+ESTIMATE = estimate_of(
+    curve_of([0, 1, 4, 16], [0.2, 0.15, 0.1, 0.12], [0.18] * 4, [0.22] * 4), ratio=5.0, interval=(2.0, 12.0)
+)
 
 
 def experiment(**overrides: Any) -> Experiment:
@@ -32,9 +32,8 @@ def experiment(**overrides: Any) -> Experiment:
 
 
 def search(folder: RunFolder, e: Experiment, estimate: Any = ESTIMATE, window: int = 4) -> Search:
-    return Search(
-        Ledger(folder).resume(), e, Space(e, num_classes=10, max_ratio=16.0), estimate=estimate, window=window
-    )
+    prior = Prior.of(estimate, e.sweep.prior)
+    return Search(Ledger(folder).resume(), e, Space(e, num_classes=10, max_ratio=16.0), prior=prior, window=window)
 
 
 def ended(start: Start, accuracy: float, status: Any = "complete", **more: Any) -> Trial:

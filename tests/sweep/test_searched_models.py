@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from ray_synth.classifier.models import build_model, trainable_state
+from ray_synth.classifier.models import build_model
 from ray_synth.config import Experiment, load_experiment, with_absolute_paths
 from ray_synth.errors import InputError
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.stages import Sweep
+from ray_synth.training.checkpoint import trainable_state
 from tests.conftest import DIGITS
 
 
@@ -31,7 +33,7 @@ def test_weights_are_known_by_content_and_found_by_workers(tmp_path: Path, monke
         save_file(trainable_state(model), tmp_path / "w.safetensors")
         found.append(Run(e, RunFolder(tmp_path / "run"), Reporter()).inputs.classifier_files)
     assert found[0] != found[1]
-    space = Run(e, RunFolder(tmp_path / "run"), Reporter()).sweep.space
+    space = Run(e, RunFolder(tmp_path / "run"), Reporter()).of(Sweep).space
     setting = space.setting({**space.params(space.default), "weights": 1})
     assert setting.classifier["weights"] == str(tmp_path / "w.safetensors")
     assert with_absolute_paths(e).sweep.space["weights"] == space.dimensions["weights"]

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.predict import balanced_accuracy
-from ray_synth.classifier.train import Team
+from ray_synth.classifier.setting import default_setting
+from ray_synth.classifier.train import fit
 from ray_synth.config import Experiment, load_experiment
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sweep import trial as room
 from ray_synth.sweep.places import Places
-from ray_synth.sweep.space import default_setting
-from ray_synth.sweep.trial import Work, run_trial, train_setting
+from ray_synth.sweep.trial import Work, run_trial
+from ray_synth.training.team import Team
 from tests.conftest import DIGITS
 
 SMALL = {"classifier.updates": 30, "classifier.evaluations": 3, "classifier.batch_size": 16, "sweep.repeats": 2}
@@ -29,15 +31,17 @@ SMALL = {"classifier.updates": 30, "classifier.evaluations": 3, "classifier.batc
 def work(tmp_path: Path, splits: Splits) -> Work:
     return Work(
         url=str(tmp_path),
-        experiment=load_experiment(DIGITS, SMALL),
-        real=splits.train,
-        synthetic=splits.generator,  # real digits that the classifier does not know: a perfect generator
-        validation=splits.validation,
+        data=ExperimentData(
+            experiment=load_experiment(DIGITS, SMALL),
+            real=splits.train,
+            synthetic=splits.generator,  # real digits that the classifier does not know: a perfect generator
+            validation=splits.validation,
+        ),
     )
 
 
 def config(work: Work, ratio: float = 2.0, cuts: dict[int, float] | None = None, **values: Any) -> dict[str, Any]:
-    setting = default_setting(work.experiment, 10, ratio).to_dict() | values
+    setting = default_setting(work.data.experiment, 10, ratio).to_dict() | values
     return {"trial_id": "t00000", "setting": setting, "cuts": cuts or {}}
 
 
@@ -56,9 +60,8 @@ def test_a_trial_reports_the_mean_over_its_seeds(work: Work) -> None:
     assert row["accuracy_std"] == pytest.approx(abs(one - two) / 2)
     assert one != two
     assert 0 < row["balanced_accuracy"] <= 1
-    setting = default_setting(work.experiment, 10, 2.0)
-    e = work.experiment
-    alone = train_setting(setting, e, work.real, work.synthetic, work.validation, seed=_first_seed(e))
+    e = work.data.experiment
+    alone = fit(*work.data.at(default_setting(e, 10, 2.0)), seed=_first_seed(e))
     assert alone.accuracy == one
 
 
@@ -80,7 +83,7 @@ def test_what_goes_wrong_is_a_result(work: Work, monkeypatch: pytest.MonkeyPatch
         def train(*args: Any, **more: Any) -> None:
             raise error
 
-        monkeypatch.setattr(room, "train_setting", train)
+        monkeypatch.setattr(room, "fit", train)
         return rows_of(work, config(work))[-1]
 
     diverged = fails(WorkError("the loss is nan at update 3"))
@@ -98,7 +101,7 @@ def test_what_goes_wrong_for_one_worker_of_several_is_raised(work: Work, monkeyp
     def train(*args: Any, **more: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(room, "train_setting", train)
+    monkeypatch.setattr(room, "fit", train)
     said: list[Any] = []
     with pytest.raises(RuntimeError, match="out of memory"):
         run_trial(config(work), work, report=said.append, team=Team(rank=1, size=2))

@@ -42,7 +42,7 @@ def swept(folder: Path, splits: Splits, **settings: Any) -> tuple[list[Trial], l
         return splits.generator.take(first_per_class(splits.generator.labels, np.full(10, count)))
 
     trials = run_sweep(
-        RunFolder(folder), experiment, splits.train, splits.validation, images, estimate=None, max_ratio=4.0
+        RunFolder(folder), experiment, splits.train, splits.validation, images, prior=None, max_ratio=4.0
     )
     return trials, asked
 
@@ -67,7 +67,7 @@ def test_images_that_do_not_come_end_the_sweep(tmp_path: Path, splits: Splits) -
     few = splits.generator.take(first_per_class(splits.generator.labels, np.full(10, 1)))
     images = lambda ratio: few  # noqa: E731
     with pytest.raises(WorkError, match=r"a trial at ratio .* needs more synthetic images"):
-        run_sweep(RunFolder(tmp_path), e, splits.train, splits.validation, images, estimate=None, max_ratio=4.0)
+        run_sweep(RunFolder(tmp_path), e, splits.train, splits.validation, images, prior=None, max_ratio=4.0)
     assert (tmp_path / TRIALS).read_text().splitlines()[1].startswith("t00000,complete,")  # what was tried is told
 
 

@@ -21,7 +21,7 @@ from ray_synth.config import Data, Diffusion, Generate
 from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_digits
 from ray_synth.data.splits import split
-from ray_synth.evaluation.fidelity import label_fidelity
+from ray_synth.evaluators.fidelity import judged_fidelity
 from ray_synth.generator.diffusion import DiffusionSampler, load_unet
 from ray_synth.generator.finetune import finetune
 from ray_synth.runs import RunFolder
@@ -85,7 +85,7 @@ def main() -> None:
     sets = real_sets(arguments.name)
     folder = RunFolder(Path(arguments.out) / arguments.name)
     made = synthetic(folder, arguments.name, sets["generator"])
-    fidelity = dict(label_fidelity(sets["generator"], sets["test"], made, seed=0))
+    fidelity = dict(judged_fidelity(sets["generator"], sets["test"], made, seed=0))
     print({name: round(value, 4) for name, value in fidelity.items()})
     if fidelity["label_fidelity"] < 0.5:
         sys.exit(f"label fidelity {fidelity['label_fidelity']:.2f} is under .5: use class Gaussians instead")

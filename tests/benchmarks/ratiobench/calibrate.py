@@ -9,9 +9,9 @@ import itertools
 
 import numpy as np
 
-from ray_synth.bound.features import linear_families
 from ray_synth.bound.image_risk import stability_on_images
 from ray_synth.bound.stability import StabilityConstants, stability_ratio
+from ray_synth.features.families import linear_families
 from tests.benchmarks.ratiobench.cells import RATIOS, Cell, load_cell
 from tests.benchmarks.ratiobench.rules import at, curves, pilot_of
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_synth.bound.features import linear_families
 from ray_synth.bound.leak import leak_warning
+from ray_synth.features.families import linear_families
 from tests.benchmarks.ratiobench.cells import Cell, load_cell
 from tests.benchmarks.ratiobench.generators import GENERATORS
 

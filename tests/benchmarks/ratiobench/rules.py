@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_synth.bound.estimator import RatioEstimate, estimate_ratio
+from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.images import first_per_class
+from ray_synth.estimate import estimate_ratio
 from tests.benchmarks.ratiobench.build import TABLE
 from tests.benchmarks.ratiobench.cells import RATIOS, Cell, CellData, load_cell
 

@@ -1,0 +1,55 @@
+"""An experiment with its images: what its trials and final trainings share, and what one of them is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_synth.classifier.mixture import TrainingData, encoded, mix
+from ray_synth.classifier.setting import Setting
+from ray_synth.config import Classifier, Experiment
+from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.nodes import where_gpus_are
+from ray_synth.seeding import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExperimentData:
+    """What all trainings of an experiment share; it lies once in Ray's object store.
+
+    synthetic: as many as the highest ratio needs, or more. features: [n+m,d] of all real and synthetic images, where
+    regions are found in those of an encoder.
+    """
+
+    experiment: Experiment
+    real: ImageSet
+    synthetic: ImageSet
+    validation: ImageSet
+    features: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, experiment: Experiment, real: ImageSet, synthetic: ImageSet, validation: ImageSet) -> ExperimentData:
+        """An encoder's features are taken once for all trainings. Pixels cost nothing: each training takes its own."""
+        features = None
+        if experiment.partition.encoder:
+            features = np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
+        return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
+
+    def at(self, setting: Setting) -> tuple[TrainingData, ImageSet, Classifier]:
+        """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
+        the setting's values. Without a synthetic image the real ones are used anyway."""
+        e, synthetic_images = self.experiment, synthetic_counts(np.bincount(self.real.labels), setting.synthetic_ratio)
+        classifier = setting.applied_to(e.classifier)
+        mixed = mix(
+            self.real,
+            self.synthetic,
+            synthetic_ratio=setting.synthetic_ratio,
+            num_clusters=setting.num_clusters,
+            partition=e.partition,
+            seed=derive_seed("partition", e.seed),
+            use_real=e.data.use_real or not synthetic_images.any(),
+            online=classifier.algorithm == "lightweight",
+            features=self.features,
+        )
+        return mixed, self.validation, classifier

@@ -1,0 +1,54 @@
+"""How faithful the synthetic images are: to their labels, and to the real spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ray_synth.classifier.mixture import TrainingData
+from ray_synth.classifier.predict import logits_of
+from ray_synth.classifier.train import fit
+from ray_synth.config import Classifier
+from ray_synth.data.images import ImageSet
+from ray_synth.evaluators.context import EvaluationContext
+from ray_synth.metrics.spectrum import rapsd, rapsd_distance
+from ray_synth.seeding import derive_seed
+
+JUDGE = Classifier(updates=600, evaluations=1, keep="last", lambda_1=0.0, lambda_2=0.0)
+
+
+def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
+    """`label_fidelity`, `label_fidelity/judge_accuracy` and `label_fidelity/class/NAME`."""
+    seed = derive_seed("judge", context.seed)
+    yield from judged_fidelity(context.all_but_test, context.test, context.synthetic, seed=seed)
+
+
+def judged_fidelity(
+    judge_train: ImageSet, test: ImageSet, synthetic: ImageSet, *, seed: int
+) -> Iterator[tuple[str, float]]:
+    """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
+
+    judge_train: every real image outside the test set. The judge's own test accuracy is yielded beside it: a fidelity
+    above what the judge can tell means nothing.
+    """
+    nothing = synthetic.take(np.zeros(0, dtype=np.int64))
+    regions = np.zeros(len(judge_train), dtype=np.int64)
+    data = TrainingData(
+        real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
+    )
+    judged = fit(data, test, JUDGE, seed=seed)
+    right = logits_of(judged.model, synthetic.images).argmax(1).numpy() == synthetic.labels
+    yield "label_fidelity", float(right.mean())
+    yield "label_fidelity/judge_accuracy", judged.accuracy
+    for label, name in enumerate(synthetic.class_names):
+        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+
+
+def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
+    """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
+    [0, 1], and their slopes: `rapsd_slope/real` and `rapsd_slope/synthetic`."""
+    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
+    yield "rapsd_distance", rapsd_distance(*spectra)
+    yield "rapsd_slope/real", spectra[0].slope
+    yield "rapsd_slope/synthetic", spectra[1].slope

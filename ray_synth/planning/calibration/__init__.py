@@ -1,1 +1,0 @@
-"""Pieces of a run in, how long each takes on this machine out."""

@@ -1,0 +1,39 @@
+"""All that a report is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ray_synth.bound.result import RatioEstimate
+from ray_synth.data.images import ImageSet
+from ray_synth.partition import RegionReport
+from ray_synth.report.summary import Summary
+from ray_synth.sampling.generation import Generation
+from ray_synth.sweep.ledger import Trial
+
+History = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunResults:
+    """A run's results, as its stages wrote them.
+
+    metrics: name -> number, as in metrics.json. settings: the experiment's, as YAML has them. histories: setting ->
+    what was measured while its first training ran. regions: of the best setting. search: what the sweep did.
+    """
+
+    summary: Summary
+    generation: Generation
+    estimate: RatioEstimate
+    metrics: Mapping[str, float]
+    trials: Sequence[Trial]
+    real: ImageSet
+    synthetic: ImageSet
+    settings: Mapping[str, Any]
+    histories: Mapping[str, History]
+    regions: RegionReport
+    search: Figure

@@ -1,0 +1,21 @@
+"""What was generated and set aside, how much of it carries the right label, and the first images of each class."""
+
+from __future__ import annotations
+
+from ray_synth.report.plots import as_png, side_by_side
+from ray_synth.report.results import RunResults
+from ray_synth.report.sections.shown import Shown
+
+
+def images(results: RunResults) -> Shown:
+    killers = [each.key for each in results.generation.rejected_keys if each.reason == "killed_worker"]
+    return Shown(
+        "images.html",
+        {
+            "generation": results.generation,
+            "killers": killers,
+            "fidelity": results.summary.label_fidelity,
+            "judge": results.metrics.get("label_fidelity/judge_accuracy"),
+            "pictures": as_png(side_by_side(results.real, results.synthetic)),
+        },
+    )

@@ -1,0 +1,13 @@
+"""The predicted ratio, and the sweep's trials on the predicted curve."""
+
+from __future__ import annotations
+
+from ray_synth.report.plots import ratio_curve
+from ray_synth.report.results import RunResults
+from ray_synth.report.sections.shown import Shown, drawn
+
+
+def prediction(results: RunResults) -> Shown:
+    summary, estimate = results.summary, results.estimate
+    curve = drawn(ratio_curve(estimate, results.trials, summary.best_ratio, summary.predicted_ratio))
+    return Shown("prediction.html", {"summary": summary, "estimate": estimate, "curve": curve})

@@ -1,0 +1,174 @@
+"""Trained classifiers in, metrics.json out: the one look at the test set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_synth.config import digest
+from ray_synth.errors import PartlyDone
+from ray_synth.hardware.measure import Measure
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.summary import SUMMARY
+from ray_synth.stages.train import COMPARED, Train
+from ray_synth.tasks import Task, Tasks
+
+if TYPE_CHECKING:
+    from ray_synth.evaluators.context import EvaluationContext
+    from ray_synth.hardware.gpus import Gpu
+    from ray_synth.stages.bench import Bench
+
+METRICS = "metrics.json"
+SPECTRUM_PIXELS = 224 * 224 * 3  # of the image whose spectrum gpus.yaml has
+
+
+class Evaluate(Stage):
+    """The final comparison on the test set, and what the synthetic images are like."""
+
+    name = "evaluate"
+    purpose = "Read the test set, once, and write metrics.json and summary.json"
+    needs = (Generate, Train)
+    reads = (Train,)
+    keeps = figures = (METRICS, SUMMARY)
+    concludes = True
+
+    @property
+    def digest(self) -> str:
+        trained = self.folder.stage(Train.name)
+        return digest(
+            "evaluate",
+            trained.digest if trained else "",
+            self.inputs.digests,
+            self.of(Generate).images_per_class,
+            self.experiment.seed,
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (METRICS,)
+
+    @property
+    def plan(self) -> str:
+        from ray_synth.evaluators.context import MOST_LOOKED_AT
+
+        looked_at = min(self._synthetic, MOST_LOOKED_AT)
+        return f"reading the {len(self.inputs.splits.test):,} test images, once, and {looked_at:,} synthetic ones"
+
+    @property
+    def partly(self) -> bool:
+        return self.folder.exists(METRICS) and self.begun
+
+    @property
+    def _synthetic(self) -> int:
+        """Synthetic images that there are by then."""
+        return self.of(Generate).number_for(self.of(Train).top_ratio)
+
+    def tasks(self) -> Sequence[Tasks]:
+        from ray_synth.evaluators.context import MOST_LOOKED_AT
+        from ray_synth.evaluators.table import EVALUATORS, TAKES
+
+        if self.complete:
+            return ()
+        train = self.of(Train)
+        tests, synthetic = train.total * len(self.inputs.splits.test), min(self._synthetic, MOST_LOOKED_AT)
+        takes = {name: TAKES[name](tests, synthetic) if name in TAKES else {} for name in EVALUATORS}
+        evaluators = [Task(name=name, takes=each) for name, each in takes.items()]
+        return (self.of(Generate).reading(train.top_ratio), Tasks(tasks=evaluators))
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        from ray_synth.evaluators.table import evaluated
+
+        metrics, errors = evaluated(self._context(), advance, failed=self.inputs.reporter.log_traceback)
+        self.folder.write_json(METRICS, metrics)
+        if errors:
+            failed = "; ".join(f"evaluator {name} failed: {error}" for name, error in errors.items())
+            raise PartlyDone(f"{failed}; the others' numbers are in {METRICS}")
+
+    def _context(self) -> EvaluationContext:
+        from ray_synth.evaluators.context import EvaluationContext
+
+        train, images = self.of(Train), self.of(Generate)
+        return EvaluationContext(
+            classifiers=[(t.name.rsplit("-", 1)[0], train.loader(t)) for t in train.trainings()],
+            train=self.inputs.splits.train,
+            test=self.inputs.splits.test,
+            read_all_but_test=self.inputs.all_but_test,
+            read_synthetic=lambda: images.all,
+            seed=self.experiment.seed,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """metrics.json."""
+        metrics: dict[str, float] = self.folder.read_json(METRICS)
+        return metrics
+
+    def summary(self) -> Mapping[str, Any]:
+        from ray_synth.evaluators.table import failed_in
+
+        metrics = self.metrics()
+        measured, failed = [name for name in COMPARED if f"accuracy/{name}" in metrics], failed_in(metrics)
+        return {
+            "accuracy": {name: metrics[f"accuracy/{name}"] for name in measured},
+            "accuracy_std": {name: metrics[f"accuracy/{name}/std"] for name in measured},
+            "label_fidelity": metrics.get("label_fidelity"),
+        } | ({"failed": list(failed)} if failed else {})
+
+    def show(self) -> None:
+        from ray_synth.report.summary import Summary
+        from ray_synth.tables import print_summary
+
+        print_summary(Summary.from_dict(self.folder.read_json(SUMMARY)))
+
+    # What it takes.
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        from ray_synth.classifier.flops import image_seconds
+
+        shape = self.inputs.shape
+        _, looked_at = image_seconds(gpu, self.experiment.classifier, shape, len(self.inputs.class_names))
+        return {
+            "evaluate": gpu.overheads["report"].times(2, note="the judge, a small network"),
+            "test_image": looked_at,
+            "judged_image": gpu.overheads["judged_image"].times(float(np.prod(shape)) / SPECTRUM_PIXELS),
+        }
+
+    def calibrate(self, bench: Bench) -> None:
+        if not bench.wants("evaluate"):
+            return
+        from ray_synth.classifier.mixture import TrainingData
+        from ray_synth.classifier.models import build_model
+        from ray_synth.classifier.predict import logits_of
+        from ray_synth.classifier.train import fit
+        from ray_synth.evaluators.fidelity import JUDGE
+        from ray_synth.metrics.spectrum import rapsd
+        from ray_synth.stages.bench import MOST_REAL, MOST_SYNTHETIC, some
+
+        inputs = self.inputs
+        judged = some(inputs.splits.test, MOST_REAL)
+        real = some(inputs.all_but_test(), MOST_SYNTHETIC)
+        none = np.zeros(0, dtype=np.int64)
+        data = TrainingData(
+            real=real,
+            synthetic=real.take(none),
+            real_regions=np.zeros(len(real), dtype=np.int64),
+            synthetic_regions=none,
+        )
+        seconds = []
+        for updates in (5, 5, 45):
+            begin = time.monotonic()
+            judge = fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0).model
+            seconds.append(time.monotonic() - begin)
+        bench.note("evaluate", seconds[1] + max(0.0, seconds[2] - seconds[1]) / 40 * JUDGE.updates, 0.2)
+        begin = time.monotonic()
+        logits_of(judge, judged.images)
+        rapsd(judged.images.astype(np.float64) / 255.0)
+        bench.note("judged_image", (time.monotonic() - begin) / len(judged), 0.2)
+        model = build_model(inputs.on_workers.classifier, inputs.shape, inputs.class_names, seed=0).eval()
+        logits_of(model, judged.images[:8])
+        begin = time.monotonic()
+        logits_of(model, judged.images)
+        bench.note("test_image", (time.monotonic() - begin) / len(judged), 0.2)

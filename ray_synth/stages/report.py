@@ -1,0 +1,97 @@
+"""Everything that a run has found in, report.html out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ray_synth.config import digest
+from ray_synth.hardware.measure import Measure
+from ray_synth.stages.estimate import Estimate
+from ray_synth.stages.evaluate import Evaluate
+from ray_synth.stages.generate import Generate
+from ray_synth.stages.stage import Stage
+from ray_synth.stages.summary import summary_of
+from ray_synth.stages.sweep import Sweep
+from ray_synth.stages.train import REGIONS, Train
+from ray_synth.tasks import Task, Tasks
+
+if TYPE_CHECKING:
+    from ray_synth.hardware.gpus import Gpu
+    from ray_synth.stages.bench import Bench
+
+REPORT = "report.html"
+
+
+class Report(Stage):
+    """The page that people look at."""
+
+    name = "report"
+    purpose = "Write report.html"
+    needs = (Generate, Estimate, Sweep, Train, Evaluate)
+    keeps = (REPORT, "log.txt")
+    figures = (REPORT,)
+
+    @property
+    def digest(self) -> str:
+        from ray_synth.sweep.ledger import LEDGER
+
+        return digest(
+            "report",
+            summary_of(self.others) | {"seconds": {}},
+            self.of(Evaluate).metrics(),
+            self.of(Generate).result().to_dict(),
+            self.of(Estimate).result().to_dict(),
+            hashlib.sha256(self.folder.read(LEDGER)).hexdigest(),
+        )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (REPORT,)
+
+    @property
+    def plan(self) -> str:
+        return "writing report.html"
+
+    def tasks(self) -> Sequence[Tasks]:
+        if self.complete:
+            return ()
+        images = self.of(Generate).reading(self.of(Train).top_ratio)
+        return (images, Tasks(tasks=(Task(name=REPORT, takes={"report": 1}),)))
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        from ray_synth.partition import RegionReport
+        from ray_synth.records import record
+        from ray_synth.report.html import write_report
+        from ray_synth.report.results import RunResults
+        from ray_synth.report.summary import Summary
+
+        sweep, train = self.of(Sweep), self.of(Train)
+        results = RunResults(
+            summary=Summary.from_dict(summary_of(self.others)),
+            generation=self.of(Generate).result(),
+            estimate=self.of(Estimate).result(),
+            metrics=self.of(Evaluate).metrics(),
+            trials=sweep.trials,
+            real=self.inputs.splits.generator,
+            synthetic=self.of(Generate).all,
+            settings=self.experiment.model_dump(mode="json"),
+            histories=train.histories(),
+            regions=record(RegionReport, self.folder.read_json(REGIONS), REGIONS),
+            search=sweep.picture(),
+        )
+        write_report(self.folder, results)
+        advance(1)
+
+    def show(self) -> None:
+        print(f"report: {self.folder.url}/{REPORT}")
+
+    def published(self, gpu: Gpu) -> Mapping[str, Measure]:
+        return {"report": gpu.overheads["report"]}
+
+    def calibrate(self, bench: Bench) -> None:
+        from ray_synth.hardware.gpus import table
+
+        if bench.wants("report"):
+            bench.found["report"] = table()["overheads"]["report"]

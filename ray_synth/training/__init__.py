@@ -1,0 +1,1 @@
+"""How a model is trained: what generators and classifiers share."""

@@ -1,0 +1,100 @@
+"""All that the next update depends on in, bytes out; and back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from safetensors import torch as safetensors
+from torch import nn
+
+from ray_synth.runs import RunFolder
+
+Tensors = Mapping[str, torch.Tensor]
+DONE = "loop/done"  # the tensor that every checkpoint holds
+
+
+class Checkpoints(Protocol):
+    """Where a training keeps what it needs to go on after a kill."""
+
+    def load(self) -> bytes | None: ...
+    def save(self, data: bytes) -> None: ...
+
+
+class Stateful(Protocol):
+    """Something that the next update depends on."""
+
+    def tensors(self) -> Tensors: ...
+    def restore(self, tensors: Tensors) -> None: ...
+
+
+class FolderCheckpoints:
+    """A training's checkpoint as a file of the run folder."""
+
+    def __init__(self, folder: RunFolder, name: str):
+        self.folder, self.name = folder, name
+
+    def load(self) -> bytes | None:
+        return self.folder.read(self.name) if self.folder.exists(self.name) else None
+
+    def save(self, data: bytes) -> None:
+        self.folder.write(self.name, data)
+
+    def remove(self) -> None:
+        self.folder.remove(self.name)
+
+
+def pack(parts: Mapping[str, Tensors]) -> bytes:
+    """Named tensors of named parts as a safetensors file: `PART/NAME`."""
+    return safetensors.save({f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()})
+
+
+def unpack(data: bytes) -> dict[str, dict[str, torch.Tensor]] | None:
+    """What `pack` got, without parts that are empty; None for a file of an older version, which is begun anew."""
+    tensors = safetensors.load(data)
+    if DONE not in tensors:
+        return None
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, name = key.split("/", 1)
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a trained model must keep: the adapters of a frozen one, else the whole state. Copies, on the CPU."""
+    state = model.state_dict()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    names = [name for name in state if not frozen or name in trained]
+    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All that the optimizer remembers, flat: `state/PARAMETER/NAME` and `group/GROUP/NAME`; copies on the CPU."""
+    saved = optimizer.state_dict()
+    places = [(f"state/{i}", state) for i, state in saved["state"].items()]
+    places += [(f"group/{i}", group) for i, group in enumerate(saved["param_groups"])]  # LAMB counts steps there
+    return {
+        f"{place}/{name}": value.detach().to("cpu", copy=True).contiguous()
+        for place, values in places
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave, into an optimizer made with the same settings for the same model."""
+    saved = optimizer.state_dict()
+    saved["state"] = {}
+    for key, value in tensors.items():
+        where, index, name = key.split("/", 2)
+        place = saved["state"].setdefault(int(index), {}) if where == "state" else saved["param_groups"][int(index)]
+        place[name] = value.clone()
+    optimizer.load_state_dict(saved)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
+                # The fused step walks memory, not indices: a channels_last weight needs channels_last moments.
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

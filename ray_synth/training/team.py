@@ -1,0 +1,138 @@
+"""The workers of one training: what each knows of the others, and their start on Ray Train."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ray_synth.errors import WorkError
+
+DEATHS = 3  # of workers or their machines with nothing new between, after which the work has failed
+Given = TypeVar("Given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Team:
+    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model)."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
+
+    def gathered(self, part: torch.Tensor) -> torch.Tensor:
+        """Every worker's part, one after the other: the own one alive, the others as constants."""
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        dist.all_gather(parts, part.detach().contiguous())
+        parts[self.rank] = part
+        return torch.cat(parts)
+
+    def agreed(self, number: float) -> float:
+        """The first worker's number, on all: what they decide by it they decide together."""
+        if self.size == 1:
+            return number
+        import torch.distributed as dist
+
+        shared = torch.tensor([number], dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return float(shared)
+
+
+def train_team() -> Team:
+    """The workers of the Ray Train run that this process belongs to."""
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    context = ray.train.get_context()
+    return Team(
+        rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
+    )
+
+
+def run_team(
+    work: Callable[[Given, Team], None],
+    given: Given,
+    *,
+    what: str,
+    num_workers: int,
+    on_gpus: bool,
+    kept: Callable[[], object],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `work(given, team)` on each of Ray Train's workers, which hold a GPU or a CPU each. Ray must be up.
+
+    A team that lost a worker begins again, DEATHS times, and for as long as it gets further between its deaths.
+
+    Args:
+        given: put into Ray's object store once.
+        what: `a final training`, for the message.
+        kept: changes whenever the work keeps something.
+        meanwhile: called twice a second.
+
+    Raises:
+        WorkError: workers died, or the work raised, and nothing new was kept.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    shared = {"work": work, "given": ray.put(given)}
+    with tempfile.TemporaryDirectory(prefix="ray_synth-train-") as scratch:
+        for attempt in itertools.count():
+            before = kept()
+            trainer = TorchTrainer(
+                _member,
+                train_loop_config=shared,
+                scaling_config=ScalingConfig(
+                    num_workers=num_workers, use_gpu=on_gpus, resources_per_worker=None if on_gpus else {"CPU": 1}
+                ),
+                run_config=RunConfig(
+                    name=f"team-{attempt}", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)
+                ),
+            )
+            try:
+                _waiting(trainer.fit, meanwhile)
+                return
+            except TrainingFailedError as error:
+                if kept() != before:
+                    continue
+                failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
+                reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
+                raise WorkError(f"{what} failed: {reason}") from error
+
+
+def _member(shared: Mapping[str, Any]) -> None:
+    import ray
+
+    shared["work"](ray.get(shared["given"]), train_team())
+
+
+def _waiting(work: Callable[[], object], meanwhile: Callable[[], None]) -> None:
+    """Do `work` in a thread and call `meanwhile` twice a second.
+
+    Not in the main thread: there Ray Train takes Ctrl-C for itself and answers it with exit code 0.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        meanwhile()
+    if errors:
+        raise errors[0]

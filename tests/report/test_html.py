@@ -1,0 +1,98 @@
+"""report.html: what each section shows, what is left out, and a new section by one function and one registration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from ray_synth.data.images import ImageSet
+from ray_synth.partition import RegionReport
+from ray_synth.report.html import SECTIONS, write_report
+from ray_synth.report.results import RunResults
+from ray_synth.report.sections.shown import Shown, table
+from ray_synth.runs import RunFolder
+from ray_synth.sampling.generation import Generation, Rejected
+from ray_synth.sweep.ledger import Trial
+from ray_synth.sweep.space import Setting
+
+from ..estimates import curve_of, estimate_of
+from .test_summary import summary_of
+
+
+@pytest.fixture
+def results(digits: ImageSet) -> RunResults:
+    estimate = estimate_of(
+        curve_of([0, 1, 4, 16], [0.2, 0.15, 0.1, 0.12], [0.18] * 4, [0.22] * 4), ratio=4.0, warnings=("<few> images",)
+    )
+    setting = Setting(synthetic_ratio=5.5, num_clusters=20, classifier={"lambda_1": 0.1, "optimizer": "sgd"})
+    return RunResults(
+        summary=summary_of(),
+        generation=Generation(
+            model_id="model", model_revision="1", model_license="", images_per_class=2, asked=20, made=1602, kept=1600,
+            rejected={"flat": 1, "killed_worker": 1}, rejected_keys=(Rejected(key="0/3", reason="killed_worker"),),
+        ),
+        estimate=estimate,
+        metrics={"label_fidelity/judge_accuracy": 0.95, "brightness": 0.25},
+        trials=[Trial(trial_id="t00000", status="complete", seconds=1.5, accuracy=0.91, setting=setting)],
+        real=digits,
+        synthetic=digits,
+        settings={"name": "<script>"},
+        histories={"best": [{"update": 1.0, "accuracy": 0.5}]},
+        regions=RegionReport(
+            num_regions=20, sizes=(1, 5, 9), empty=0, with_real=0.5, covered_synthetic=0.25, purity=0.75
+        ),
+        search=Figure(),
+    )  # fmt: skip
+
+
+def page(folder: Path, results: RunResults, **changes: Any) -> str:
+    write_report(RunFolder(folder), replace(results, **changes))
+    return (folder / "report.html").read_text()
+
+
+def headings(text: str) -> list[str]:
+    return [part.split("</h2>")[0] for part in text.split("<h2>")[1:]]
+
+
+def test_every_section_is_there_and_words_are_escaped(tmp_path: Path, results: RunResults) -> None:
+    text = page(tmp_path, results)
+    assert headings(text) == [
+        "Accuracy on the test set", "While training", "Real and synthetic images", "What each method says",
+        "The search", "Trials", "Seconds per stage", "Settings",
+    ]  # fmt: skip
+    assert '<tr><td>best of the sweep</td><td class="n">5.5</td><td class="n">0.9100</td>' in text
+    assert '<tr><td>finetune</td><td class="n">1.0</td></tr>' in text
+    assert "<p>Warning: &lt;few&gt; images</p>" in text
+    assert "name: &lt;script&gt;" in text
+    assert "Set aside because they end their worker each time: 0/3." in text
+    assert "75.0 % of those" in text
+    assert "hold\n1 to 9 images (median 5)" in text
+    assert text.count("<svg") == 3
+    assert "evaluators" not in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path, results: RunResults) -> None:
+    failed = summary_of(failed=("final_accuracy", "label_fidelity"), accuracy={}, accuracy_std={}, label_fidelity=None)
+    text = page(tmp_path, results, summary=failed, metrics={}, histories={})
+    assert "final_accuracy, label_fidelity failed" in text
+    assert not {"Accuracy on the test set", "While training"} & set(headings(text))
+    assert "right label" not in text
+
+
+def brightness(results: RunResults) -> Shown:
+    rows = [("real & synthetic", f"{results.metrics['brightness']:.2f}")]
+    return table("Brightness", ("images", "mean"), rows, numbers=(1,))
+
+
+def test_a_new_section_is_one_function_and_one_registration(
+    tmp_path: Path, results: RunResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECTIONS, "brightness", brightness)
+    text = page(tmp_path, results)
+    assert headings(text)[-1] == "Brightness"
+    assert '<tr><th>images</th><th class="n">mean</th></tr>' in text
+    assert '<tr><td>real &amp; synthetic</td><td class="n">0.25</td></tr>' in text
