@@ -192,6 +192,9 @@ class Run:
                 self.of(Sweep).extend(extend)
             if os.environ.get("RAY_ADDRESS"):
                 self._check_cluster()
+            self.folder.check_free_for(self.experiment)
+            if (left := self.folder.leave_old_format()) is not None:
+                self.reporter.say(left)
             moved = self.folder.open_for(self.experiment)
             self.reporter.log_to(self.folder)
             self.reporter.log(f"--- {self.experiment.name}, until {stages[-1].name}")

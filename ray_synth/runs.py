@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_synth.config import Experiment, digest
+from ray_synth.config import FORMAT, Experiment, digest
 from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
 
@@ -145,7 +145,7 @@ class RunFolder:
                 raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
         present = [name for name in self.list("") if name != "log.txt"]
         if "experiment.yaml" in present:
-            owner = _name_in(self.read("experiment.yaml"))
+            owner = _noted(self.read("experiment.yaml")).get("name")
             if owner != experiment.name:
                 raise InputError(
                     f"output folder {self.url} belongs to experiment {owner!r}, not {experiment.name!r}; "
@@ -164,7 +164,7 @@ class RunFolder:
         """
         self.check_free_for(experiment)
         settings = experiment.model_dump(mode="json")
-        text = as_yaml({"digest": digest(settings), **settings}).encode()
+        text = as_yaml({"format": FORMAT, "digest": digest(experiment), **settings}).encode()
         try:
             if not self.exists("experiment.yaml"):
                 self.write("experiment.yaml", text)
@@ -178,6 +178,21 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"output folder {self.url} is not writable: {error.strerror or error}") from None
         return ["experiment.yaml"]
+
+    def leave_old_format(self) -> str | None:
+        """Move what another format of run folders left to `stale/`; a sentence that says so. Its owner stays noted
+        until `open_for` notes the new one."""
+        if not self.exists("experiment.yaml"):
+            return None
+        before = _noted(self.read("experiment.yaml")).get("format", 1)
+        kept = ("experiment.yaml", "log.txt", "stale")
+        moved = [] if before == FORMAT else self.set_aside([n for n in self.list("") if n not in kept], "format")
+        if not moved:
+            return None
+        return (
+            f"{self.url} is of run folder format {before}, and this version writes {FORMAT}: moved what it held to "
+            f"{self.url}/stale/; it is made anew"
+        )
 
     def set_aside(self, names: Sequence[str], label: str) -> list[str]:
         """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""
@@ -235,9 +250,10 @@ def _stamp() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
 
 
-def _name_in(text: bytes) -> str | None:
+def _noted(text: bytes) -> dict[str, Any]:
+    """What an experiment.yaml says; nothing where it is torn."""
     try:
-        name = read_yaml(text.decode()).get("name")
-    except (InputError, AttributeError, UnicodeDecodeError):
-        return None
-    return name if isinstance(name, str) else None
+        found = read_yaml(text.decode())
+    except (InputError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_synth.config import Experiment
+from ray_synth.config import FORMAT, Experiment
+from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 
@@ -102,3 +103,22 @@ def test_a_folder_with_other_files_is_refused(folder: RunFolder) -> None:
     with pytest.raises(InputError, match=r"not empty and holds no experiment\.yaml"):
         folder.open_for(Experiment(name="mine"))
     assert folder.list("") == ["holiday.jpg"]
+
+
+def test_a_folder_of_another_format_is_moved_aside_with_a_sentence(folder: RunFolder) -> None:
+    experiment = Experiment(name="ours")
+    folder.open_for(experiment)
+    assert folder.leave_old_format() is None
+    noted = read_yaml(folder.read("experiment.yaml").decode())
+    folder.write("experiment.yaml", as_yaml({name: noted[name] for name in noted if name != "format"}).encode())
+    folder.write("synthetic/a.parquet", b"1")
+    folder.write("stages/generate.json", b"{}")
+    folder.append("log.txt", "before\n")
+    said = folder.leave_old_format()
+    assert said is not None
+    assert f"is of run folder format 1, and this version writes {FORMAT}: moved what it held to" in said
+    assert folder.list("") == ["experiment.yaml", "log.txt", "stale"]
+    assert folder.open_for(experiment) == ["experiment.yaml"]
+    assert folder.leave_old_format() is None
+    (moved,) = [name for name in folder.list("stale") if name.startswith("format-")]
+    assert folder.read(f"stale/{moved}/synthetic/a.parquet") == b"1"

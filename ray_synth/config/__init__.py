@@ -17,10 +17,11 @@ from ray_synth.config.generator import (
     StableDiffusion,
     VisualGuidance,
 )
-from ray_synth.config.section import changed, digest
+from ray_synth.config.section import FORMAT, changed, digest, said
 from ray_synth.config.sweep import SEARCHED, Dimension, Sweep
 
 __all__ = [
+    "FORMAT",
     "FORMATS",
     "GENERATORS",
     "SAMPLING",
@@ -48,5 +49,6 @@ __all__ = [
     "digest",
     "load_experiment",
     "parse_assignments",
+    "said",
     "with_absolute_paths",
 ]

@@ -77,6 +77,7 @@ def _read_file(path: Path, missing: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections such as 'name:' and 'data:', got {type(raw).__name__}")
     raw = dict(raw)
+    raw.pop("format", None)
     raw.pop("digest", None)  # of an experiment.yaml out of a run folder, which can be run again
     return raw
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+FORMAT = 2  # of run folders and digests. Raise it when a default changes, or what a setting means.
+
 
 class Section(BaseModel):
     """A section of the experiment file: frozen, and strict about what it does not know."""
@@ -19,9 +21,17 @@ class Section(BaseModel):
 Settings = TypeVar("Settings", bound=Section)
 
 
+def said(settings: BaseModel, *, only: set[str] | None = None, without: Any = None) -> dict[str, Any]:
+    """What a section says beyond its defaults, JSON-ready: a setting that comes later leaves all that as it was.
+
+    only, without: names of settings; `without` may also map a subsection to names in it.
+    """
+    return settings.model_dump(mode="json", exclude_defaults=True, include=only, exclude=without)
+
+
 def digest(*parts: Any) -> str:
-    """SHA-256 of JSON-ready parts (models included), independent of key order."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    """SHA-256 of JSON-ready parts and of what sections say beyond their defaults, independent of key order."""
+    plain = [FORMAT, *(said(part) if isinstance(part, BaseModel) else part for part in parts)]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from ray_synth.config import GENERATORS, Generate, GeneratorSettings, with_absolute_paths
+from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with_absolute_paths
 from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints
 from ray_synth.runs import RunFolder
@@ -124,7 +124,7 @@ class Generator(ABC, Generic[S]):
 
     def pixel_settings(self) -> dict[str, Any]:
         """The settings that pixels depend on; files are in `Origin.parts` by content, not by path."""
-        return self.settings.model_dump(mode="json")
+        return {"kind": self.settings.kind, **said(self.settings)}
 
     @property
     def uses_real_images(self) -> bool:

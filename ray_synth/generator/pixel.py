@@ -13,8 +13,6 @@ from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.base import Generator, Origin, Parents, Sampler, register
 from ray_synth.runs import RunFolder
 
-# Settings that came later. Where they are what was done before, models and images made then still count.
-LATER = ("attention_resolutions", "beta_schedule", "warmup_steps", "precision")
 SMALL_STEPS, SMALL_BATCH = 60, 16  # of a smoke run
 
 
@@ -58,10 +56,6 @@ class PixelGenerator(Generator[Diffusion]):
         return Origin(
             model_id=f"ray_synth/diffusion/{trained[:12]}", model_revision=trained, model_license="", parts={}
         )
-
-    def pixel_settings(self) -> dict[str, Any]:
-        shown, plain = self.settings.model_dump(mode="json"), Diffusion().model_dump(mode="json")
-        return {name: value for name, value in shown.items() if name not in LATER or value != plain[name]}
 
     @property
     def fit_steps(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_synth.config import StableDiffusion
+from ray_synth.config import StableDiffusion, said
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
 from ray_synth.generator import tiny
@@ -147,13 +147,11 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         )
 
     def pixel_settings(self) -> dict[str, Any]:
-        return self.settings.model_dump(
-            mode="json",
-            exclude={
-                "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
-                "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
-            },
-        )  # fmt: skip
+        without = {
+            "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
+            "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
+        }  # fmt: skip
+        return {"kind": self.settings.kind, **said(self.settings, without=without)}
 
     @property
     def uses_real_images(self) -> bool:

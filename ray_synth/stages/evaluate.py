@@ -38,9 +38,12 @@ class Evaluate(Stage):
 
     @property
     def digest(self) -> str:
+        from ray_synth.evaluators.table import EVALUATORS
+
         trained = self.folder.stage(Train.name)
         return digest(
             "evaluate",
+            list(EVALUATORS),
             trained.digest if trained else "",
             self.inputs.digests,
             self.of(Generate).images_per_class,

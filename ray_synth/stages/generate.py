@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import digest
+from ray_synth.config import digest, said
 from ray_synth.data.images import ImageSet, synthetic_counts
 from ray_synth.data.leaks import Prints, refuse_judged
 from ray_synth.hardware.measure import Measure
@@ -428,8 +428,9 @@ class Generate(Stage):
     def measured_with(self) -> Mapping[str, str | int]:
         e = self.experiment
         sampled = {"scheduler", "num_inference_steps", "guidance_scale", "batch_size", "filter", "format", "quality"}
-        sampling = e.generate.model_dump(mode="json", include=sampled)
-        return {"generator": digest(e.generator.model_dump(mode="json", exclude={"steps"}), sampling)}
+        return {
+            "generator": digest(e.generator.kind, said(e.generator, without={"steps"}), said(e.generate, only=sampled))
+        }
 
     def published(self, gpu: Gpu) -> Mapping[str, Measure]:
         generator, over = self.generator, gpu.overheads

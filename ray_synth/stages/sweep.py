@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import digest
+from ray_synth.config import digest, said
 from ray_synth.errors import InputError
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
@@ -77,8 +77,8 @@ class Sweep(Stage):
         e, prior = self.experiment, self.prior
         return digest(
             "sweep",
-            self.settings.model_dump(mode="json", exclude=WHO_TRIES),
-            e.classifier.model_dump(mode="json", exclude={"num_workers"}),
+            said(self.settings, without=WHO_TRIES),
+            said(e.classifier, without={"num_workers"}),
             e.partition,
             self.inputs.classifier_files,
             e.data.use_real,
@@ -338,7 +338,7 @@ class Sweep(Stage):
         return {
             "training images": len(self.inputs.splits.train),
             "validation images": len(self.inputs.splits.validation),
-            "classifier": digest(e.classifier.model_dump(mode="json", exclude=ignored), e.partition),
+            "classifier": digest(said(e.classifier, without=ignored), e.partition),
         }
 
     def published(self, gpu: Gpu) -> Mapping[str, Measure]:
