@@ -62,7 +62,7 @@ def estimate_folders(
     # A wrong path is found before any image is read.
     encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
     real_set = read_folder(real)
-    height, width, channels = real_set.images.shape[1:]
+    height, width, channels = real_set.shape
     unified: dict[str, Any] = {"size": (height, width), "channels": channels}
     notes = [f"real: {note}" for note in real_set.notes]
     synthetic_set = _matched(read_folder(synthetic, **unified), real_set.class_names, "synthetic", notes)
@@ -71,9 +71,9 @@ def estimate_folders(
             target, unified, real_set.class_names, notes
         )
     estimate = estimate_ratio(
-        real_set.images,
+        real_set.images(),
         real_set.labels,
-        synthetic_set.images,
+        synthetic_set.images(),
         synthetic_set.labels,
         features=encoder,
         **settings,
@@ -129,11 +129,11 @@ def _read_target(
         if beside:
             notes.append(f"target: {beside} image(s) beside the class folders are left out")
         labelled = _matched(read_folder(target, **unified), class_names, "target", notes)
-        return labelled.images, labelled.labels
+        return labelled.images(), labelled.labels
     unlabelled = read_unlabelled(target, **unified)
     notes += [f"target: {note}" for note in unlabelled.notes]
     notes.append(f"target: {len(unlabelled):,} image(s), unlabelled: {target} has no class folders")
-    return unlabelled.images, None
+    return unlabelled.images(), None
 
 
 def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSet:
@@ -154,7 +154,7 @@ def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: l
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
     rows = np.flatnonzero(labels >= 0)
-    return ImageSet(images=images.images[rows], labels=labels[rows].astype(np.int64), class_names=class_names)
+    return ImageSet(pixels=images.images(rows), labels=labels[rows].astype(np.int64), class_names=class_names)
 
 
 def _flag(name: str) -> str:

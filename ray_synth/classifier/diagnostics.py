@@ -26,7 +26,7 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict
 
     What needs the real distribution stays out: the term of real robustness, and with it the total.
     """
-    right = logits_of(model, validation.images).argmax(1).numpy() == validation.labels
+    right = logits_of(model, validation.images()).argmax(1).numpy() == validation.labels
     found = {"accuracy": float(right.mean())}
     for label, name in enumerate(validation.class_names):
         members = right[validation.labels == label]
@@ -37,7 +37,7 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict
     outputs, losses, regions, shares = [], [], [], []
     for images, places in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
         rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
-        logits = logits_of(model, images.images[rows])
+        logits = logits_of(model, images.images(rows))
         outputs.append(logits.softmax(1).numpy())
         losses.append(F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none").numpy())
         regions.append(places[rows])

@@ -155,7 +155,7 @@ def _train_all(work: _Work, team: Team) -> None:
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSet) -> tuple[nn.Module, float]:
     """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
     data = folder.read(training.file)
-    model = build_model(settings, like.images.shape[1:], like.class_names, seed=0)
+    model = build_model(settings, like.shape, like.class_names, seed=0)
     load_trainable(model, safetensors.load(data))
     return model.eval(), float(_metadata(data)["accuracy"])
 

@@ -140,4 +140,4 @@ def _batches(sets: list[ImageSet]) -> Iterator[np.ndarray]:
     """Set after set, never all of them as floats."""
     for images in sets:
         for start in range(0, len(images), BATCH):
-            yield images.images[start : start + BATCH]
+            yield images.images(slice(start, start + BATCH))

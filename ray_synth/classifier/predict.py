@@ -39,4 +39,4 @@ def balanced_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
 
 def accuracy_of(model: nn.Module, images: ImageSet) -> float:
     """Top-1."""
-    return float((logits_of(model, images.images).argmax(1).numpy() == images.labels).mean())
+    return float((logits_of(model, images.images()).argmax(1).numpy() == images.labels).mean())

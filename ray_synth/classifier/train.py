@@ -156,8 +156,7 @@ class _Training:
 
     def __init__(self, data: TrainingData, validation: ImageSet, settings: Classifier, *, seed: int, team: Team):
         self.data, self.validation, self.settings, self.seed, self.team = data, validation, settings, seed, team
-        shape: tuple[int, int, int] = data.real.images.shape[1:]
-        model = build_model(settings, shape, data.real.class_names, seed=derive_seed("weights", seed))
+        model = build_model(settings, data.real.shape, data.real.class_names, seed=derive_seed("weights", seed))
         self.model: nn.Module = model.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         both = len(data.real) > 0 and len(data.synthetic) > 0
         self.real_weight = settings.real_weight
@@ -168,7 +167,7 @@ class _Training:
         also: dict[str, Stateful] = {"kept": self.kept}
         self.bank: MemoryBank | None = None
         if settings.algorithm == "lightweight" and self.regularized:
-            logits = torch.cat([logits_of(self.model, images.images) for images in (data.real, data.synthetic)])
+            logits = torch.cat([logits_of(self.model, images.images()) for images in (data.real, data.synthetic)])
             place = derive_seed("centroids", seed)
             self.bank = also["bank"] = MemoryBank(data, logits.to(team.device), variant=settings.variant, seed=place)
         self.gathers = team.size > 1 and settings.gather
@@ -309,7 +308,7 @@ class _Side:
     def __init__(
         self, images: ImageSet, regions: np.ndarray, batch_size: int, updates: int, seed: int, device: torch.device
     ):
-        self.images = torch.from_numpy(np.ascontiguousarray(images.images)).to(device)  # bytes, a quarter of floats
+        self.images = torch.from_numpy(np.ascontiguousarray(images.images())).to(device)  # bytes, a quarter of floats
         self.labels = torch.from_numpy(images.labels).to(device)
         self.regions = torch.from_numpy(regions).to(device)
         self.seed = seed

@@ -14,12 +14,12 @@ from ray_synth.errors import InputError
 class ImageSet:
     """Images of one size with their labels.
 
-    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] what messages call an image, such as
+    pixels: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] what messages call an image, such as
     its file; parts: [N] of `train`, `val` and `test`, where the source has an official split; notes: what reading had
     to change.
     """
 
-    images: np.ndarray
+    pixels: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     sources: np.ndarray | None = None
@@ -27,21 +27,31 @@ class ImageSet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise InputError(f"images must be uint8 [N,H,W,C], got {self.images.dtype} {list(self.images.shape)}")
-        if self.labels.shape != self.images.shape[:1]:
-            raise InputError(f"labels must be [{len(self.images)}], one per image, got {list(self.labels.shape)}")
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
+            raise InputError(f"images must be uint8 [N,H,W,C], got {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.labels.shape != self.pixels.shape[:1]:
+            raise InputError(f"labels must be [{len(self.pixels)}], one per image, got {list(self.labels.shape)}")
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pixels)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.pixels.shape[1:]
+        return height, width, channels
+
+    def images(self, rows: np.ndarray | slice | None = None) -> np.ndarray:
+        """uint8 [k,H,W,C]; None: all."""
+        return self.pixels if rows is None else self.pixels[rows]
+
     def take(self, indices: np.ndarray | slice) -> ImageSet:
         return ImageSet(
-            images=self.images[indices],
+            pixels=self.pixels[indices],
             labels=self.labels[indices],
             class_names=self.class_names,
             sources=None if self.sources is None else self.sources[indices],
@@ -55,10 +65,10 @@ class ImageSet:
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""
         names = [name.encode() for name in self.class_names]
-        shape = str(self.images.shape[1:]).encode()
+        shape = str(self.pixels.shape[1:]).encode()
         return [
             hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
-            for image, label in zip(self.images, self.labels, strict=True)
+            for image, label in zip(self.pixels, self.labels, strict=True)
         ]
 
     def digest(self) -> str:

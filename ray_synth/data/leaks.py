@@ -38,7 +38,7 @@ class Prints:
 
     @classmethod
     def of(cls, images: ImageSet) -> Prints:
-        return cls.of_pixels(images.images, [images.name(row) for row in range(len(images))])
+        return cls.of_pixels(images.images(), [images.name(row) for row in range(len(images))])
 
     @classmethod
     def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Prints:

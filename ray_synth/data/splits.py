@@ -192,7 +192,7 @@ def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple
     train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
     copies: dict[bytes, list[int]] = defaultdict(list)
     for row in train.tolist():
-        copies[hashlib.sha256(images.images[row].tobytes()).digest()].append(row)
+        copies[hashlib.sha256(images.pixels[row].tobytes()).digest()].append(row)
     lost: list[int] = []
     contradictory = 0
     for found in copies.values():

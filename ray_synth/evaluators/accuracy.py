@@ -24,7 +24,7 @@ def _accuracies(models: Iterable[tuple[str, Loader]], test: ImageSet) -> Iterato
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, list[torch.Tensor]] = {}
     for name, load in models:
-        found.setdefault(name, []).append(logits_of(load()[0].to(device), test.images))
+        found.setdefault(name, []).append(logits_of(load()[0].to(device), test.images()))
     for name, repeats in found.items():
         values = [top_accuracy(logits, test.labels) for logits in repeats]
         yield f"accuracy/{name}", float(np.mean(values))

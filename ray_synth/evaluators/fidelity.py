@@ -38,7 +38,7 @@ def judged_fidelity(
         real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
     )
     judged = fit(data, test, JUDGE, seed=seed)
-    right = logits_of(judged.model, synthetic.images).argmax(1).numpy() == synthetic.labels
+    right = logits_of(judged.model, synthetic.images()).argmax(1).numpy() == synthetic.labels
     yield "label_fidelity", float(right.mean())
     yield "label_fidelity/judge_accuracy", judged.accuracy
     for label, name in enumerate(synthetic.class_names):
@@ -48,7 +48,7 @@ def judged_fidelity(
 def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
     [0, 1], and their slopes: `rapsd_slope/real` and `rapsd_slope/synthetic`."""
-    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
+    spectra = [rapsd(images.images().astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
     yield "rapsd_distance", rapsd_distance(*spectra)
     yield "rapsd_slope/real", spectra[0].slope
     yield "rapsd_slope/synthetic", spectra[1].slope

@@ -58,7 +58,7 @@ class Parents:
         """In an order that does not depend on the order of reading."""
         keys = np.asarray(real.keys())
         order = np.lexsort((keys, real.labels))
-        return cls(images=real.images[order], labels=real.labels[order], keys=keys[order].tolist())
+        return cls(images=real.images(order), labels=real.labels[order], keys=keys[order].tolist())
 
     def row_of(self, label: int, index: int) -> int:
         """The parent of a class's image `index`: its real images in turn."""

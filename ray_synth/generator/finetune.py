@@ -44,7 +44,7 @@ def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: i
         return  # killed between the last step and the record of it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(derive_seed("generator weights", seed) % 2**32)
-    unet: Any = build_unet(settings, num_classes=images.num_classes, shape=images.images.shape[1:])
+    unet: Any = build_unet(settings, num_classes=images.num_classes, shape=images.shape)
     unet.to(device)
     recipe = Recipe(
         updates=settings.steps,
@@ -57,7 +57,7 @@ def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: i
     loop = Loop(unet, recipe, diverged="the generator's loss is {loss} at step {done}; lower generator.learning_rate")
     checkpoints = FolderCheckpoints(folder, CHECKPOINT)
     schedule = noise_schedule(settings)
-    pixels = to_model_range(torch.from_numpy(images.images)).contiguous()
+    pixels = to_model_range(torch.from_numpy(images.images())).contiguous()
     labels = torch.from_numpy(images.labels)
 
     def loss(step: int) -> torch.Tensor:

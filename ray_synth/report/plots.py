@@ -266,11 +266,11 @@ def side_by_side(real: ImageSet, synthetic: ImageSet, each: int = 8, max_classes
         figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
         for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
             rows = first_per_class(images.labels, np.full(images.num_classes, each))
-            height, width, channels = images.images.shape[1:]
+            height, width, channels = images.shape
             pad = max(1, width // 8)
             canvas = np.full((classes * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
             for label in range(classes):
-                for i, image in enumerate(images.images[rows[images.labels[rows] == label]]):
+                for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
                     y, x = label * (height + pad), i * (width + pad)
                     canvas[y : y + height, x : x + width] = image
             axes = figure.add_subplot(1, 2, column + 1)

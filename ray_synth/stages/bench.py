@@ -82,9 +82,9 @@ def stand_in(real: ImageSet, per_class: int) -> ImageSet:
     hang on what images show."""
     rng = np.random.default_rng(0)
     rows = np.concatenate([np.resize(np.flatnonzero(real.labels == c), per_class) for c in np.unique(real.labels)])
-    noise = rng.integers(-20, 21, (len(rows), *real.images.shape[1:]), dtype=np.int16)
-    images = np.clip(real.images[rows].astype(np.int16) + noise, 0, 255).astype(np.uint8)
-    return ImageSet(images=images, labels=real.labels[rows], class_names=real.class_names)
+    noise = rng.integers(-20, 21, (len(rows), *real.shape), dtype=np.int16)
+    images = np.clip(real.images(rows).astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return ImageSet(pixels=images, labels=real.labels[rows], class_names=real.class_names)
 
 
 def some(images: ImageSet, most: int) -> ImageSet:

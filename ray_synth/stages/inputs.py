@@ -47,8 +47,7 @@ class Inputs:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
-        height, width, channels = self.splits.train.images.shape[1:]
-        return height, width, channels
+        return self.splits.train.shape
 
     @functools.cached_property
     def real_counts(self) -> np.ndarray:
@@ -77,7 +76,7 @@ class Inputs:
         disjoint = self.experiment.data.generator_split == "disjoint"
         names = ("train", "validation", *(("generator",) if disjoint else ()))
         return ImageSet(
-            images=np.concatenate([self.sets[name].images for name in names]),
+            pixels=np.concatenate([self.sets[name].images() for name in names]),
             labels=np.concatenate([self.sets[name].labels for name in names]),
             class_names=self.class_names,
         )
