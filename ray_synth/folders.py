@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_folder, read_unlabelled
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.estimate import estimate_ratio
 from ray_synth.features.cache import cached, features_folder
@@ -136,7 +136,7 @@ def _read_target(
     return unlabelled.images(), None
 
 
-def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSet:
+def _matched(images: ImageSource, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSource:
     """The images whose class is among the real `class_names`, with labels that index these; notes say what was not."""
     notes += [f"{side}: {note}" for note in images.notes]
     only_real = [name for name in class_names if name not in images.class_names]
@@ -154,7 +154,8 @@ def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: l
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
     rows = np.flatnonzero(labels >= 0)
-    return ImageSet(pixels=images.images(rows), labels=labels[rows].astype(np.int64), class_names=class_names)
+    labels = labels[rows].astype(np.int64)
+    return replace(images.take(rows), labels=labels, class_names=class_names)
 
 
 def _flag(name: str) -> str:

@@ -86,7 +86,7 @@ def _splits(
 ) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
     train = sets["train"]
-    for label, count in enumerate(np.bincount(train.labels, minlength=train.num_classes)):
+    for label, count in enumerate(train.counts):
         if count == 0:
             raise InputError(f"class {train.class_names[label]!r} has no training image left; raise data.shots")
     empty = [name for name, images in sets.items() if not len(images)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ray_synth.config import Diffusion
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import WorkError
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
@@ -24,7 +24,7 @@ CHECKPOINT_EVERY = 100
 
 def finetune(
     folder: RunFolder,
-    images: ImageSet,
+    images: ImageSource,
     settings: Diffusion,
     *,
     seed: int,
@@ -35,7 +35,7 @@ def finetune(
         progress(step)
 
 
-def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: int) -> Iterator[int]:
+def finetuning(folder: RunFolder, images: ImageSource, settings: Diffusion, seed: int) -> Iterator[int]:
     """The same, step by step: yields the number of steps done.
 
     Step t draws from a seed of its own, so a run that was killed and resumed ends in the same weights.

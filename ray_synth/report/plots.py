@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
-from ray_synth.data.images import ImageSet, first_per_class
+from ray_synth.data.images import first_per_class
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.report.methods import NAMES, class_said, classes_differ, in_order
 from ray_synth.runs import RunFolder
@@ -259,7 +260,7 @@ def write_picture(figure: Figure, path: str | os.PathLike[str]) -> None:
     RunFolder(file.parent.absolute()).write(file.name, buffer.getvalue())
 
 
-def side_by_side(real: ImageSet, synthetic: ImageSet, each: int = 8, max_classes: int = 20) -> Figure:
+def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_classes: int = 20) -> Figure:
     """A row per class: `each` real images, then `each` synthetic ones, the first of both."""
     classes = min(real.num_classes, max_classes)
     with matplotlib.rc_context(STYLE):

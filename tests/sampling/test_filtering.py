@@ -36,7 +36,7 @@ def test_blank_images_are_rejected_and_dark_ones_are_not() -> None:
 def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None:
     """Copies that are larger, brighter, noisy or shifted in contrast, against other real images of the same kind."""
     real, new = splits.generator.images(), splits.test.images()[:200]
-    judge = NearCopies(real)
+    judge = NearCopies(splits.generator)
     rng = np.random.default_rng(0)
     some = real[:200].astype(float)
     changed = {
@@ -54,7 +54,7 @@ def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None
         Filter(near_copies=True),
         [real[0], new[0]],
         [0, 0],
-        Parents(images=real, labels=splits.generator.labels, keys=[]),
+        Parents(source=splits.generator, keys=[]),
     ) == ["near_copy", ""]
 
 
