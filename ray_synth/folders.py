@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_folder, read_unlabelled
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.estimate import estimate_ratio
 from ray_synth.features.cache import cached, features_folder
@@ -62,7 +62,7 @@ def estimate_folders(
     # A wrong path is found before any image is read.
     encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
     real_set = read_folder(real)
-    height, width, channels = real_set.images.shape[1:]
+    height, width, channels = real_set.shape
     unified: dict[str, Any] = {"size": (height, width), "channels": channels}
     notes = [f"real: {note}" for note in real_set.notes]
     synthetic_set = _matched(read_folder(synthetic, **unified), real_set.class_names, "synthetic", notes)
@@ -71,9 +71,9 @@ def estimate_folders(
             target, unified, real_set.class_names, notes
         )
     estimate = estimate_ratio(
-        real_set.images,
+        real_set.images(),
         real_set.labels,
-        synthetic_set.images,
+        synthetic_set.images(),
         synthetic_set.labels,
         features=encoder,
         **settings,
@@ -129,14 +129,14 @@ def _read_target(
         if beside:
             notes.append(f"target: {beside} image(s) beside the class folders are left out")
         labelled = _matched(read_folder(target, **unified), class_names, "target", notes)
-        return labelled.images, labelled.labels
+        return labelled.images(), labelled.labels
     unlabelled = read_unlabelled(target, **unified)
     notes += [f"target: {note}" for note in unlabelled.notes]
     notes.append(f"target: {len(unlabelled):,} image(s), unlabelled: {target} has no class folders")
-    return unlabelled.images, None
+    return unlabelled.images(), None
 
 
-def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSet:
+def _matched(images: ImageSource, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSource:
     """The images whose class is among the real `class_names`, with labels that index these; notes say what was not."""
     notes += [f"{side}: {note}" for note in images.notes]
     only_real = [name for name in class_names if name not in images.class_names]
@@ -154,7 +154,8 @@ def _matched(images: ImageSet, class_names: tuple[str, ...], side: str, notes: l
     index = {name: label for label, name in enumerate(class_names)}
     labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
     rows = np.flatnonzero(labels >= 0)
-    return ImageSet(images=images.images[rows], labels=labels[rows].astype(np.int64), class_names=class_names)
+    labels = labels[rows].astype(np.int64)
+    return replace(images.take(rows), labels=labels, class_names=class_names)
 
 
 def _flag(name: str) -> str:

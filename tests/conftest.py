@@ -75,6 +75,6 @@ def write_folder(root: Path, images: ImageSet, *, classes: tuple[int, ...], each
         folder = root / f"digit {label}"
         folder.mkdir(parents=True)
         rows = np.flatnonzero(images.labels == label)[skip : skip + each]
-        for i, image in enumerate(images.images[rows]):
+        for i, image in enumerate(images.images()[rows]):
             Image.fromarray(image[..., 0]).save(folder / f"{i:03d}.{('png', 'PNG', 'Png')[i % 3]}")
     return root

@@ -38,7 +38,7 @@ def inverted(root: Path, digits: ImageSet, *, flat: bool) -> Path:
     for label in (0, 1, 3):
         folder = root if flat else root / f"digit {label}"
         folder.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(digits.images[digits.labels == label][50:56]):
+        for i, image in enumerate(digits.images()[digits.labels == label][50:56]):
             Image.fromarray(255 - image[..., 0]).resize((16, 16)).convert("RGB").save(folder / f"{label}-{i}.png")
     return root
 

@@ -12,14 +12,14 @@ from ray_synth.partition import OnlineKMeans, kmeans_partition, region_report
 
 
 def test_objective_is_near_the_best_of_ten_of_scikit_learn(digits: ImageSet) -> None:
-    pixels = digits.images.reshape(len(digits), -1) / 255.0
+    pixels = digits.images().reshape(len(digits), -1) / 255.0
     ours = min(kmeans_partition(pixels, 20, seed=seed).objective for seed in range(3))
     theirs = KMeans(20, n_init=10, random_state=0).fit(pixels).inertia_ / len(pixels)
     assert ours < 1.02 * theirs
 
 
 def test_regions_are_the_nearest_centroids_and_the_objective_their_mean_square(digits: ImageSet) -> None:
-    pixels = (digits.images.reshape(len(digits), -1) / 255.0).astype(np.float32)
+    pixels = (digits.images().reshape(len(digits), -1) / 255.0).astype(np.float32)
     partition = kmeans_partition(pixels, 12)
     squared = ((pixels[:, None] - partition.centroids[None]) ** 2).sum(-1)
     assert (squared.argmin(1) == partition.regions).mean() > 0.999

@@ -10,7 +10,7 @@ from torch import nn
 from ray_synth.bound.prediction_space import prediction_space_bound
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.predict import logits_of
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 
 SAMPLE = 2048  # images a side, at most: the terms are means
 
@@ -21,12 +21,12 @@ def images_read(num_real: int, num_synthetic: int, validation: int) -> int:
     return validation + sides
 
 
-def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict[str, float]:
+def diagnose(model: nn.Module, data: TrainingData, validation: ImageSource) -> dict[str, float]:
     """Named numbers: `accuracy`, `accuracy/class/NAME`, and, with both sides, Theorem 3.3's terms as `bound/NAME`.
 
     What needs the real distribution stays out: the term of real robustness, and with it the total.
     """
-    right = logits_of(model, validation.images).argmax(1).numpy() == validation.labels
+    right = logits_of(model, validation).argmax(1).numpy() == validation.labels
     found = {"accuracy": float(right.mean())}
     for label, name in enumerate(validation.class_names):
         members = right[validation.labels == label]
@@ -37,7 +37,7 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSet) -> dict
     outputs, losses, regions, shares = [], [], [], []
     for images, places in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
         rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
-        logits = logits_of(model, images.images[rows])
+        logits = logits_of(model, images.images(rows))
         outputs.append(logits.softmax(1).numpy())
         losses.append(F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none").numpy())
         regions.append(places[rows])

@@ -9,7 +9,8 @@ import numpy as np
 from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
-from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.data.images import synthetic_counts
+from ray_synth.data.source import ImageSource
 from ray_synth.nodes import where_gpus_are
 from ray_synth.seeding import derive_seed
 
@@ -23,23 +24,25 @@ class ExperimentData:
     """
 
     experiment: Experiment
-    real: ImageSet
-    synthetic: ImageSet
-    validation: ImageSet
+    real: ImageSource
+    synthetic: ImageSource
+    validation: ImageSource
     features: np.ndarray | None = None
 
     @classmethod
-    def of(cls, experiment: Experiment, real: ImageSet, synthetic: ImageSet, validation: ImageSet) -> ExperimentData:
+    def of(
+        cls, experiment: Experiment, real: ImageSource, synthetic: ImageSource, validation: ImageSource
+    ) -> ExperimentData:
         """An encoder's features are taken once for all trainings. Pixels cost nothing: each training takes its own."""
         features = None
         if experiment.partition.encoder:
             features = np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
         return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
 
-    def at(self, setting: Setting) -> tuple[TrainingData, ImageSet, Classifier]:
+    def at(self, setting: Setting) -> tuple[TrainingData, ImageSource, Classifier]:
         """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
         the setting's values. Without a synthetic image the real ones are used anyway."""
-        e, synthetic_images = self.experiment, synthetic_counts(np.bincount(self.real.labels), setting.synthetic_ratio)
+        e, synthetic_images = self.experiment, synthetic_counts(self.real.counts, setting.synthetic_ratio)
         classifier = setting.applied_to(e.classifier)
         mixed = mix(
             self.real,

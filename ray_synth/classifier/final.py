@@ -16,7 +16,7 @@ from ray_synth.classifier.models import build_model, load_trainable
 from ray_synth.classifier.setting import Setting
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
@@ -152,10 +152,10 @@ def _train_all(work: _Work, team: Team) -> None:
         ray.train.report({"accuracy": fitted.accuracy})
 
 
-def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSet) -> tuple[nn.Module, float]:
+def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:
     """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
     data = folder.read(training.file)
-    model = build_model(settings, like.images.shape[1:], like.class_names, seed=0)
+    model = build_model(settings, like.shape, like.class_names, seed=0)
     load_trainable(model, safetensors.load(data))
     return model.eval(), float(_metadata(data)["accuracy"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,14 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_synth.config import PartitionSettings
-from ray_synth.data.images import ImageSet, first_per_class, synthetic_counts
+from ray_synth.data.images import first_per_class, synthetic_counts
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
 from ray_synth.features.pixels import pixel_features
 from ray_synth.partition import RegionReport, kmeans_partition, region_report
-
-BATCH = 512
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,8 +29,8 @@ class TrainingData:
     all samples are in one.
     """
 
-    real: ImageSet
-    synthetic: ImageSet
+    real: ImageSource
+    synthetic: ImageSource
     real_regions: np.ndarray
     synthetic_regions: np.ndarray
     num_regions: int = 1
@@ -47,8 +47,8 @@ class TrainingData:
 
 
 def mix(
-    real: ImageSet,
-    synthetic: ImageSet,
+    real: ImageSource,
+    synthetic: ImageSource,
     *,
     synthetic_ratio: float,
     num_clusters: int,
@@ -71,9 +71,8 @@ def mix(
     Raises:
         InputError: a ratio that asks for more synthetic images than there are, or for no image at all.
     """
-    counts = synthetic_counts(np.bincount(real.labels, minlength=real.num_classes), synthetic_ratio)
-    available = np.bincount(synthetic.labels, minlength=real.num_classes)
-    missing = int(np.maximum(counts - available, 0).sum())
+    counts = synthetic_counts(real.counts, synthetic_ratio)
+    missing = int(np.maximum(counts - synthetic.counts, 0).sum())
     if missing:
         raise InputError(
             f"synthetic_ratio {synthetic_ratio:g} needs {missing} more synthetic image(s) than exist; "
@@ -122,22 +121,16 @@ def region_rows(data: TrainingData) -> bytes:
     return buffer.getvalue()
 
 
-def partition_features(sets: list[ImageSet], spec: str) -> np.ndarray:
+def partition_features(sets: list[ImageSource], spec: str) -> np.ndarray:
     """The vectors that k-means looks at, float32 [n,d], set after set: pixels, or an encoder's features."""
     if spec == "pixels":
-        return pixel_features(_batches(sets), sum(map(len, sets)))
+        return pixel_features(itertools.chain.from_iterable(s.batches() for s in sets), sum(map(len, sets)))
     return np.concatenate(list(encoded(sets, spec)))
 
 
-def encoded(sets: list[ImageSet], spec: str) -> Iterator[np.ndarray]:
+def encoded(sets: list[ImageSource], spec: str) -> Iterator[np.ndarray]:
     """An encoder's features, batch after batch, each made once on this machine."""
     encoder = cached(encoder_of(spec), features_folder())
-    for batch in _batches(sets):
-        yield encoder(batch).astype(np.float32)
-
-
-def _batches(sets: list[ImageSet]) -> Iterator[np.ndarray]:
-    """Set after set, never all of them as floats."""
     for images in sets:
-        for start in range(0, len(images), BATCH):
-            yield images.images[start : start + BATCH]
+        for batch in images.batches():
+            yield encoder(batch).astype(np.float32)

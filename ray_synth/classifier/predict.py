@@ -6,19 +6,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import BATCH, ImageSource
 from ray_synth.data.transforms import to_model_range
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, images: np.ndarray, batch_size: int = 512) -> torch.Tensor:
-    """uint8 [N,H,W,C] -> logits [N,K] in float32 on the CPU, in evaluation mode and where the model is."""
+def logits_of(model: nn.Module, images: ImageSource | np.ndarray) -> torch.Tensor:
+    """Images, or uint8 [N,H,W,C] -> logits [N,K] in float32 on the CPU, in evaluation mode and where the model is."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    array = images.images if isinstance(images, ImageSource) else images.__getitem__
     parts = [
-        model(to_model_range(torch.from_numpy(images[start : start + batch_size]).to(device))).float().cpu()
-        for start in range(0, len(images), batch_size)
+        model(to_model_range(torch.from_numpy(array(slice(start, start + BATCH))).to(device))).float().cpu()
+        for start in range(0, len(images), BATCH)
     ]
     model.train(was_training)
     return torch.cat(parts)
@@ -37,6 +38,6 @@ def balanced_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
     return float((np.bincount(labels, weights=right)[counts > 0] / counts[counts > 0]).mean())
 
 
-def accuracy_of(model: nn.Module, images: ImageSet) -> float:
+def accuracy_of(model: nn.Module, images: ImageSource) -> float:
     """Top-1."""
-    return float((logits_of(model, images.images).argmax(1).numpy() == images.labels).mean())
+    return float((logits_of(model, images).argmax(1).numpy() == images.labels).mean())

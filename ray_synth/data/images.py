@@ -1,70 +1,35 @@
-"""Labelled images in memory: what readers give and splits, generators and classifiers take."""
+"""Labelled images in memory, and how many of each class a ratio takes."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSet:
-    """Images of one size with their labels.
+class ImageSet(ImageSource):
+    """Images in memory. pixels: uint8 [N,H,W,C]; slices of them are views."""
 
-    images: uint8 [N,H,W,C]; labels: int64 [N], indexing class_names; sources: [N] what messages call an image, such as
-    its file; parts: [N] of `train`, `val` and `test`, where the source has an official split; notes: what reading had
-    to change.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    sources: np.ndarray | None = None
-    parts: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    pixels: np.ndarray
+    shape: tuple[int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise InputError(f"images must be uint8 [N,H,W,C], got {self.images.dtype} {list(self.images.shape)}")
-        if self.labels.shape != self.images.shape[:1]:
-            raise InputError(f"labels must be [{len(self.images)}], one per image, got {list(self.labels.shape)}")
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
+            raise InputError(f"images must be uint8 [N,H,W,C], got {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.labels.shape != self.pixels.shape[:1]:
+            raise InputError(f"labels must be [{len(self.pixels)}], one per image, got {list(self.labels.shape)}")
+        object.__setattr__(self, "shape", self.pixels.shape[1:])
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        return self.pixels if rows is None else self.pixels[rows]
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    def take(self, indices: np.ndarray | slice) -> ImageSet:
-        return ImageSet(
-            images=self.images[indices],
-            labels=self.labels[indices],
-            class_names=self.class_names,
-            sources=None if self.sources is None else self.sources[indices],
-            parts=None if self.parts is None else self.parts[indices],
-        )
-
-    def name(self, index: int) -> str:
-        """What messages call an image: its file, or its place in the set."""
-        return str(index if self.sources is None else self.sources[index])
-
-    def keys(self) -> list[str]:
-        """One stable id per image: its class and pixels, wherever it was read from."""
-        names = [name.encode() for name in self.class_names]
-        shape = str(self.images.shape[1:]).encode()
-        return [
-            hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
-            for image, label in zip(self.images, self.labels, strict=True)
-        ]
-
-    def digest(self) -> str:
-        """Hash of the set: class names, and every image with its label, in any order."""
-        joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
-        return hashlib.sha256(joined.encode()).hexdigest()
+    def _held(self, rows: Rows) -> dict[str, Any]:
+        return {"pixels": self.pixels[rows]}
 
 
 def first_per_class(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_synth.data.decoding import GREY
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 
 LISTED = 10
@@ -37,8 +37,8 @@ class Prints:
         return len(self.digests)
 
     @classmethod
-    def of(cls, images: ImageSet) -> Prints:
-        return cls.of_pixels(images.images, [images.name(row) for row in range(len(images))])
+    def of(cls, images: ImageSource) -> Prints:
+        return cls.of_pixels(images.images(), [images.name(row) for row in range(len(images))])
 
     @classmethod
     def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Prints:

@@ -55,7 +55,7 @@ class Listing:
             raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
         pixels, notes = read_pixels(self.items, self.names, size, channels, crop=crop)
         return ImageSet(
-            images=pixels,
+            pixels=pixels,
             labels=self.labels,
             class_names=self.class_names,
             sources=self.names,

@@ -89,4 +89,4 @@ def _without_pixels(count: int, classes: int, side: int) -> ImageSet:
     """Labels, and black pixels that take no memory."""
     pixels = np.broadcast_to(np.uint8(0), (count, side, side, 3))
     labels = np.arange(count) * classes // max(count, 1)
-    return ImageSet(images=pixels, labels=labels, class_names=tuple(map(str, range(classes))))
+    return ImageSet(pixels=pixels, labels=labels, class_names=tuple(map(str, range(classes))))

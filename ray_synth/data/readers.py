@@ -37,7 +37,7 @@ def read_digits(image_size: int | None = None) -> ImageSet:
     if image_size is not None and image_size != images.shape[1]:
         images = np.stack([resized(image, (image_size, image_size)) for image in images])
     return ImageSet(
-        images=images[..., None],
+        pixels=images[..., None],
         labels=digits.target.astype(np.int64),
         class_names=tuple(str(name) for name in digits.target_names),
     )
@@ -46,7 +46,7 @@ def read_digits(image_size: int | None = None) -> ImageSet:
 def list_digits(data: Data) -> Listing:
     digits = read_digits(data.image_size)
     names = names_of(f"digit {row}" for row in range(len(digits)))
-    return Listing(items=digits.images, names=names, labels=digits.labels, class_names=digits.class_names)
+    return Listing(items=digits.pixels, names=names, labels=digits.labels, class_names=digits.class_names)
 
 
 def read_folder(path: str | Path, *, size: Size | None = None, channels: int | None = None) -> ImageSet:

@@ -86,7 +86,7 @@ def _splits(
 ) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
     train = sets["train"]
-    for label, count in enumerate(np.bincount(train.labels, minlength=train.num_classes)):
+    for label, count in enumerate(train.counts):
         if count == 0:
             raise InputError(f"class {train.class_names[label]!r} has no training image left; raise data.shots")
     empty = [name for name, images in sets.items() if not len(images)]
@@ -192,7 +192,7 @@ def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple
     train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
     copies: dict[bytes, list[int]] = defaultdict(list)
     for row in train.tolist():
-        copies[hashlib.sha256(images.images[row].tobytes()).digest()].append(row)
+        copies[hashlib.sha256(images.pixels[row].tobytes()).digest()].append(row)
     lost: list[int] = []
     contradictory = 0
     for found in copies.values():

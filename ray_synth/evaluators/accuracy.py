@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ray_synth.classifier.predict import logits_of, top_accuracy
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext, Loader
 from ray_synth.nodes import where_gpus_are
 
@@ -19,12 +19,12 @@ def final_accuracy(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     yield from where_gpus_are(_accuracies, context.classifiers, context.test)
 
 
-def _accuracies(models: Iterable[tuple[str, Loader]], test: ImageSet) -> Iterator[tuple[str, float]]:
+def _accuracies(models: Iterable[tuple[str, Loader]], test: ImageSource) -> Iterator[tuple[str, float]]:
     """One classifier at a time is in memory."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, list[torch.Tensor]] = {}
     for name, load in models:
-        found.setdefault(name, []).append(logits_of(load()[0].to(device), test.images))
+        found.setdefault(name, []).append(logits_of(load()[0].to(device), test))
     for name, repeats in found.items():
         values = [top_accuracy(logits, test.labels) for logits in repeats]
         yield f"accuracy/{name}", float(np.mean(values))

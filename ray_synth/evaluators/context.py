@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from ray_synth.data.images import ImageSet, first_per_class
+from ray_synth.data.images import first_per_class
+from ray_synth.data.source import ImageSource
 
 MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
 
@@ -25,10 +26,10 @@ class EvaluationContext:
     """
 
     classifiers: Sequence[tuple[str, Loader]]
-    train: ImageSet
-    test: ImageSet
-    read_all_but_test: Callable[[], ImageSet]
-    read_synthetic: Callable[[], ImageSet]
+    train: ImageSource
+    test: ImageSource
+    read_all_but_test: Callable[[], ImageSource]
+    read_synthetic: Callable[[], ImageSource]
     seed: int
 
     @property
@@ -36,17 +37,17 @@ class EvaluationContext:
         return self.test.class_names
 
     @functools.cached_property
-    def all_but_test(self) -> ImageSet:
+    def all_but_test(self) -> ImageSource:
         """Every real image that may be looked at more than once."""
         return self.read_all_but_test()
 
     @functools.cached_property
-    def synthetic(self) -> ImageSet:
+    def synthetic(self) -> ImageSource:
         """The synthetic images; of very many the first of each class."""
         return looked_at(self.read_synthetic())
 
 
-def looked_at(synthetic: ImageSet) -> ImageSet:
+def looked_at(synthetic: ImageSource) -> ImageSource:
     """The first images of every class, MOST_LOOKED_AT in all; those of few are all of them."""
     if len(synthetic) <= MOST_LOOKED_AT:
         return synthetic

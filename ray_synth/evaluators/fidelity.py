@@ -10,7 +10,7 @@ from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.predict import logits_of
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.metrics.spectrum import rapsd, rapsd_distance
 from ray_synth.seeding import derive_seed
@@ -25,7 +25,7 @@ def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
 
 
 def judged_fidelity(
-    judge_train: ImageSet, test: ImageSet, synthetic: ImageSet, *, seed: int
+    judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, *, seed: int
 ) -> Iterator[tuple[str, float]]:
     """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
 
@@ -38,7 +38,7 @@ def judged_fidelity(
         real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
     )
     judged = fit(data, test, JUDGE, seed=seed)
-    right = logits_of(judged.model, synthetic.images).argmax(1).numpy() == synthetic.labels
+    right = logits_of(judged.model, synthetic).argmax(1).numpy() == synthetic.labels
     yield "label_fidelity", float(right.mean())
     yield "label_fidelity/judge_accuracy", judged.accuracy
     for label, name in enumerate(synthetic.class_names):
@@ -48,7 +48,7 @@ def judged_fidelity(
 def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
     [0, 1], and their slopes: `rapsd_slope/real` and `rapsd_slope/synthetic`."""
-    spectra = [rapsd(images.images.astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
+    spectra = [rapsd(images.images().astype(np.float64) / 255.0) for images in (context.train, context.synthetic)]
     yield "rapsd_distance", rapsd_distance(*spectra)
     yield "rapsd_slope/real", spectra[0].slope
     yield "rapsd_slope/synthetic", spectra[1].slope

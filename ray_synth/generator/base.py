@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with_absolute_paths
-from ray_synth.data.images import ImageSet
 from ray_synth.data.leaks import Prints
+from ray_synth.data.source import ImageSource
 from ray_synth.runs import RunFolder
 
 # Columns, one value an image: key, label, class_name, index, seed, prompt, negative_prompt, parent (row of the real
@@ -43,22 +43,25 @@ class Origin:
 class Parents:
     """The real images that synthetic ones come from or are compared with, ordered by key within a class.
 
-    images: uint8 [N,H,W,C]; labels: [N]; keys: [N]; captions: [N], where prompts hold them; embeddings: of the classes
+    source: the images; keys: [N]; captions: [N], where prompts hold them; embeddings: of the classes
     [C,d] (visual guidance, variant paper) or of the images [N,d] (released).
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    source: ImageSource
     keys: Sequence[str]
     captions: Sequence[str] | None = None
     embeddings: np.ndarray | None = None
 
     @classmethod
-    def of(cls, real: ImageSet) -> Parents:
+    def of(cls, real: ImageSource) -> Parents:
         """In an order that does not depend on the order of reading."""
         keys = np.asarray(real.keys())
         order = np.lexsort((keys, real.labels))
-        return cls(images=real.images[order], labels=real.labels[order], keys=keys[order].tolist())
+        return cls(source=real.take(order), keys=keys[order].tolist())
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
 
     def row_of(self, label: int, index: int) -> int:
         """The parent of a class's image `index`: its real images in turn."""
@@ -160,7 +163,7 @@ class Generator(ABC, Generic[S]):
         """The same with so many of them: to be timed."""
         return self
 
-    def fit(self, folder: RunFolder, images: ImageSet, seed: int) -> Iterator[int]:
+    def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
         """Train what the run trains, to `weights`. Yields the number of steps done, after a kill from a checkpoint."""
         yield from ()
 
@@ -175,7 +178,7 @@ class Generator(ABC, Generic[S]):
         """What classes are called in prompts."""
         return self.class_names
 
-    def captions(self, real: ImageSet, root: str | None) -> dict[str, str] | None:
+    def captions(self, real: ImageSource, root: str | None) -> dict[str, str] | None:
         """Captions that a file holds, by the key of the real image. root: folder that the images' names begin with.
 
         Raises:

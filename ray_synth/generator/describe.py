@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ray_synth.config import Captions, VisualGuidance
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.generator.base import Describer, Description, Parents
 from ray_synth.generator.pretrained import local_folder
@@ -93,7 +93,7 @@ class Embedder(Description):
         return dataclasses.replace(parents, embeddings=each)
 
 
-def read_captions(path: str, images: ImageSet, root: str | None) -> dict[str, str]:
+def read_captions(path: str, images: ImageSource, root: str | None) -> dict[str, str]:
     """The caption of each image, by its key, from metadata.csv or metadata.jsonl (columns file_name and text).
 
     Raises:

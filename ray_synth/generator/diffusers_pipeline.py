@@ -120,7 +120,10 @@ class StableDiffusionSampler:
 
         if self.parents is None:
             raise InputError("image-to-image needs real images; give parents")
-        images = [unified(np.squeeze(self.parents.images[row]), (self.size, self.size, 3)) for row in rows]
+        images = [
+            unified(np.squeeze(image), (self.size, self.size, 3))
+            for image in self.parents.source.images(np.asarray(rows))
+        ]
         colour = np.stack([np.broadcast_to(image, (self.size, self.size, 3)) for image in images])
         return torch.from_numpy(colour).permute(0, 3, 1, 2).float() / 255
 

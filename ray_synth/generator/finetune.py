@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ray_synth.config import Diffusion
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import WorkError
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
@@ -24,7 +24,7 @@ CHECKPOINT_EVERY = 100
 
 def finetune(
     folder: RunFolder,
-    images: ImageSet,
+    images: ImageSource,
     settings: Diffusion,
     *,
     seed: int,
@@ -35,7 +35,7 @@ def finetune(
         progress(step)
 
 
-def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: int) -> Iterator[int]:
+def finetuning(folder: RunFolder, images: ImageSource, settings: Diffusion, seed: int) -> Iterator[int]:
     """The same, step by step: yields the number of steps done.
 
     Step t draws from a seed of its own, so a run that was killed and resumed ends in the same weights.
@@ -44,7 +44,7 @@ def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: i
         return  # killed between the last step and the record of it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(derive_seed("generator weights", seed) % 2**32)
-    unet: Any = build_unet(settings, num_classes=images.num_classes, shape=images.images.shape[1:])
+    unet: Any = build_unet(settings, num_classes=images.num_classes, shape=images.shape)
     unet.to(device)
     recipe = Recipe(
         updates=settings.steps,
@@ -57,7 +57,7 @@ def finetuning(folder: RunFolder, images: ImageSet, settings: Diffusion, seed: i
     loop = Loop(unet, recipe, diverged="the generator's loss is {loss} at step {done}; lower generator.learning_rate")
     checkpoints = FolderCheckpoints(folder, CHECKPOINT)
     schedule = noise_schedule(settings)
-    pixels = to_model_range(torch.from_numpy(images.images)).contiguous()
+    pixels = to_model_range(torch.from_numpy(images.images())).contiguous()
     labels = torch.from_numpy(images.labels)
 
     def loss(step: int) -> torch.Tensor:

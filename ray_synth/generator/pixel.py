@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_synth.config import Diffusion
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.base import Generator, Origin, Parents, Sampler, register
@@ -68,7 +68,7 @@ class PixelGenerator(Generator[Diffusion]):
     def with_fit_steps(self, steps: int) -> Generator[Diffusion]:
         return self._changed(self.settings.model_copy(update={"steps": steps}), self.generate)
 
-    def fit(self, folder: RunFolder, images: ImageSet, seed: int) -> Iterator[int]:
+    def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
         from ray_synth.generator.finetune import finetuning
 
         yield from finetuning(folder, images, self.settings, seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_synth.config import StableDiffusion, said
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.generator import tiny
 from ray_synth.generator.base import Batch, Description, Generator, Origin, Parents, Sampler, register
@@ -161,7 +161,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def class_words(self) -> tuple[str, ...]:
         return tuple(self.settings.class_words.get(name, name) for name in self.class_names)
 
-    def captions(self, real: ImageSet, root: str | None) -> dict[str, str] | None:
+    def captions(self, real: ImageSource, root: str | None) -> dict[str, str] | None:
         asked = self.settings.captions
         return read_captions(asked.path, real, root) if asked is not None and asked.path is not None else None
 

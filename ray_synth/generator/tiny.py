@@ -175,6 +175,6 @@ def noisy_digits(folder: Path) -> None:
     digits, random = read_digits(), np.random.default_rng(0)
     for label, name in enumerate(digits.class_names):
         (folder / name).mkdir(parents=True)
-        for i, image in enumerate(digits.images[digits.labels == label][:FOLDER_IMAGES]):
+        for i, image in enumerate(digits.pixels[digits.labels == label][:FOLDER_IMAGES]):
             noisy = np.clip(image[..., 0] + random.normal(0, 40, image.shape[:2]), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / name / f"{i:03d}.png")

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
-from ray_synth.data.images import ImageSet, first_per_class
+from ray_synth.data.images import first_per_class
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.report.methods import NAMES, class_said, classes_differ, in_order
 from ray_synth.runs import RunFolder
@@ -259,18 +260,18 @@ def write_picture(figure: Figure, path: str | os.PathLike[str]) -> None:
     RunFolder(file.parent.absolute()).write(file.name, buffer.getvalue())
 
 
-def side_by_side(real: ImageSet, synthetic: ImageSet, each: int = 8, max_classes: int = 20) -> Figure:
+def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_classes: int = 20) -> Figure:
     """A row per class: `each` real images, then `each` synthetic ones, the first of both."""
     classes = min(real.num_classes, max_classes)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
         for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
             rows = first_per_class(images.labels, np.full(images.num_classes, each))
-            height, width, channels = images.images.shape[1:]
+            height, width, channels = images.shape
             pad = max(1, width // 8)
             canvas = np.full((classes * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
             for label in range(classes):
-                for i, image in enumerate(images.images[rows[images.labels[rows] == label]]):
+                for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
                     y, x = label * (height + pad), i * (width + pad)
                     canvas[y : y + height, x : x + width] = image
             axes = figure.add_subplot(1, 2, column + 1)

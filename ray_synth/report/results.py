@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ray_synth.bound.result import RatioEstimate
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.partition import RegionReport
 from ray_synth.report.summary import Summary
 from ray_synth.sampling.generation import Generation
@@ -31,8 +31,8 @@ class RunResults:
     estimate: RatioEstimate
     metrics: Mapping[str, float]
     trials: Sequence[Trial]
-    real: ImageSet
-    synthetic: ImageSet
+    real: ImageSource
+    synthetic: ImageSource
     settings: Mapping[str, Any]
     histories: Mapping[str, History]
     regions: RegionReport

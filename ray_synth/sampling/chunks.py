@@ -321,7 +321,7 @@ def read_synthetic(
         for row in rows:
             images[done], labels[done], keys[done] = row["image"], chunk.label, row["key"]
             done += 1
-    return ImageSet(images=images, labels=labels, class_names=tuple(class_names), sources=keys)
+    return ImageSet(pixels=images, labels=labels, class_names=tuple(class_names), sources=keys)
 
 
 def _decoded(data: bytes) -> np.ndarray:

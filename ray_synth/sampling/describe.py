@@ -63,7 +63,7 @@ class DescribePieces:
 
     def __call__(self, piece: dict[str, int]) -> int:
         start = piece["start"]
-        images = [_colour(image) for image in self.parents.images[start : start + PIECE]]
+        images = [_colour(image) for image in self.parents.source.images(slice(start, start + PIECE))]
         buffer = io.BytesIO()
         pq.write_table(pa.table({"value": self.describe(images)}), buffer)
         self.folder.write(f"{self.place}/{start:08d}.parquet", buffer.getvalue())

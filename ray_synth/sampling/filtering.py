@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ray_synth.config import ClipFilter, Filter
+from ray_synth.data.source import ImageSource
 from ray_synth.features.clip import OpenClip, check_open_clip
 from ray_synth.generator.base import Batch, Parents
 
@@ -31,7 +32,7 @@ def build_filters(
     if settings.blank:
         judges["blank"] = lambda images, labels: np.array([is_blank(image) for image in images])
     if settings.near_copies and parents is not None:
-        judges["near_copy"] = NearCopies(parents.images)
+        judges["near_copy"] = NearCopies(parents.source)
     if settings.clip is not None:
         judges["clip"] = ZeroShot(settings.clip, class_names, device)
 
@@ -63,9 +64,9 @@ class NearCopies:
     neighbour: about as rare would the rejection of an image as new as a real one be.
     """
 
-    def __init__(self, real: np.ndarray):
-        self.side = min(THUMBNAIL, *real.shape[1:3])
-        self.real = np.stack([thumbnail(image, self.side) for image in real])
+    def __init__(self, real: ImageSource):
+        self.side = min(THUMBNAIL, *real.shape[:2])
+        self.real = np.stack([thumbnail(image, self.side) for batch in real.batches() for image in batch])
         some = np.random.default_rng(0).permutation(len(real))[:CALIBRATION_IMAGES]
         closeness = self.real[some] @ self.real.T
         closeness[np.arange(len(some)), some] = -np.inf

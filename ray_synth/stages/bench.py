@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.hardware.measure import Measure
 from ray_synth.nodes import Nodes, cluster_nodes
@@ -77,17 +78,17 @@ def joins_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def stand_in(real: ImageSet, per_class: int) -> ImageSet:
+def stand_in(real: ImageSource, per_class: int) -> ImageSource:
     """As many images of each class as asked, real ones over and over with noise on them: what a piece takes does not
     hang on what images show."""
     rng = np.random.default_rng(0)
     rows = np.concatenate([np.resize(np.flatnonzero(real.labels == c), per_class) for c in np.unique(real.labels)])
-    noise = rng.integers(-20, 21, (len(rows), *real.images.shape[1:]), dtype=np.int16)
-    images = np.clip(real.images[rows].astype(np.int16) + noise, 0, 255).astype(np.uint8)
-    return ImageSet(images=images, labels=real.labels[rows], class_names=real.class_names)
+    noise = rng.integers(-20, 21, (len(rows), *real.shape), dtype=np.int16)
+    images = np.clip(real.images(rows).astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return ImageSet(pixels=images, labels=real.labels[rows], class_names=real.class_names)
 
 
-def some(images: ImageSet, most: int) -> ImageSet:
+def some(images: ImageSource, most: int) -> ImageSource:
     """At most so many, drawn at random."""
     if len(images) <= most:
         return images

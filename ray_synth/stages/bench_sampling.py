@@ -184,7 +184,7 @@ def _some_chunk(bench: Bench, made: RunFolder, images: Plan, generator: Generato
 
     side, settings = generator.image_side, generator.generate
     shape, real = (side, side, bench.inputs.shape[2]), some(bench.inputs.splits.train, STAND_INS)
-    pixels = real.images[..., 0] if shape[2] == 1 else real.images
+    pixels = real.images()[..., 0] if shape[2] == 1 else real.images()
     files = [encoded(unified(image, shape), settings.format, settings.quality) for image in pixels]
     numbers = {"label": 0, "seed": 0, "cluster": None}
     rows = {**dict.fromkeys(SCHEMA.names, ""), **numbers, "image": files}

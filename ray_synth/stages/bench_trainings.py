@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import Experiment
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
 from ray_synth.stages.bench import MOST_SYNTHETIC, Bench, some, stand_in
 from ray_synth.stages.takes import as_training, training_takes
@@ -85,7 +85,7 @@ def _middle(bench: Bench, settings: Sequence[Setting]) -> tuple[float, int]:
     return min(middle, MOST_SYNTHETIC / len(bench.inputs.splits.train)) or 1.0, int(most)
 
 
-def _levels(bench: Bench, synthetic: ImageSet, most: int) -> list[int]:
+def _levels(bench: Bench, synthetic: ImageSource, most: int) -> list[int]:
     """Numbers of updates whose trainings take about as long as a piece may. most: that any training has."""
     from ray_synth.classifier.experiment_data import ExperimentData
     from ray_synth.classifier.setting import default_setting
@@ -168,7 +168,7 @@ def _tune(
     return max(0.0, ended[-1] - start - plain) * slots / len(seconds)
 
 
-def _measure_final(bench: Bench, e: Experiment, synthetic: ImageSet, ratio: float, levels: Sequence[int]) -> None:
+def _measure_final(bench: Bench, e: Experiment, synthetic: ImageSource, ratio: float, levels: Sequence[int]) -> None:
     """Final trainings on Ray Train, timed by when their files are there: a first one, two lengths, one diagnosed."""
     began = time.monotonic()
     from ray_synth.classifier.diagnostics import images_read

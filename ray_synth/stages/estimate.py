@@ -87,9 +87,9 @@ class Estimate(Stage):
         real, synthetic = self.inputs.splits.train, images.all
         rows = first_per_class(synthetic.labels, images.pilot)
         estimate = estimate_ratio(
-            real.images,
+            real.images(),
             real.labels,
-            synthetic.images[rows],
+            synthetic.images(rows),
             synthetic.labels[rows],
             max_ratio=self.limit,
             real_weight=self._real_weight,
@@ -152,9 +152,9 @@ class Estimate(Stage):
         real = some(self.inputs.splits.train, MOST_REAL)
         synthetic = stand_in(real, max(1, min(self._pilot, MOST_SYNTHETIC) // len(self.inputs.class_names)))
         estimate_ratio(
-            real.images,
+            real.images(),
             real.labels,
-            synthetic.images,
+            synthetic.images(),
             synthetic.labels,
             max_ratio=self.limit,
             real_weight=self._real_weight,

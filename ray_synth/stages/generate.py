@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import digest, said
-from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.data.images import synthetic_counts
 from ray_synth.data.leaks import Prints, refuse_judged
+from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
@@ -56,7 +57,7 @@ class Generate(Stage):
     keeps = (RECORD,)
 
     captions: Mapping[str, str] | None = None  # of the real images, by key, where a file has them
-    _read: ImageSet | None = None
+    _read: ImageSource | None = None
     _compared = 0  # images of each class of a folder that were compared with validation and test
 
     def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
@@ -302,7 +303,7 @@ class Generate(Stage):
             self.inputs.start_ray()
         self._make(self.images, lambda made: advance(there + made), self.parents(self.folder) if missing else None)
 
-    def for_ratio(self, ratio: float) -> ImageSet:
+    def for_ratio(self, ratio: float) -> ImageSource:
         """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
         needed = int(self.counts(ratio).max())
         if needed > self.images_per_class:
@@ -389,13 +390,13 @@ class Generate(Stage):
         return {"num_real": int(self.inputs.real_counts.sum()), "num_generated": self.total}
 
     @property
-    def all(self) -> ImageSet:
+    def all(self) -> ImageSource:
         """All synthetic images that are asked for so far; read once for each number of them."""
         if self._read is None or len(self._read) < self.total:
             self._read = self._read_all()
         return self._read
 
-    def _read_all(self) -> ImageSet:
+    def _read_all(self) -> ImageSource:
         used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.images)), default=0)
         if self.generator.source and used > self._compared:
             # The files, not the chunks: these may hold them recompressed.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ray_synth.config import Experiment, with_absolute_paths
-from ray_synth.data.images import ImageSet
 from ray_synth.data.published import published_splits
+from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -47,13 +47,12 @@ class Inputs:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
-        height, width, channels = self.splits.train.images.shape[1:]
-        return height, width, channels
+        return self.splits.train.shape
 
     @functools.cached_property
     def real_counts(self) -> np.ndarray:
         """Real training images of each class."""
-        return np.bincount(self.splits.train.labels, minlength=len(self.class_names))
+        return self.splits.train.counts
 
     @functools.cached_property
     def classifier_files(self) -> list[str]:
@@ -72,15 +71,11 @@ class Inputs:
         if not ray.is_initialized():
             self.resources.enter_context(ray_session())
 
-    def all_but_test(self) -> ImageSet:
+    def all_but_test(self) -> ImageSource:
         """Every real image that may be looked at more than once."""
         disjoint = self.experiment.data.generator_split == "disjoint"
         names = ("train", "validation", *(("generator",) if disjoint else ()))
-        return ImageSet(
-            images=np.concatenate([self.sets[name].images for name in names]),
-            labels=np.concatenate([self.sets[name].labels for name in names]),
-            class_names=self.class_names,
-        )
+        return joined([self.sets[name] for name in names])
 
     def report_moved(self, moved: list[str]) -> None:
         if moved:

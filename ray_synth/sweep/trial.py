@@ -88,7 +88,7 @@ def run_trial(
                 checkpoints=progress,
                 team=team,
             )
-            logits = logits_of(fitted.model, data.validation.images)
+            logits = logits_of(fitted.model, data.validation)
             progress.trained(fitted.accuracy, balanced_accuracy(logits, data.validation.labels))
         report(row(status="complete"))
     except _StoppedEarly:

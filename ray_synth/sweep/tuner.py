@@ -18,7 +18,8 @@ from ray.tune.search import Searcher
 
 from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.config import Experiment
-from ray_synth.data.images import ImageSet, synthetic_counts
+from ray_synth.data.images import synthetic_counts
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
@@ -38,9 +39,9 @@ TRIAL_CPU = 0.01  # of a trial that only waits for its workers
 def run_sweep(
     folder: RunFolder,
     experiment: Experiment,
-    real: ImageSet,
-    validation: ImageSet,
-    images: Callable[[float], ImageSet],
+    real: ImageSource,
+    validation: ImageSource,
+    images: Callable[[float], ImageSource],
     *,
     prior: Prior | None,
     max_ratio: float,
@@ -61,18 +62,16 @@ def run_sweep(
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
     search = Search(ledger, experiment, space, prior=prior, window=WINDOW * places.slots)
     shown(ledger, {})
-    real_counts = np.bincount(real.labels, minlength=real.num_classes)
     try:
         while search.left:
             ratio = max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0)
             synthetic = images(ratio)
-            available = np.bincount(synthetic.labels, minlength=real.num_classes)
-            if (synthetic_counts(real_counts, ratio) > available).any():
+            if (synthetic_counts(real.counts, ratio) > synthetic.counts).any():
                 raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
             data = ExperimentData.of(experiment, real, synthetic, validation)
             work = Work(url=folder.absolute_url, data=data)
             before = search.left
-            _run_trials(LedgerSearcher(search, real_counts, available, places, shown), work, places)
+            _run_trials(LedgerSearcher(search, real.counts, synthetic.counts, places, shown), work, places)
             if search.left == before and not search.again:
                 break
     finally:

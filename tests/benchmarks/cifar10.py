@@ -66,13 +66,13 @@ def real_sets() -> dict[str, ImageSet]:
         images, labels, part = data["images"], data["labels"].astype(np.int64), data["split"]
         names = tuple(str(name) for name in data["class_names"])
         test = part == list(data["split_names"]).index("test")
-    train = ImageSet(images=images[~test], labels=labels[~test], class_names=names)
+    train = ImageSet(pixels=images[~test], labels=labels[~test], class_names=names)
     train = shuffled(train, derive_seed("cifar10 sets"))
     chosen = first_per_class(train.labels, np.full(len(names), FOR_GENERATOR))
     return {
         "generator": train.take(chosen),
         "pool": train.take(np.setdiff1d(np.arange(len(train)), chosen)),
-        "test": ImageSet(images=images[test], labels=labels[test], class_names=names),
+        "test": ImageSet(pixels=images[test], labels=labels[test], class_names=names),
     }
 
 
@@ -102,7 +102,7 @@ def diffusion_images(out: Path, steps: int) -> ImageSet:
     if not kept.exists():
         settings = Diffusion(block_out_channels=(32, 64, 96), steps=steps, ema_decay=0.998)
         folder = RunFolder(out / f"diffusion-{steps}")
-        patches = ImageSet(images=folded(real.images), labels=real.labels, class_names=real.class_names)
+        patches = ImageSet(pixels=folded(real.images()), labels=real.labels, class_names=real.class_names)
         finetune(
             folder,
             patches,
@@ -118,7 +118,7 @@ def diffusion_images(out: Path, steps: int) -> ImageSet:
             images += sampler({"label": batch.tolist(), "seed": seeds})["image"]
             print(f"{len(images):,} images", flush=True)
         np.save(kept, unfolded(np.stack(images)), allow_pickle=False)
-    return ImageSet(images=np.load(kept, allow_pickle=False), labels=labels, class_names=real.class_names)
+    return ImageSet(pixels=np.load(kept, allow_pickle=False), labels=labels, class_names=real.class_names)
 
 
 def gaussian_images(seed: int) -> ImageSet:
@@ -127,30 +127,30 @@ def gaussian_images(seed: int) -> ImageSet:
     rng = np.random.default_rng(derive_seed("cifar10 gaussians", seed))
     made = []
     for label in range(real.num_classes):
-        x = real.images[real.labels == label].reshape(FOR_GENERATOR, -1).astype(np.float32)
+        x = real.images()[real.labels == label].reshape(FOR_GENERATOR, -1).astype(np.float32)
         centred, s = x - x.mean(axis=0), shrinkage(label)
         common = rng.standard_normal((PER_CLASS, len(x)), np.float32) @ centred / np.sqrt(len(x))
         own = rng.standard_normal((PER_CLASS, x.shape[1]), np.float32) * centred.std()
         made.append(x.mean(axis=0) + np.sqrt(1 - s) * common + np.sqrt(s) * own)
-    images = np.concatenate(made).round().clip(0, 255).astype(np.uint8).reshape(-1, *real.images.shape[1:])
+    images = np.concatenate(made).round().clip(0, 255).astype(np.uint8).reshape(-1, *real.shape)
     labels = np.repeat(np.arange(real.num_classes), PER_CLASS)
-    return ImageSet(images=images, labels=labels, class_names=real.class_names)
+    return ImageSet(pixels=images, labels=labels, class_names=real.class_names)
 
 
 @functools.cache
 def shrinkage(label: int) -> float:
     real = real_sets()["generator"]
-    return float(ledoit_wolf_shrinkage(real.images[real.labels == label].reshape(FOR_GENERATOR, -1) / 255.0))
+    return float(ledoit_wolf_shrinkage(real.images()[real.labels == label].reshape(FOR_GENERATOR, -1) / 255.0))
 
 
 def noisy(images: ImageSet, variance: float, seed: int) -> ImageSet:
     if not variance:
         return images
-    x = torch.from_numpy(images.images).float() / 127.5 - 1
+    x = torch.from_numpy(images.images()).float() / 127.5 - 1
     seeds = [derive_seed("cifar10 noise", seed, i) for i in range(len(images))]
     x = (x + pixel_noise(seeds, x.shape[1:], variance)).clamp(-1, 1)
     pixels = ((x + 1) * 127.5).round().to(torch.uint8).numpy()
-    return ImageSet(images=pixels, labels=images.labels, class_names=images.class_names)
+    return ImageSet(pixels=pixels, labels=images.labels, class_names=images.class_names)
 
 
 @functools.lru_cache(maxsize=1)
@@ -184,7 +184,7 @@ def estimated(real: ImageSet, synthetic: ImageSet, seed: int) -> dict[str, objec
     """The prediction, from the real images and a pilot."""
     pilot = synthetic.take(rank_in_class(synthetic.labels) < PILOT * SHOTS)
     found = estimate_ratio(
-        real.images, real.labels, pilot.images, pilot.labels, max_ratio=max(RATIOS), methods=METHODS, seed=seed
+        real.images(), real.labels, pilot.images(), pilot.labels, max_ratio=max(RATIOS), methods=METHODS, seed=seed
     )
     low, high = found.interval
     return {"value": found.ratio, "low": low, "high": high, "verdict": found.verdict}

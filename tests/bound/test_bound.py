@@ -42,12 +42,12 @@ def test_the_optimum_moves_as_it_must(d: float, sigma2: float, n: int, r: float,
 
 def test_a_perfect_generator_is_used_without_limit(splits: Splits) -> None:
     assert optimal_strength(discrepancy=0, noise_variance=1, num_real=10, decay=1) == math.inf
-    same = closed_form(splits.train.images, splits.train.images, num_real=100, max_ratio=16.0)
+    same = closed_form(splits.train.images(), splits.train.images(), num_real=100, max_ratio=16.0)
     assert same.ratio == 16.0
-    blurred = (splits.train.images + np.roll(splits.train.images.astype(float), 1, axis=1)) / 2
-    assert closed_form(splits.train.images, blurred.astype(np.uint8), num_real=100, max_ratio=16.0).ratio < 16.0
+    blurred = (splits.train.images() + np.roll(splits.train.images().astype(float), 1, axis=1)) / 2
+    assert closed_form(splits.train.images(), blurred.astype(np.uint8), num_real=100, max_ratio=16.0).ratio < 16.0
     # Its proxies see marginal spectra alone: a negative looks perfect to it. The probe is there for that.
-    assert closed_form(splits.train.images, 255 - splits.train.images, num_real=100, max_ratio=16.0).ratio == 16.0
+    assert closed_form(splits.train.images(), 255 - splits.train.images(), num_real=100, max_ratio=16.0).ratio == 16.0
 
 
 def test_wrong_terms_are_refused() -> None:
@@ -123,7 +123,7 @@ def test_the_posterior_equals_a_gaussian_process_of_another_library() -> None:
 
 def generators(splits: Splits) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Known worth: other real digits help; wrong labels, and noise, do not."""
-    images, labels = splits.generator.images, splits.generator.labels
+    images, labels = splits.generator.images(), splits.generator.labels
     rng = np.random.default_rng(0)
     return {
         "real": (images, labels),
@@ -135,7 +135,7 @@ def generators(splits: Splits) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def test_more_real_digits_help_and_wrong_labels_hurt(splits: Splits) -> None:
     real = splits.train
     found = {
-        name: estimate_ratio(real.images, real.labels, *synthetic, max_ratio=5.0)
+        name: estimate_ratio(real.images(), real.labels, *synthetic, max_ratio=5.0)
         for name, synthetic in generators(splits).items()
     }
     assert found["real"].verdict == "helps"
@@ -148,7 +148,7 @@ def test_more_real_digits_help_and_wrong_labels_hurt(splits: Splits) -> None:
 
 
 def test_same_input_and_seed_same_output_bit_for_bit(splits: Splits) -> None:
-    arguments = (splits.train.images, splits.train.labels, splits.generator.images, splits.generator.labels)
+    arguments = (splits.train.images(), splits.train.labels, splits.generator.images(), splits.generator.labels)
     once, twice = (json.dumps(estimate_ratio(*arguments).to_dict(), allow_nan=False) for _ in range(2))
     assert once == twice
 
@@ -161,8 +161,8 @@ def test_the_grid_holds_zero_and_the_largest_ratio() -> None:
 
 def test_odd_inputs_give_an_answer_or_a_clear_error(splits: Splits) -> None:
     rng = np.random.default_rng(0)
-    real, y = splits.train.images[::10], splits.train.labels[::10]  # one image per class
-    synthetic, z = splits.generator.images[::5], splits.generator.labels[::5]
+    real, y = splits.train.images()[::10], splits.train.labels[::10]  # one image per class
+    synthetic, z = splits.generator.images()[::5], splits.generator.labels[::5]
     assert 0 <= estimate_ratio(real, y, synthetic, z).ratio <= 16
     constant = np.zeros((20, 8, 8), dtype=np.uint8)
     assert 0 <= estimate_ratio(constant, np.arange(20) % 2, constant, np.arange(20) % 2).ratio <= 16

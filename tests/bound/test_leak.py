@@ -17,8 +17,8 @@ SPREAD = ("real", "smote", "collapsed-3", "labels-50")  # copies and mixtures of
 def warned(splits: Splits, generator: str, *, saw_them: bool) -> str | None:
     real = splits.train
     pool = real if saw_them else splits.generator
-    images, labels = GENERATORS[generator](pool.images, pool.labels, 40, np.random.default_rng(0))
-    features = linear_families([real.images, images], encoder=None, seed=0)["raw"]
+    images, labels = GENERATORS[generator](pool.images(), pool.labels, 40, np.random.default_rng(0))
+    features = linear_families([real.images(), images], encoder=None, seed=0)["raw"]
     return leak_warning(features[0], real.labels, features[1], labels)
 
 
@@ -45,6 +45,6 @@ def test_gaussians_fitted_on_the_real_images_are_recognised_by_their_span() -> N
 
 def test_the_estimate_carries_the_warning(splits: Splits) -> None:
     real = splits.train
-    copies = np.repeat(real.images, 4, axis=0)
-    estimate = estimate_ratio(real.images, real.labels, copies, np.repeat(real.labels, 4), methods=("probe",))
+    copies = np.repeat(real.images(), 4, axis=0)
+    estimate = estimate_ratio(real.images(), real.labels, copies, np.repeat(real.labels, 4), methods=("probe",))
     assert any("fitted on the real images" in warning for warning in estimate.warnings)

@@ -19,7 +19,7 @@ from ray_synth.features.encoders import encoder_of
 def good(splits: Splits) -> RatioEstimate:
     """Other real digits as synthetic ones."""
     pool = splits.generator
-    return estimate_ratio(splits.train.images, splits.train.labels, pool.images, pool.labels, max_ratio=5.0)
+    return estimate_ratio(splits.train.images(), splits.train.labels, pool.images(), pool.labels, max_ratio=5.0)
 
 
 def test_every_method_has_its_own_answer_and_terms(good: RatioEstimate) -> None:
@@ -44,14 +44,20 @@ def test_wrong_labels_want_more_weight_on_the_real_images(splits: Splits) -> Non
     pool, rng = splits.generator, np.random.default_rng(0)
     wrong = np.where(rng.uniform(size=len(pool)) < 0.8, rng.integers(0, 10, len(pool)), pool.labels)
     found = estimate_ratio(
-        splits.train.images, splits.train.labels, pool.images, wrong, max_ratio=5.0, methods=("probe",)
+        splits.train.images(), splits.train.labels, pool.images(), wrong, max_ratio=5.0, methods=("probe",)
     )
     assert set(found.methods) == {"probe"}
     last = found.weights[-1]
     assert last.real_weight > 1 / last.ratio  # more than uniform
     assert last.gain > 0.02
     weighted = estimate_ratio(
-        splits.train.images, splits.train.labels, pool.images, wrong, max_ratio=5.0, methods=("probe",), real_weight=4.0
+        splits.train.images(),
+        splits.train.labels,
+        pool.images(),
+        wrong,
+        max_ratio=5.0,
+        methods=("probe",),
+        real_weight=4.0,
     )
     assert weighted.weights == ()
     assert weighted.curve.error[-1] < found.curve.error[-1]
@@ -59,10 +65,10 @@ def test_wrong_labels_want_more_weight_on_the_real_images(splits: Splits) -> Non
 
 def test_one_bad_class_is_found(splits: Splits) -> None:
     pool = splits.generator
-    images = pool.images.copy()
+    images = pool.images().copy()
     images[pool.labels == 3] = 255 - images[pool.labels == 3]
     found = estimate_ratio(
-        splits.train.images, splits.train.labels, images, pool.labels, max_ratio=5.0, methods=("probe",)
+        splits.train.images(), splits.train.labels, images, pool.labels, max_ratio=5.0, methods=("probe",)
     )
     distance = {c.label: c.distance or 0.0 for c in found.classes}
     assert max(distance, key=lambda label: distance[label]) == 3
@@ -72,7 +78,7 @@ def test_one_bad_class_is_found(splits: Splits) -> None:
 
 def test_a_larger_real_set_lowers_error_and_gain(splits: Splits, good: RatioEstimate) -> None:
     pool = splits.generator
-    arguments = (splits.train.images, splits.train.labels, pool.images, pool.labels)
+    arguments = (splits.train.images(), splits.train.labels, pool.images(), pool.labels)
     larger = estimate_ratio(*arguments, max_ratio=5.0, num_real=1000, methods=("closed_form",))
     assert larger.num_real == 1000
     assert larger.num_real_given == 100
@@ -88,10 +94,10 @@ def test_a_larger_real_set_lowers_error_and_gain(splits: Splits, good: RatioEsti
 def test_synthetic_images_of_the_target_domain_are_wanted_there(splits: Splits) -> None:
     """Real digits upright, target and synthetic digits mirrored: useless at home, wanted there."""
     real, pool = splits.train, splits.generator
-    mirrored = pool.images[:, :, ::-1]
-    home = estimate_ratio(real.images, real.labels, mirrored[::2], pool.labels[::2], max_ratio=4.0, methods=())
+    mirrored = pool.images()[:, :, ::-1]
+    home = estimate_ratio(real.images(), real.labels, mirrored[::2], pool.labels[::2], max_ratio=4.0, methods=())
     away = estimate_ratio(
-        real.images,
+        real.images(),
         real.labels,
         mirrored[::2],
         pool.labels[::2],
@@ -105,7 +111,7 @@ def test_synthetic_images_of_the_target_domain_are_wanted_there(splits: Splits) 
     assert away.methods["stability"]["shift"] > 0
     assert away.curve.error[0] > home.curve.error[0] + 0.1
     blind = estimate_ratio(
-        real.images,
+        real.images(),
         real.labels,
         mirrored[::2],
         pool.labels[::2],
@@ -115,7 +121,7 @@ def test_synthetic_images_of_the_target_domain_are_wanted_there(splits: Splits) 
     )
     assert 0 <= blind.ratio <= 4.0  # labels unknown: real images that look like the target count for more
     with pytest.raises(InputError, match="without target_images"):
-        estimate_ratio(real.images, real.labels, mirrored, pool.labels, target_labels=pool.labels)
+        estimate_ratio(real.images(), real.labels, mirrored, pool.labels, target_labels=pool.labels)
 
 
 def test_features_of_a_torch_module_and_of_a_function(splits: Splits) -> None:
@@ -123,12 +129,12 @@ def test_features_of_a_torch_module_and_of_a_function(splits: Splits) -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Dropout(0.9))
     arguments = {"max_ratio": 2.0, "methods": ()}
-    once = estimate_ratio(real.images, real.labels, pool.images, pool.labels, features=module, **arguments)
+    once = estimate_ratio(real.images(), real.labels, pool.images(), pool.labels, features=module, **arguments)
     assert once.curve.error[0] < 0.5
     assert module.training  # left as it was
     encoder = encoder_of(module)
     assert encoder is not None
-    assert (encoder(real.images) == encoder(real.images)).all()  # dropout is off
+    assert (encoder(real.images()) == encoder(real.images())).all()  # dropout is off
 
     def broken(images: np.ndarray) -> np.ndarray:
         features = images.reshape(len(images), -1).astype(float)
@@ -143,12 +149,12 @@ def test_features_of_a_torch_module_and_of_a_function(splits: Splits) -> None:
         (7, "features must be"),
     ):
         with pytest.raises(InputError, match=expected):
-            estimate_ratio(real.images, real.labels, pool.images, pool.labels, features=features)
+            estimate_ratio(real.images(), real.labels, pool.images(), pool.labels, features=features)
 
 
 def test_unknown_methods_and_weights_are_refused(splits: Splits) -> None:
     real = splits.train
-    arguments = (real.images, real.labels, real.images, real.labels)
+    arguments = (real.images(), real.labels, real.images(), real.labels)
     for wrong, expected in (
         ({"methods": ("probes",)}, "methods must be among"),
         ({"methods": "probe"}, "methods must be among"),

@@ -15,7 +15,7 @@ from ray_synth.data.splits import Splits
 def found(splits: Splits) -> rs.RatioEstimate:
     real, synthetic = splits.train, splits.generator
     found: rs.RatioEstimate = rs.estimate_ratio(
-        real.images, real.labels, synthetic.images, synthetic.labels, methods=("closed_form",), max_ratio=4.0
+        real.images(), real.labels, synthetic.images(), synthetic.labels, methods=("closed_form",), max_ratio=4.0
     )
     return found
 

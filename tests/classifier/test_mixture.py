@@ -44,7 +44,7 @@ def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> Non
 def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
     images = splits.train.take(np.arange(30))
     side = _Side(images, np.arange(30), 8, updates=20, seed=0, device=torch.device("cpu"))
-    truth = {image.tobytes(): label for image, label in zip(images.images, images.labels, strict=True)}
+    truth = {image.tobytes(): label for image, label in zip(images.images(), images.labels, strict=True)}
     for step in range(20):  # more than five passes
         batch = side.batch(step, Team(), Augment())
         pixels = ((batch.images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -60,7 +60,9 @@ def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monk
     monkeypatch.setattr(mixture, "encoder_of", lambda spec: seven)
     sets = [splits.train, splits.validation]
     found = partition_features(sets, "open_clip:any:file")
-    assert np.array_equal(found, np.concatenate([s.images.reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32))
+    assert np.array_equal(
+        found, np.concatenate([s.images().reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32)
+    )
 
 
 def test_features_of_a_local_model_are_made_once(

@@ -40,10 +40,10 @@ def test_the_mix_holds_exactly_the_ratio_and_is_a_prefix(splits: Splits) -> None
     assert np.bincount(half.synthetic.labels).tolist() == [5] * 10
     assert np.bincount(double.synthetic.labels).tolist() == [20] * 10
     rows = first_per_class(double.synthetic.labels, np.full(10, 5))
-    assert (double.synthetic.images[rows] == half.synthetic.images).all()
+    assert (double.synthetic.images()[rows] == half.synthetic.images()).all()
     assert len(double.real_regions) == 100
     assert len(double.synthetic_regions) == 200
-    assert mixed(splits, 0).synthetic.images.shape[0] == 0
+    assert mixed(splits, 0).synthetic.images().shape[0] == 0
 
 
 def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> None:

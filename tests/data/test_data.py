@@ -24,7 +24,7 @@ from .sources import samples, write_parquet
 
 
 def pixels(images: ImageSet) -> set[bytes]:
-    return {image.tobytes() for image in images.images}
+    return {image.tobytes() for image in images.images()}
 
 
 def test_the_four_sets_share_no_pixels_and_keep_the_classes_in_proportion(digits: ImageSet, splits: Splits) -> None:
@@ -62,7 +62,7 @@ def test_copies_cannot_leak(digits: ImageSet) -> None:
     assert cleaned.test.digest() == split(digits, Data(), 0).test.digest()
     labels = doubled.labels.copy()
     labels[-1] = (labels[-1] + 1) % 10
-    wrong = ImageSet(images=doubled.images, labels=labels, class_names=doubled.class_names)
+    wrong = ImageSet(pixels=doubled.images(), labels=labels, class_names=doubled.class_names)
     with pytest.raises(InputError, match="identical pixels; remove the wrong one"):
         split(wrong, Data(), 0)
 
@@ -84,7 +84,7 @@ def test_the_ratio_is_synthetic_over_real_per_class() -> None:
 
 def test_a_folder_is_read_in_one_size_and_mode_and_says_so(image_folder: Path) -> None:
     plain = read_folder(image_folder)
-    assert plain.images.shape == (90, 8, 8, 1)
+    assert plain.images().shape == (90, 8, 8, 1)
     assert plain.notes == ()
     folder = image_folder / "digit 0"
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(folder / "alpha.png")
@@ -93,7 +93,7 @@ def test_a_folder_is_read_in_one_size_and_mode_and_says_so(image_folder: Path) -
     Image.fromarray(np.full((8, 8), 65535, dtype=np.uint16)).save(folder / "deep.png")
     (folder / "notes.txt").write_text("not an image")
     mixed = read_folder(image_folder)
-    assert mixed.images.shape == (94, 8, 8, 3)
+    assert mixed.images().shape == (94, 8, 8, 3)
     text = "\n".join(mixed.notes)
     for words in (
         "mode RGBA turned to RGB",
@@ -103,7 +103,7 @@ def test_a_folder_is_read_in_one_size_and_mode_and_says_so(image_folder: Path) -
         ".txt",
     ):
         assert words in text
-    assert mixed.images[mixed.labels == 0].max() == 255
+    assert mixed.images()[mixed.labels == 0].max() == 255
 
 
 def test_the_same_pixels_have_the_same_key_wherever_they_lie(image_folder: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_run_reads_its_images_without_ray_and_stops_the_one_it_starts_whatever
     import ray
 
     source = tmp_path / "source"
-    write_parquet(source, samples(digits.images[..., 0], each=(20, 4, 4)))
+    write_parquet(source, samples(digits.images()[..., 0], each=(20, 4, 4)))
     settings = {"data": {"kind": "parquet", "path": str(source), "shots": 5}}
     job = Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
     assert not ray.is_initialized()

@@ -28,7 +28,7 @@ from ..conftest import DIGITS, write_folder
 
 def official(digits: ImageSet, *, train: int = 1000, val: int = 300) -> ImageSet:
     parts = np.asarray(["train"] * train + ["val"] * val + ["test"] * (len(digits) - train - val))
-    return ImageSet(images=digits.images, labels=digits.labels, class_names=digits.class_names, parts=parts)
+    return ImageSet(pixels=digits.images(), labels=digits.labels, class_names=digits.class_names, parts=parts)
 
 
 def prints(images: ImageSet) -> dict[str, Prints]:
@@ -37,10 +37,10 @@ def prints(images: ImageSet) -> dict[str, Prints]:
 
 def with_copies(images: ImageSet, copies: dict[int, int]) -> ImageSet:
     """Image `source` written over image `target`, label too."""
-    pixels, labels = images.images.copy(), images.labels.copy()
+    pixels, labels = images.images().copy(), images.labels.copy()
     for target, source in copies.items():
         pixels[target], labels[target] = pixels[source], labels[source]
-    return ImageSet(images=pixels, labels=labels, class_names=images.class_names, parts=images.parts)
+    return ImageSet(pixels=pixels, labels=labels, class_names=images.class_names, parts=images.parts)
 
 
 # Official splits.
@@ -49,8 +49,8 @@ def with_copies(images: ImageSet, copies: dict[int, int]) -> ImageSet:
 def test_official_sets_stay_what_they_are(digits: ImageSet) -> None:
     images = official(digits)
     sets = split(images, Data(), 0)
-    by_part = {part: {i.tobytes() for i in images.images[images.parts == part]} for part in ("train", "val", "test")}
-    pixels = {name: {i.tobytes() for i in s.images} for name, s in sets.named().items()}
+    by_part = {part: {i.tobytes() for i in images.images()[images.parts == part]} for part in ("train", "val", "test")}
+    pixels = {name: {i.tobytes() for i in s.images()} for name, s in sets.named().items()}
     assert pixels["test"] == by_part["test"]
     assert pixels["validation"] == by_part["val"]
     assert pixels["train"] | pixels["generator"] <= by_part["train"]
@@ -64,8 +64,8 @@ def test_official_sets_stay_what_they_are(digits: ImageSet) -> None:
 def test_without_an_official_validation_set_one_is_drawn_from_train(digits: ImageSet) -> None:
     images = official(digits, train=1300, val=0)
     sets = split(images, Data(generator_split="shared", shots=None, max_validation=20, max_test=5), 0)
-    train = {i.tobytes() for i in images.images[images.parts == "train"]}
-    assert {i.tobytes() for i in sets.validation.images} < train
+    train = {i.tobytes() for i in images.images()[images.parts == "train"]}
+    assert {i.tobytes() for i in sets.validation.images()} < train
     assert np.bincount(sets.validation.labels).tolist() == [20] * 10
     assert np.bincount(sets.test.labels).tolist() == [5] * 10
     assert len(sets.train) + len(sets.validation) == 1300
@@ -83,7 +83,7 @@ def test_the_official_split_does_not_depend_on_the_order_of_reading(digits: Imag
 def test_a_class_without_real_training_images_is_refused_by_name(digits: ImageSet) -> None:
     images = official(digits)
     parts = np.where((images.labels == 7) & (images.parts == "train"), "test", images.parts)
-    lacking = ImageSet(images=images.images, labels=images.labels, class_names=images.class_names, parts=parts)
+    lacking = ImageSet(pixels=images.images(), labels=images.labels, class_names=images.class_names, parts=parts)
     with pytest.raises(InputError, match="class '7' has no real training image"):
         split(lacking, Data(), 0)
 
@@ -110,7 +110,7 @@ def test_copies_are_dropped_from_the_training_side_and_never_from_test(digits: I
 def test_a_copy_under_another_class_goes_altogether_where_copies_are_dropped(digits: ImageSet) -> None:
     images = official(digits)
     wrong = ImageSet(
-        images=with_copies(images, {5: 4}).images, labels=images.labels, class_names=images.class_names,
+        pixels=with_copies(images, {5: 4}).images(), labels=images.labels, class_names=images.class_names,
         parts=images.parts,
     )  # fmt: skip
     with pytest.raises(InputError, match=r"--set data\.on_leak=drop"):
@@ -148,9 +148,9 @@ def test_recompressed_images_are_found_and_others_hardly(measuring_data: Path) -
     images = read_images(Data(kind="npz", path=str(measuring_data / "cifar10_dev_10k5k.npz")))
     test = images.take(np.flatnonzero(images.parts == "test")[:2000])
     train = images.take(np.flatnonzero(images.parts == "train")[:4000])
-    copies = np.stack([recompressed(image) for image in test.images[:100]])
+    copies = np.stack([recompressed(image) for image in test.images()[:100]])
     leaky = ImageSet(
-        images=np.concatenate([train.images, copies]), labels=np.zeros(4100, dtype=np.int64), class_names=("a", "b")
+        pixels=np.concatenate([train.images(), copies]), labels=np.zeros(4100, dtype=np.int64), class_names=("a", "b")
     )
     pairs, by_chance = near_pairs({"train": Prints.of(leaky), "test": Prints.of(test)})
     found = {pair.second_row for pair in pairs if pair.first_row >= 4000}
@@ -160,7 +160,7 @@ def test_recompressed_images_are_found_and_others_hardly(measuring_data: Path) -
 
 
 def test_the_threshold_is_set_by_neighbours_within_a_set(digits: ImageSet) -> None:
-    hashes = image_hashes(digits.images)
+    hashes = image_hashes(digits.images())
     threshold = near_threshold(hashes)
     bits = np.unpackbits(hashes, axis=1).astype(np.int64)
     distance = bits @ (1 - bits).T + (1 - bits) @ bits.T
@@ -174,7 +174,7 @@ def test_20000_by_5000_images_take_seconds() -> None:
     sets = {
         name: Prints.of(
             ImageSet(
-                images=rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8),
+                pixels=rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8),
                 labels=np.zeros(count, dtype=np.int64),
                 class_names=("a", "b"),
             )
@@ -204,7 +204,7 @@ def test_a_synthetic_folder_that_holds_test_images_is_refused(splits: Splits, di
         return Run(load_experiment(DIGITS, settings), RunFolder(tmp_path / "run"), Reporter())
 
     assert check().notes is not None
-    Image.fromarray(splits.test.images[0][..., 0]).save(folder / "3" / "000.png")
+    Image.fromarray(splits.test.images()[0][..., 0]).save(folder / "3" / "000.png")
     with pytest.raises(InputError) as error:
         check()
     for words in (
@@ -220,7 +220,7 @@ def wide_folder(root: Path, digits: ImageSet, *, classes: int = 2, each: int = 2
     """400x300 colour images of digits, as photos are."""
     for label in range(classes):
         (root / str(label)).mkdir(parents=True)
-        for number, image in enumerate(digits.images[digits.labels == label][:each]):
+        for number, image in enumerate(digits.images()[digits.labels == label][:each]):
             small = Image.fromarray(image[..., 0]).convert("RGB")
             small.resize((400, 300), Image.Resampling.BICUBIC).save(root / str(label) / f"{number:02d}.png")
     return root
@@ -254,7 +254,7 @@ def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_ar
     for label in range(10):
         (folder / f"digit {label}").rename(folder / str(label))
     last = sorted((folder / "3").iterdir())[-1]
-    Image.fromarray(splits.test.images[0][..., 0]).save(last)
+    Image.fromarray(splits.test.images()[0][..., 0]).save(last)
     settings = {
         "generator": {"kind": "folder", "path": str(folder)},
         "generate.images_per_class": 20,

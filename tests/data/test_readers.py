@@ -36,14 +36,14 @@ ENCODED = [name for name, source in SOURCES.items() if source.encoded]
 
 @pytest.fixture(scope="session")
 def images(digits: ImageSet) -> list[Sample]:
-    return sources.samples(digits.images[..., 0])
+    return sources.samples(digits.images()[..., 0])
 
 
 def contents(read: ImageSet) -> dict[bytes, tuple[str, str | None]]:
     parts = [None] * len(read) if read.parts is None else read.parts.tolist()
     return {
         image.tobytes(): (read.class_names[label], part)
-        for image, label, part in zip(read.images, read.labels, parts, strict=True)
+        for image, label, part in zip(read.images(), read.labels, parts, strict=True)
     }
 
 
@@ -59,7 +59,7 @@ def test_the_same_images_come_out_of_every_format(name: str, images: list[Sample
     }
     assert len(read) == len(images)
     again = read_images(data)
-    assert np.array_equal(again.images, read.images)
+    assert np.array_equal(again.images(), read.images())
     assert np.array_equal(again.labels, read.labels)
     assert again.sources is not None
     assert again.sources.tolist() == read.sources.tolist()
@@ -70,7 +70,7 @@ def test_the_same_images_come_out_of_every_format(name: str, images: list[Sample
 def test_sizes_and_modes_are_unified_and_it_is_said(name: str, images: list[Sample], tmp_path: Path) -> None:
     odd = [replace(images[0], encoded=sources.png(np.full((10, 20), 200, dtype=np.uint8))), *images[1:]]
     read = read_images(SOURCES[name].write(tmp_path / "source", odd))
-    assert read.images.shape == (len(images), 32, 32, 3)
+    assert read.images().shape == (len(images), 32, 32, 3)
     assert "1 image(s) resized to 32x32; 2 size(s) were found" in read.notes
     assert "1 image(s) turned from grey to RGB" in read.notes
 
@@ -155,7 +155,7 @@ def test_an_npz_whose_arrays_do_not_fit_is_refused(changes: dict[str, Any], mess
 def test_an_npz_of_images_without_channels_and_labels_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 6), dtype=np.uint8), labels=np.array(["dog", "cat", "dog"]))
     read = read_images(Data(kind="npz", path=str(tmp_path / "a.npz")))
-    assert (read.images.shape, read.class_names, read.labels.tolist()) == ((3, 8, 6, 1), ("cat", "dog"), [1, 0, 1])
+    assert (read.images().shape, read.class_names, read.labels.tolist()) == ((3, 8, 6, 1), ("cat", "dog"), [1, 0, 1])
     file = tmp_path / "a.npz"
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"npz file .*a\.npz cannot be read"):
@@ -412,7 +412,7 @@ def test_an_unknown_kind_names_the_nearest() -> None:
 
 def test_only_chosen_images_are_decoded(digits: ImageSet, tmp_path: Path) -> None:
     """Of a known data set: with few shots and caps, torn files among the others do no harm, and shots are nested."""
-    many = sources.samples(digits.images[..., 0], each=(12, 4, 4))
+    many = sources.samples(digits.images()[..., 0], each=(12, 4, 4))
     data = sources.write_flowers102(tmp_path, many)
 
     def taken(**settings: Any) -> dict[str, set[str]]:
@@ -626,7 +626,7 @@ def test_more_images_than_memory_are_refused_before_they_are_decoded(
     with pytest.raises(InputError, match=r"24 images of 64x64 take 0\.0 GiB, .*--set data.image_size=32"):
         read_images(data)
     monkeypatch.setattr(decoding, "machine_memory", lambda: len(images) * 64 * 64 * 3)
-    assert read_images(data).images.shape == (len(images), 64, 64, 3)
+    assert read_images(data).images().shape == (len(images), 64, 64, 3)
 
 
 def test_grey_images_of_a_given_size_stay_grey(tmp_path: Path) -> None:
@@ -634,7 +634,7 @@ def test_grey_images_of_a_given_size_stay_grey(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8), 7).save(tmp_path / name / "x.png")
     read = read_images(Data(kind="folder", path=str(tmp_path), image_size=4))
-    assert read.images.shape == (2, 4, 4, 1)
+    assert read.images().shape == (2, 4, 4, 1)
     assert read.notes == ("2 image(s) resized to 4x4; 1 size(s) were found",)
 
 
@@ -647,9 +647,9 @@ def test_an_image_is_stretched_or_cropped_to_its_middle(tmp_path: Path) -> None:
     stretched, cropped = (
         read_images(Data(kind="folder", path=str(tmp_path), image_size=8, fit=fit)) for fit in ("stretch", "crop")
     )
-    assert (cropped.images == 255).all()
+    assert (cropped.images() == 255).all()
     assert cropped.notes == ("2 image(s) cropped and resized to 8x8; 1 size(s) were found",)
-    assert stretched.images[0, :, 0].max() < 10
+    assert stretched.images()[0, :, 0].max() < 10
 
 
 def test_transparent_parts_are_white(tmp_path: Path) -> None:
@@ -657,7 +657,7 @@ def test_transparent_parts_are_white(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new(mode, (4, 4), colour).save(tmp_path / name / "x.png")
     read = read_images(Data(kind="folder", path=str(tmp_path)))
-    assert [image.mean() for image in read.images] == [255, 0]
+    assert [image.mean() for image in read.images()] == [255, 0]
     assert "1 image(s) of mode RGBA turned to RGB, transparent parts white" in read.notes
 
 
@@ -666,4 +666,4 @@ def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "x.jpg", "WEBP")
-    assert read_images(Data(kind="folder", path=str(tmp_path))).images.shape == (2, 8, 8, 3)
+    assert read_images(Data(kind="folder", path=str(tmp_path))).images().shape == (2, 8, 8, 3)

@@ -27,7 +27,7 @@ def test_the_share_of_wrong_labels_is_found(splits: Splits) -> None:
     real = splits.validation
     wrong = np.arange(len(real)) % 3 == 0
     labels = np.where(wrong, (real.labels + 1) % 10, real.labels)
-    generated = ImageSet(images=real.images, labels=labels, class_names=real.class_names)
+    generated = ImageSet(pixels=real.images(), labels=labels, class_names=real.class_names)
     found = dict(fidelity.judged_fidelity(splits.generator, splits.test, generated, seed=0))
     assert found["label_fidelity"] == pytest.approx(2 / 3, abs=0.05)
     assert found["label_fidelity/judge_accuracy"] > 0.9
@@ -45,5 +45,5 @@ def test_of_very_many_images_the_first_of_each_class_are_looked_at(
     few = context.looked_at(splits.test)
     assert np.bincount(few.labels).tolist() == [5] * 10
     for label in range(10):
-        first = splits.test.images[splits.test.labels == label][:5]
-        np.testing.assert_array_equal(few.images[few.labels == label], first)
+        first = splits.test.images()[splits.test.labels == label][:5]
+        np.testing.assert_array_equal(few.images()[few.labels == label], first)

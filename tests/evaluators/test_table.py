@@ -29,7 +29,7 @@ def test_numbers_of_all_but_those_that_fail(splits: Splits, monkeypatch: pytest.
     )
     assert done == [1, 2, 3, 4]
     assert set(metrics) == {"brightness/real", "brightness/synthetic", "failed/broken", "failed/again"}
-    assert metrics["brightness/real"] == pytest.approx(np.mean(splits.train.images) / 255)
+    assert metrics["brightness/real"] == pytest.approx(np.mean(splits.train.images()) / 255)
     assert errors["broken"] == "ZeroDivisionError: this one fails"
     assert "another evaluator says brightness/real" in errors["again"]
     assert failed_in(metrics) == ("broken", "again")

@@ -17,8 +17,8 @@ from ..conftest import DIGITS, TINY
 
 
 def brightness(context: EvaluationContext) -> Iterator[tuple[str, float]]:
-    yield "brightness/real", float(context.train.images.mean() / 255)
-    yield "brightness/synthetic", float(context.synthetic.images.mean() / 255)
+    yield "brightness/real", float(context.train.images().mean() / 255)
+    yield "brightness/synthetic", float(context.synthetic.images().mean() / 255)
 
 
 def broken(context: EvaluationContext) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ from ray_synth.features.pixels import pixel_features
 
 
 def test_pixel_features_keep_distances_up_to_what_varies_in_a_block(digits: ImageSet) -> None:
-    images = np.repeat(np.repeat(digits.images[:100], 4, axis=1), 4, axis=2)  # constant over blocks of 4
+    images = np.repeat(np.repeat(digits.images()[:100], 4, axis=1), 4, axis=2)  # constant over blocks of 4
     whole = pixel_features([images], 100)
     assert np.allclose(whole, images.reshape(100, -1) / 255.0)
     small = pixel_features([images[:30], images[30:]], 100, max_bytes=100 * 8 * 8 * 4)

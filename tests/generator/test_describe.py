@@ -15,7 +15,7 @@ from ray_synth.generator.describe import read_captions
 
 def test_captions_come_from_the_usual_files(tmp_path: Path) -> None:
     images = ImageSet(
-        images=np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1),
+        pixels=np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1),
         labels=np.array([0, 1]),
         class_names=("a", "b"),
         sources=np.array([str(tmp_path / "a" / "1.png"), str(tmp_path / "b" / "2.png")], dtype=object),

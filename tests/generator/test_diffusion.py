@@ -108,7 +108,7 @@ def test_training_lowers_the_loss(splits: Splits, tmp_path: Path, changes: dict[
     settings = SMALL.model_copy(update={"steps": 60, **changes})
     folder = RunFolder(tmp_path)
     room.finetune(folder, splits.generator, settings, seed=0)
-    images = to_model_range(torch.from_numpy(splits.generator.images[:256]))
+    images = to_model_range(torch.from_numpy(splits.generator.images()[:256]))
     labels = torch.from_numpy(splits.generator.labels[:256])
 
     def loss(unet: UNet2DModel) -> float:

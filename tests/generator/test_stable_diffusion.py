@@ -13,6 +13,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, U
 from safetensors.torch import load_file, save_file
 
 from ray_synth.config import Generate, StableDiffusion, VisualGuidance
+from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
 from ray_synth.generator import generator_of
 from ray_synth.generator.base import Batch, Parents
@@ -73,8 +74,11 @@ def by_hand(kind: Any, folder: Path, batch: Batch, lora: Path | None = None, **a
 def parents() -> Parents:
     rng = np.random.default_rng(0)
     return Parents(
-        images=rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8),
-        labels=np.array([0, 0, 0, 1, 1]),
+        source=ImageSet(
+            pixels=rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8),
+            labels=np.array([0, 0, 0, 1, 1]),
+            class_names=("cat", "dog"),
+        ),
         keys=list("abcde"),
         embeddings=rng.normal(size=(5, WIDTH)).astype(np.float32),
     )
@@ -92,7 +96,7 @@ def test_text_to_image_is_what_diffusers_makes(stable_diffusion: Path) -> None:
 def test_image_to_image_is_what_diffusers_makes(stable_diffusion: Path, parents: Parents) -> None:
     batch = batch_of([3, 1, 4])
     ours = images(sampler(stable_diffusion, parents, strength=0.75)(batch))
-    real = torch.from_numpy(parents.images[batch["parent"]]).permute(0, 3, 1, 2).float() / 255
+    real = torch.from_numpy(parents.source.images(np.asarray(batch["parent"]))).permute(0, 3, 1, 2).float() / 255
     hand = by_hand(StableDiffusionImg2ImgPipeline, stable_diffusion, batch, image=real, strength=0.75)
     assert np.abs(ours - hand).max() <= 1
 
@@ -211,8 +215,9 @@ def test_a_long_caption_is_named_too(stable_diffusion: Path) -> None:
         model=str(stable_diffusion), prompt="photo of {class}, {caption}", captions={"path": "captions.csv"}
     )
     generator = generator_of(settings, SAMPLING, class_names=["cat", "dog"], shape=(8, 8, 3))
-    images, labels, captions = np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 1]), ["short", "x" * 80, "short"]
-    (note,) = generator.described_notes(Parents(images=images, labels=labels, keys=list("abc"), captions=captions))
+    images = ImageSet(pixels=np.zeros((3, 8, 8, 3), np.uint8), labels=np.array([0, 1, 1]), class_names=("cat", "dog"))
+    captions = ["short", "x" * 80, "short"]
+    (note,) = generator.described_notes(Parents(source=images, keys=list("abc"), captions=captions))
     assert note.startswith("1 prompt(s) are longer")
     assert "photo of dog, xxx" in note
 

@@ -77,7 +77,7 @@ class MeanGenerator(Generator[Mean]):
             random = np.random.default_rng([seed, step])
             before = np.load(io.BytesIO(folder.read(self.checkpoint))) if step else np.zeros((0, *self._means))
             rows = [random.choice(np.flatnonzero(images.labels == c)) for c in range(len(self.class_names))]
-            self._save(folder, self.checkpoint, np.concatenate([before, images.images[rows][None]]))
+            self._save(folder, self.checkpoint, np.concatenate([before, images.images()[rows][None]]))
             yield step + 1
         self._save(folder, self.weights, np.load(io.BytesIO(folder.read(self.checkpoint))).mean(axis=0))
         folder.remove(self.checkpoint)
@@ -179,9 +179,9 @@ def test_it_fits_resumes_and_samples(tmp_path: Path) -> None:
     assert set(kept) == set(made)
     assert sum(kept[path] == made[path] for path in made) == 9
     images = again.of(Generate).all
-    assert (len(images), images.images.shape[1:]) == (40, (8, 8, 1))
+    assert (len(images), images.shape) == (40, (8, 8, 1))
     means = np.load(tmp_path / "whole/generator/means.npy")
-    assert np.abs(images.images[images.labels == 3].mean(axis=0) - means[3]).mean() < 20
+    assert np.abs(images.images()[images.labels == 3].mean(axis=0) - means[3]).mean() < 20
     assert len(chunks.finished_chunks(again.folder, again.of(Generate).images)) == 10
 
 

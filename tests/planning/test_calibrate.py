@@ -89,8 +89,8 @@ def test_stand_ins_fill_every_class(digits: ImageSet) -> None:
     few = digits.take(slice(0, 60))
     images = stand_in(few, 25)
     assert np.bincount(images.labels).tolist() == [25] * 10
-    assert images.images.shape == (250, 8, 8, 1)
-    assert images.images.dtype == np.uint8
+    assert images.images().shape == (250, 8, 8, 1)
+    assert images.images().dtype == np.uint8
 
 
 def test_the_small_sweep_is_an_experiment() -> None:

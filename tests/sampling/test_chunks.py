@@ -175,10 +175,10 @@ def test_images_come_back_by_class_and_index(tmp_path: Path) -> None:
     for chunk in reversed(missing([], 10, 4)):
         write(folder, chunk)
     images = read(folder)
-    assert images.images[:, 0, 0, 0].tolist() == [v for label in range(3) for v in pixels(label, list(range(10)))]
+    assert images.images()[:, 0, 0, 0].tolist() == [v for label in range(3) for v in pixels(label, list(range(10)))]
     assert images.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     prefix = read(folder, plan(7, 4))
-    assert (prefix.images[:7] == images.images[:7]).all()
+    assert (prefix.images()[:7] == images.images()[:7]).all()
     assert len(prefix) == 21
     assert [p.name for p in tmp_path.iterdir()] == ["synthetic"]  # a class name with a slash leads nowhere
 
@@ -188,8 +188,8 @@ def test_images_take_the_size_and_mode_of_the_real_ones(tmp_path: Path) -> None:
     for chunk in missing([], 10, 4):
         write(folder, chunk)
     small = read_synthetic(folder, PLAN, class_names=NAMES, shape=(2, 2, 1))
-    assert small.images.shape == (30, 2, 2, 1)
-    assert small.images[:10, 0, 0, 0].tolist() == pixels(0, list(range(10)))
+    assert small.images().shape == (30, 2, 2, 1)
+    assert small.images()[:10, 0, 0, 0].tolist() == pixels(0, list(range(10)))
 
 
 def test_images_are_cropped_where_the_real_ones_are(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_images_are_cropped_where_the_real_ones_are(tmp_path: Path) -> None:
         keys = [PLAN.key(chunk.label, index) for index in range(10)]
         write_chunk(folder, chunk, rows | {"key": keys, "image": encoded(wide, "png", 95)})
     stretched, cropped = (
-        read_synthetic(folder, PLAN, class_names=NAMES, shape=(8, 8, 3), crop=crop).images for crop in (False, True)
+        read_synthetic(folder, PLAN, class_names=NAMES, shape=(8, 8, 3), crop=crop).images() for crop in (False, True)
     )
     assert (cropped == 255).all()
     assert stretched[0, :, 0].max() < 10
@@ -219,7 +219,7 @@ def test_rejected_images_stay_in_their_chunk_and_are_not_read(tmp_path: Path) ->
         write(folder, chunk)
     assert work_left(finished_chunks(folder, wanted), wanted).missing == []
     images = read(folder, wanted)
-    assert images.images[:10, 0, 0, 0].tolist() == pixels(0, [0, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    assert images.images()[:10, 0, 0, 0].tolist() == pixels(0, [0, 2, 3, 4, 6, 7, 8, 9, 10, 11])
     counts, keys = rejected_counts(folder, wanted, listed=100)
     assert counts == {"blank": 6}
     assert keys == [(PLAN.key(label, index), "blank") for label in range(3) for index in (1, 5)]

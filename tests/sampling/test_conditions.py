@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ray_synth.config import Generate, StableDiffusion
+from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.generator import Generator, generator_of
 from ray_synth.generator.base import Parents
@@ -33,8 +34,9 @@ def test_a_class_name_is_text_and_nothing_else(name: str) -> None:
 
 def test_prompts_take_templates_words_and_captions() -> None:
     parents = Parents(
-        images=np.zeros((3, 2, 2, 3), np.uint8),
-        labels=np.array([0, 1, 1]),
+        source=ImageSet(
+            pixels=np.zeros((3, 2, 2, 3), np.uint8), labels=np.array([0, 1, 1]), class_names=("n0", "n02123045")
+        ),
         keys=list("xyz"),
         captions=["-", "red", "blue"],
     )
@@ -58,6 +60,6 @@ def test_parents_do_not_depend_on_the_order_of_reading(splits: Splits) -> None:
     one = Parents.of(real)
     other = Parents.of(real.take(np.random.default_rng(0).permutation(len(real))))
     assert one.keys == other.keys
-    assert (one.images == other.images).all()
+    assert (one.source.images() == other.source.images()).all()
     assert [one.labels[one.row_of(3, index)] for index in range(25)] == [3] * 25
     assert len({one.row_of(3, index) for index in range(10)}) == 10  # ten real ones, each once

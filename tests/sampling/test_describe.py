@@ -56,7 +56,7 @@ def test_captions_are_those_of_the_model_and_are_kept(tmp_path: Path, parents: P
     assert found is not None
     processor, blip = AutoProcessor.from_pretrained(model), AutoModelForImageTextToText.from_pretrained(model).eval()
     for row in (0, 63, 64, 99):
-        image = np.broadcast_to(parents.images[row], (8, 8, 3))
+        image = np.broadcast_to(parents.source.images()[row], (8, 8, 3))
         tokens = blip.generate(**processor(images=[image], return_tensors="pt"), max_new_tokens=6, do_sample=False)
         assert found[row] == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
     assert len(set(found)) > 1
@@ -73,7 +73,7 @@ def test_embeddings_are_those_of_clip(tmp_path: Path, parents: Parents, variant:
     settings = generator(visual_guidance=VisualGuidance(encoder={"model": str(model)}, variant=variant))
     found = described_parents(RunFolder(tmp_path / "run"), parents, settings, None, {"visual_guidance": "r"}).embeddings
     assert found is not None
-    images = [np.broadcast_to(image, (8, 8, 3)) for image in parents.images]
+    images = [np.broadcast_to(image, (8, 8, 3)) for image in parents.source.images()]
     clip = CLIPVisionModelWithProjection.from_pretrained(model).eval()
     with torch.no_grad():
         each = clip(**CLIPImageProcessor.from_pretrained(model)(images=images, return_tensors="pt")).image_embeds

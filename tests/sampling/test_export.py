@@ -49,7 +49,7 @@ def test_a_folder_is_read_back_by_our_own_reader(folder: RunFolder) -> None:
     assert sorted(images.class_names) == sorted(["zero", "%2E.%2Fone", "dwie%2F😀"])
     for label, name in enumerate(NAMES):
         mine = images.labels == images.class_names.index(folder_name(name))
-        assert images.images[mine][:, 0, 0, 0].tolist() == pixels(label, INDICES)
+        assert images.images()[mine][:, 0, 0, 0].tolist() == pixels(label, INDICES)
     assert not (Path(folder.root).parent / "one").exists()
 
 

@@ -35,8 +35,8 @@ def test_blank_images_are_rejected_and_dark_ones_are_not() -> None:
 
 def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None:
     """Copies that are larger, brighter, noisy or shifted in contrast, against other real images of the same kind."""
-    real, new = splits.generator.images, splits.test.images[:200]
-    judge = NearCopies(real)
+    real, new = splits.generator.images(), splits.test.images()[:200]
+    judge = NearCopies(splits.generator)
     rng = np.random.default_rng(0)
     some = real[:200].astype(float)
     changed = {
@@ -54,7 +54,7 @@ def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None
         Filter(near_copies=True),
         [real[0], new[0]],
         [0, 0],
-        Parents(images=real, labels=splits.generator.labels, keys=[]),
+        Parents(source=splits.generator, keys=[]),
     ) == ["near_copy", ""]
 
 
@@ -78,7 +78,7 @@ def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_clip_judges_as_open_clip_by_hand(clip_weights: tuple[str, Path], splits: Splits, rule: str) -> None:
     name, weights = clip_weights
     filter = Filter(clip={"model": name, "weights": str(weights), "rule": rule, "prompt": "an image of {class}"})
-    images = [image.repeat(4, axis=0).repeat(4, axis=1) for image in splits.test.images[:40]]
+    images = [image.repeat(4, axis=0).repeat(4, axis=1) for image in splits.test.images()[:40]]
     labels = [0, 1] * 20
     ours = judged(filter, images, labels)
     model = open_clip.create_model(name, pretrained=str(weights), weights_only=True).eval()

@@ -65,7 +65,7 @@ class Means(Stage):
     def run(self, advance: Callable[[int], None]) -> None:
         train = self.inputs.splits.train
         for label in self._missing():
-            mean = float(train.images[train.labels == label].mean())
+            mean = float(train.images()[train.labels == label].mean())
             self.folder.write_json(f"{self.name}/{label}.json", mean)
             advance(self.done)
         means = [self.folder.read_json(f"{self.name}/{label}.json") for label in range(self.total)]

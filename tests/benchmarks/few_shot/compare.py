@@ -73,7 +73,7 @@ def sets(images: str, dataset: str) -> dict[str, ImageSet]:
     with np.load(Path(images) / f"{dataset}.npz", allow_pickle=False) as data:
         names = tuple(str(name) for name in data["class_names"])
         return {
-            part: ImageSet(images=data[f"{part}_images"], labels=data[f"{part}_labels"], class_names=names)
+            part: ImageSet(pixels=data[f"{part}_images"], labels=data[f"{part}_labels"], class_names=names)
             for part in ("pool", "validation", "test", "synthetic")
         }
 

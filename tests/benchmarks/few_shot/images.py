@@ -51,7 +51,7 @@ def real_sets(name: str) -> dict[str, ImageSet]:
         images = images[..., None]
 
     def of(rows: np.ndarray) -> ImageSet:
-        return ImageSet(images=images[rows], labels=labels[rows], class_names=names)
+        return ImageSet(pixels=images[rows], labels=labels[rows], class_names=names)
 
     train = np.random.default_rng(0).permutation(np.flatnonzero(~test))
     return {
@@ -72,7 +72,7 @@ def synthetic(folder: RunFolder, name: str, real: ImageSet) -> ImageSet:
         seeds = [derive_seed("few-shot image", name, start + i) for i in range(len(batch))]
         images += sampler({"label": batch.tolist(), "seed": seeds})["image"]
         print(f"{len(images):,} images")
-    return ImageSet(images=np.stack(images), labels=labels, class_names=real.class_names)
+    return ImageSet(pixels=np.stack(images), labels=labels, class_names=real.class_names)
 
 
 def main() -> None:
@@ -92,11 +92,11 @@ def main() -> None:
     np.savez_compressed(
         Path(arguments.out) / f"{arguments.name}.npz",
         class_names=np.asarray(made.class_names),
-        synthetic_images=made.images,
+        synthetic_images=made.images(),
         synthetic_labels=made.labels,
         label_fidelity=fidelity["label_fidelity"],
         judge_accuracy=fidelity["label_fidelity/judge_accuracy"],
-        **{f"{n}_images": sets[n].images for n in ("pool", "validation", "test")},
+        **{f"{n}_images": sets[n].images() for n in ("pool", "validation", "test")},
         **{f"{n}_labels": sets[n].labels for n in ("pool", "validation", "test")},
     )
 

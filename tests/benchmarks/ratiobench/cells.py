@@ -78,7 +78,7 @@ def _dataset(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         digits = read_digits()
         order = np.random.default_rng(derive_seed("ratiobench", "digits")).permutation(len(digits))
         train, test = order[:1200], order[1200:]
-        return digits.images[train], digits.labels[train], digits.images[test], digits.labels[test]
+        return digits.images()[train], digits.labels[train], digits.images()[test], digits.labels[test]
     folder = os.environ.get("RAY_SYNTH_DATA")
     if not folder:
         raise SystemExit(f"{name} needs the measuring data; set RAY_SYNTH_DATA to its folder")

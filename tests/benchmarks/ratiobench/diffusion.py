@@ -43,7 +43,7 @@ def samples(images: np.ndarray, labels: np.ndarray, count: int, steps: int) -> n
     if kept.exists():
         return np.asarray(np.load(kept, allow_pickle=False))
     settings = Diffusion(steps=steps)
-    pool = ImageSet(images=images, labels=labels.astype(np.int64), class_names=tuple(str(c) for c in classes))
+    pool = ImageSet(pixels=images, labels=labels.astype(np.int64), class_names=tuple(str(c) for c in classes))
     with tempfile.TemporaryDirectory() as folder:
         finetune(RunFolder(folder), pool, settings, seed=0)
         unet = load_unet(RunFolder(folder))

@@ -1,0 +1,124 @@
+"""What images are asked for: labelled ones of one size, in memory, in files or in chunks, decoded when asked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+BATCH = 512
+
+Rows = np.ndarray | slice
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSource(ABC):
+    """Labelled images of one size.
+
+    labels: int64 [N], indexing class_names; shape: height, width and channels of an image; sources: [N] what messages
+    call an image, such as its file; parts: [N] of `train`, `val` and `test`, where the source has an official split;
+    notes: what reading had to change.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    sources: np.ndarray | None = None
+    parts: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        """uint8 [k,H,W,C] of these rows, in their order; None: all."""
+
+    @abstractmethod
+    def _held(self, rows: Rows) -> dict[str, Any]:
+        """What the subclass holds of these rows. Nothing is decoded."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images of each class. [C]"""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def take(self, rows: Rows) -> Self:
+        """These images alone, without notes. Nothing is decoded."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            sources=None if self.sources is None else self.sources[rows],
+            parts=None if self.parts is None else self.parts[rows],
+            notes=(),
+            **self._held(rows),
+        )
+
+    def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
+        """All images in order, uint8 [b,H,W,C] each."""
+        for start in range(0, len(self), size):
+            yield self.images(slice(start, start + size))
+
+    def name(self, row: int) -> str:
+        """What messages call an image: its file, or its place in the set."""
+        return str(row if self.sources is None else self.sources[row])
+
+    def keys(self) -> list[str]:
+        """One stable id per image: its class and pixels, wherever it was read from."""
+        return self._keys
+
+    @functools.cached_property
+    def _keys(self) -> list[str]:
+        names, shape = [name.encode() for name in self.class_names], str(self.shape).encode()
+        images = (image for batch in self.batches() for image in batch)
+        return [
+            hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
+            for image, label in zip(images, self.labels, strict=True)
+        ]
+
+    def digest(self) -> str:
+        """Hash of the set: class names, and every image with its label, in any order."""
+        joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined(ImageSource):
+    """Several sources as one. places: [N,2] which source, and the row in it."""
+
+    several: tuple[ImageSource, ...]
+    places: np.ndarray
+
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        places = self.places if rows is None else self.places[rows]
+        out = np.empty((len(places), *self.shape), dtype=np.uint8)
+        for number, source in enumerate(self.several):
+            asked = np.flatnonzero(places[:, 0] == number)
+            if len(asked):
+                out[asked] = source.images(places[asked, 1])
+        return out
+
+    def _held(self, rows: Rows) -> dict[str, Any]:
+        return {"places": self.places[rows]}
+
+
+def joined(several: Sequence[ImageSource]) -> ImageSource:
+    """Sources of one shape and one list of classes, one after the other."""
+    return Joined(
+        labels=np.concatenate([source.labels for source in several]),
+        class_names=several[0].class_names,
+        shape=several[0].shape,
+        several=tuple(several),
+        places=np.concatenate(
+            [np.stack([np.full(len(s), i), np.arange(len(s))], axis=1) for i, s in enumerate(several)]
+        ),
+    )
