@@ -1,4 +1,4 @@
-"""Logits, targets and regions in, the regularized loss of paper 000 (Eq. 7) with its four terms out.
+"""Logits, targets and regions in, the regularized loss (Nguyen et al., 2025, Eq. 7) with its four terms out.
 
 Everything is one autograd function: softmax is taken once for cross-entropy, both terms and the backward pass, and the
 two terms touch only pairs of samples that share a region, found by sorting.
@@ -39,7 +39,7 @@ def regularized_loss(
     lambda_2: float = 1.0,
     variant: Literal["paper", "released"] = "paper",
 ) -> RegularizedLoss:
-    """λ·CE(real) + CE(synthetic) + λ₁·discrepancy + λ₂·robustness (paper 000, Eq. 7).
+    """λ·CE(real) + CE(synthetic) + λ₁·discrepancy + λ₂·robustness (Nguyen et al., 2025, Eq. 7).
 
     Args:
         real_logits, synthetic_logits: [B,C] and [G,C]; an empty side adds 0.
