@@ -1,4 +1,4 @@
-"""Nothing in, a connected Ray out: joins the cluster of RAY_ADDRESS, or starts one here for as long as needed."""
+"""Ray for as long as it is needed: joins the cluster of RAY_ADDRESS, or starts one here."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ray_synth.errors import InputError
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
-GREY = np.array([0.299, 0.587, 0.114])
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 Item = Path | bytes | np.ndarray
 Size = tuple[int, int]
@@ -157,7 +157,7 @@ def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = Fals
     """
     image = resized(image, shape[:2], crop=crop)
     if image.ndim == 3 and shape[2] == 1:
-        image = np.round(image @ GREY).astype(np.uint8)
+        image = np.round(image @ LUMA).astype(np.uint8)
     return image[..., None] if image.ndim == 2 else image
 
 

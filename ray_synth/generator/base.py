@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with_absolute_paths
 from ray_synth.data.images import ImageSet
-from ray_synth.data.leaks import Prints
+from ray_synth.data.leaks import Fingerprints
 from ray_synth.runs import RunFolder
 
 # Columns, one value an image: key, label, class_name, index, seed, prompt, negative_prompt, parent (row of the real
@@ -140,7 +140,7 @@ class Generator(ABC, Generic[S]):
         """How many images of each class there are, where they exist already."""
         return None
 
-    def prints(self, each: int, *, crop: bool) -> Prints:
+    def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
         """What the first `each` existing images of every class are compared by, in the shape they are trained on."""
         raise NotImplementedError  # for kinds with a `source`
 
