@@ -102,7 +102,7 @@ def _train(
         logits = _forward(weights, x[batch])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[batch].flatten(), reduction="sum")
         optimizer.zero_grad(set_to_none=True)
-        (loss / BATCH).backward()  # type: ignore[no-untyped-call]
+        (loss / BATCH).backward()
         optimizer.step()
     return weights
 

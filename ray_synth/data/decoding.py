@@ -26,7 +26,12 @@ Size = tuple[int, int]
 
 
 def read_pixels(
-    items: Sequence[Item], names: Sequence[str], size: Size | None, channels: int | None, *, crop: bool = False
+    items: Sequence[Item] | np.ndarray,
+    names: Sequence[str] | np.ndarray,
+    size: Size | None,
+    channels: int | None,
+    *,
+    crop: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Pixels in one size and mode, uint8 [N,H,W,C], and what had to be changed.
 
@@ -77,7 +82,7 @@ class Seen:
 
 
 def _in_threads(
-    items: Sequence[Item] | np.ndarray, names: Sequence[str], seen: Seen, size: Size | None, crop: bool
+    items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray, seen: Seen, size: Size | None, crop: bool
 ) -> Iterator[np.ndarray]:
     """Every image in order, resized where the size is known: large photos need then not all be held."""
 
