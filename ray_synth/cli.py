@@ -1,4 +1,4 @@
-"""Words in, exit codes out: 0 when the work is complete, 2 for wrong input, 1 for failed work, 130 after Ctrl-C.
+"""The command line. Exit codes: 0 when the work is complete, 2 for wrong input, 1 for failed work, 130 after Ctrl-C.
 
 Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 """

@@ -16,7 +16,7 @@ from ray_synth.runs import RunFolder
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "9p", "fuse")
 SEEN_WITHIN = 120.0  # seconds for a node to look
-DEATHS = 3  # of the machine of one piece of work
+MACHINE_DEATHS = 3  # of the machine of one piece of work
 CLUSTER_FILE = "ray-synth/autoscaling-config"  # the label of a head: a file of its home folder; cluster.yaml sets it
 T = TypeVar("T")
 
@@ -109,12 +109,12 @@ def _cluster_file() -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def where_gpus_are(function: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:
+def on_gpu_node(function: Callable[..., Iterator[T]], *arguments: Any) -> Iterator[T]:
     """What a generator function yields: in this process, or, where the cluster has or may have GPUs and this machine
     has none, in one that holds a GPU. When that one's machine dies it begins again, and so does what it yields.
 
     Raises:
-        WorkError: machines died under it more often than DEATHS times.
+        WorkError: machines died under it more often than MACHINE_DEATHS times.
     """
     import ray
     import torch
@@ -124,7 +124,7 @@ def where_gpus_are(function: Callable[..., Iterator[T]], *arguments: Any) -> Ite
         return
     shared = [ray.put(argument) for argument in arguments]
     task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0, num_returns="streaming")(function)
-    for death in range(DEATHS + 1):
+    for death in range(MACHINE_DEATHS + 1):
         try:
             for value in task.remote(*shared):
                 yield ray.get(value)
@@ -132,8 +132,10 @@ def where_gpus_are(function: Callable[..., Iterator[T]], *arguments: Any) -> Ite
         except ray.exceptions.RayTaskError:
             raise  # the function's own
         except ray.exceptions.RayError as error:
-            if death == DEATHS:
-                raise WorkError(f"machines died under {function.__name__} {DEATHS + 1} times: {error}") from error
+            if death == MACHINE_DEATHS:
+                raise WorkError(
+                    f"machines died under {function.__name__} {MACHINE_DEATHS + 1} times: {error}"
+                ) from error
 
 
 def check_shared(folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""Features in, regions out: faiss k-means over real and synthetic samples together (paper 000, sections 4.1 and C)."""
+"""Features in, regions out: k-means over real and synthetic samples together (Nguyen et al., 2025, section 4.1)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _means(features: np.ndarray, rows: np.ndarray, groups: np.ndarray, num_group
 
 
 class OnlineKMeans:
-    """Mini-batch k-means (paper 000, Algorithm 2, lines 11 to 13): each sample moves its centroid by 1/|z_i|.
+    """Mini-batch k-means (Nguyen et al., 2025, Algorithm 2, lines 11 to 13): each sample moves its centroid by 1/|z_i|.
 
     centroids: float32 [K,d]; counts: int64 [K], samples that moved each. Both are the whole state.
     """

@@ -149,12 +149,12 @@ class Run:
         import torch
 
         from ray_synth.classifier.final import check_workers
-        from ray_synth.sweep.places import Places
+        from ray_synth.sweep.slots import TrialSlots
 
         if os.environ.get("RAY_ADDRESS"):
             return
         cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-        Places.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
+        TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
         check_workers(self.experiment.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
 
     def _check_clusters(self) -> None:

@@ -1,4 +1,4 @@
-"""What happens in, what a person sees out: lines and bars on the terminal, every line with its time in log.txt."""
+"""What a person sees of a run: lines and bars on the terminal, every line with its time in log.txt."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ from ray_synth.config import FORMAT, Experiment, digest
 from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
 
+Names = list[str]  # in RunFolder, `list` is its method
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
@@ -157,7 +159,7 @@ class RunFolder:
                 "choose another folder with --out DIR"
             )
 
-    def open_for(self, experiment: Experiment) -> list[str]:
+    def open_for(self, experiment: Experiment) -> Names:
         """Claim the folder for an experiment, and write its resolved settings; older ones are kept in `stale/`.
 
         Returns the files of which an older version was kept. Raises InputError as `check_free_for`.
@@ -194,7 +196,7 @@ class RunFolder:
             f"{self.url}/stale/; it is made anew"
         )
 
-    def set_aside(self, names: Sequence[str], label: str) -> list[str]:
+    def set_aside(self, names: Sequence[str], label: str) -> Names:
         """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""
         present = [name for name in names if self.exists(name)]
         if not present:
@@ -227,7 +229,7 @@ class RunFolder:
     @contextmanager
     def working_on(
         self, name: str, stage_digest: str, outputs: Sequence[str], *, named_by_content: bool = False
-    ) -> Iterator[list[str]]:
+    ) -> Iterator[Names]:
         """Around the work of a stage: outputs of other settings are moved aside first, completion is recorded last.
 
         Outputs without any record are of unknown settings too, unless their names say what they are.

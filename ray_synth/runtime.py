@@ -1,4 +1,4 @@
-"""Nothing in, a connected Ray out: joins the cluster of RAY_ADDRESS, or starts one here for as long as needed."""
+"""Ray for as long as it is needed: joins the cluster of RAY_ADDRESS, or starts one here."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def use_token() -> None:
     token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     if "RAY_AUTH_MODE" in os.environ or not (os.environ.get("RAY_AUTH_TOKEN") or Path(token).exists()):
         return
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 
     os.environ["RAY_AUTH_MODE"] = "token"
     Config.initialize("")  # as Ray itself does: what was read of the environment before would stay

@@ -1,4 +1,4 @@
-"""Results in, tables on standard output out."""
+"""The tables that verbs print: of a sweep, a run, an estimate, a plan."""
 
 from __future__ import annotations
 

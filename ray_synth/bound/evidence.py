@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
-from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, Held, ridge_scores, scored_rows
+from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, ridge_scores, scored_rows
 from ray_synth.bound.random_features import redrawn
 from ray_synth.bound.samples import Samples
 
@@ -161,15 +161,15 @@ def _ridge(
     return scores
 
 
-def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> Callable[[Sets], Held]:
+def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> Callable[[Sets], HeldOut]:
     """Target samples with labels are what to be right about; without them, each of these real rows, left out.
 
     places: of the rows among the real images that are trained on, where those are not all.
     """
     if samples.target_labels is not None:
         labels = samples.target_labels
-        return lambda parts: Held(labels, target=parts[2])
-    return lambda parts: Held(samples.real_labels[rows], rows=rows if places is None else places)
+        return lambda parts: HeldOut(labels, target=parts[2])
+    return lambda parts: HeldOut(samples.real_labels[rows], rows=rows if places is None else places)
 
 
 def _full_size(scores: FloatArray, samples: Samples, rows: IntArray, pilot: Pilot, *, left_out: float) -> FloatArray:

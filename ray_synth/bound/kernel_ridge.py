@@ -1,4 +1,4 @@
-"""A kernel, real samples and a generator's labels in, predictions and their exact risk out (paper 003, section 2)."""
+"""Kernel ridge regression towards a generator (Shidani et al., 2025, section 2): predictions and their exact risk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kernel = Callable[[FloatArray, FloatArray], FloatArray]
 
 
 class SyntheticRidge:
-    """Kernel ridge regression towards a generator g: argmin (1/n)Σ(y − f(x))² + λ‖f − g‖²_H (paper 003, Eq. 1).
+    """argmin (1/n)Σ(y − f(x))² + λ‖f − g‖²_H for a generator g (Shidani et al., 2025, Eq. 1).
 
     The exact minimiser over all of H is `g + k(·,X)(K + nλI)⁻¹(y − g(X))`. Lemma 2.1 works in the span of the training
     points instead, with g replaced by its projection; both agree where g lies in that span.
@@ -61,7 +61,7 @@ class SyntheticRidge:
 
 
 def discrepancy(target: np.ndarray, generator: np.ndarray, eigenvalues: np.ndarray) -> float:
-    """D = Σ_j (θ_j − ω_j)²/μ_j² (paper 003, Theorem 2.2): coefficients [J] in the Mercer basis, eigenvalues [J] > 0."""
+    """D = Σ_j (θ_j − ω_j)²/μ_j² (Shidani et al., 2025, Theorem 2.2): coefficients [J] in the Mercer basis."""
     theta, omega, mu = _series(target, generator, eigenvalues)
     return float((((theta - omega) / mu) ** 2).sum())
 
@@ -106,7 +106,7 @@ def effective_regularization(eigenvalues: np.ndarray, *, num_real: int, strength
 def shifted_bias(
     source: np.ndarray, target: np.ndarray, generator: np.ndarray, eigenvalues: np.ndarray, *, strength: float
 ) -> float:
-    """Population bias² under domain shift: Σ_j [(λ(θᵗ−ω) + μ(θᵗ−θˢ))/(μ+λ)]² (paper 003, Theorem 5.1, exact form).
+    """Bias² under domain shift: Σ_j [(λ(θᵗ−ω) + μ(θᵗ−θˢ))/(μ+λ)]² (Shidani et al., 2025, Theorem 5.1, exact form).
 
     Training labels follow θˢ (`source`), the test follows θᵗ (`target`), the generator ω. All [J].
     """

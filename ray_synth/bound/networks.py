@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ray_synth.bound.pilot import Pilot
-from ray_synth.bound.probe import QUARTERS, Held, extrapolated
+from ray_synth.bound.probe import QUARTERS, HeldOut, extrapolated
 
 FloatArray = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def network_scores(
     real_labels: NDArray[np.int64],
     synthetic: FloatArray,
     pilot: Pilot,
-    held: Held,
+    held: HeldOut,
     *,
     real_weight: FloatArray,
     seeds: int,
@@ -102,7 +102,7 @@ def _train(
         logits = _forward(weights, x[batch])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[batch].flatten(), reduction="sum")
         optimizer.zero_grad(set_to_none=True)
-        (loss / BATCH).backward()  # type: ignore[no-untyped-call]
+        (loss / BATCH).backward()
         optimizer.step()
     return weights
 

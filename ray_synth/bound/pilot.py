@@ -42,7 +42,7 @@ class Pilot:
     def rows(self, ratio: int, every: int = 1) -> NDArray[np.int64]:
         """Rows at the ratio of this index: a class that has too few repeats them, so that its weight is right.
 
-        every: take only each class's every so-manieth image.
+        every: the step over each class's images; 4 takes a quarter of them.
         """
         taken = [
             np.resize(rows[::every][:wanted], wanted)

@@ -1,4 +1,4 @@
-"""A classifier's outputs and regions in, the terms of the prediction-space bound of paper 000 (Theorem 3.3) out.
+"""A classifier's outputs and regions in, terms of the prediction-space bound (Nguyen et al., 2025, Theorem 3.3) out.
 
 Diagnostics of a run, not a guarantee that is met: expectations under the real distribution are not computable, and the
 terms that need them are estimated on validation outputs where those are given.
@@ -55,7 +55,7 @@ def prediction_space_bound(
     validation_outputs: np.ndarray | None = None,
     validation_regions: np.ndarray | None = None,
 ) -> BoundTerms:
-    """Theorem 3.3 of paper 000 on the samples at hand.
+    """The bound (Nguyen et al., 2025, Theorem 3.3) on the samples at hand.
 
     Args:
         real_outputs, synthetic_outputs: softmax outputs [n,C], [g,C].

@@ -24,7 +24,7 @@ MAX_SCORED = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class HeldOut:
     """What a fit is scored on: rows of the real set, each left out in turn, or samples of a target domain.
 
     labels: [s]; rows: [s], of the real set; target: [s,d] features instead.
@@ -40,7 +40,7 @@ def ridge_scores(
     real_labels: NDArray[np.int64],
     synthetic: FloatArray,
     pilot: Pilot,
-    held: Held,
+    held: HeldOut,
     *,
     real_weight: FloatArray,
     penalties: Sequence[float] = PENALTIES,
@@ -89,7 +89,7 @@ def _fits(
     synthetic: FloatArray,
     pilot: Pilot,
     members: Sequence[NDArray[np.int64]],
-    held: Held,
+    held: HeldOut,
     real_weight: FloatArray,
     penalties: Sequence[float],
 ) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Distance, dimension and sample size in, the stability-shaped bound of paper 003 (Theorem 3.1) and its optimum out.
+"""Distance, dimension and sample size in, the stability bound (Shidani et al., 2025, Theorem 3.1) and its optimum out.
 
 The theorem's constants are not known. C1, C2 and C3 stand for them: with the defaults the bound orders settings (a
 worse generator, or more real images, lowers the optimum); it gives no absolute ratio by itself.

@@ -1,4 +1,4 @@
-"""Discrepancy, noise and eigenvalue decay in, the ratio that minimises the bound of Theorem 2.2 (paper 003) out."""
+"""Discrepancy, noise and eigenvalue decay in, the ratio of the least bound (Shidani et al., 2025, Theorem 2.2) out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MINIMUM_DECAY = 0.5  # a kernel of finite trace has 2r > 1
 def risk_bound(
     strength: float | np.ndarray, *, discrepancy: float, noise_variance: float, num_real: int, decay: float
 ) -> float | np.ndarray:
-    """(D + σ²)/(n λ²) + D·λ^(2 − 1/(4r)), up to constants (paper 003, Theorem 2.2). λ > 0 is `strength`."""
+    """(D + σ²)/(n λ²) + D·λ^(2 − 1/(4r)), up to constants (Shidani et al., 2025, Theorem 2.2). λ > 0 is `strength`."""
     power = 2 - 1 / (4 * decay)
     return (discrepancy + noise_variance) / (num_real * strength**2) + discrepancy * strength**power
 
 
 def optimal_strength(*, discrepancy: float, noise_variance: float, num_real: int, decay: float) -> float:
-    """λ⋆ = (2(D + σ²) / (p·n·D))^(1/(p+2)) with p = 2 − 1/(4r) (paper 003, Corollary 2.2.1).
+    """λ⋆ = (2(D + σ²) / (p·n·D))^(1/(p+2)) with p = 2 − 1/(4r) (Shidani et al., 2025, Corollary 2.2.1).
 
     λ⋆ is the ratio ρ⋆ for uniform weights. D = 0 gives infinity: a perfect generator is used without limit.
 
@@ -65,7 +65,7 @@ class ClosedForm:
 
 
 def closed_form(real: np.ndarray, synthetic: np.ndarray, *, num_real: int, max_ratio: float) -> ClosedForm:
-    """Corollary 2.2.1 with the proxies of paper 003, section 6: RAPSD distance, spectral slope, data variance.
+    """Corollary 2.2.1 by proxies (Shidani et al., 2025, section 6): RAPSD distance, spectral slope, data variance.
 
     real, synthetic: uint8 [N,H,W,C] of one size. Decays below 1/2 are raised to it.
     """

@@ -56,7 +56,8 @@ class SplitAttention(nn.Module):
         return (out if self.batch_first else out.transpose(0, 1)), None
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, L, d / heads)
+        heads: torch.Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)  # (B, heads, L, d / heads)
 
     def _mask(self, mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
         """[L,S] or [B * heads,L,S], added, or True where nothing may be seen -> what the fused kernel takes."""
@@ -77,7 +78,8 @@ class SplitAttentionPool(nn.Module):
         """[B,d,H,W] -> [B,out]."""
         positions = x.flatten(2).transpose(1, 2)
         positions = torch.cat([positions.mean(dim=1, keepdim=True), positions], dim=1) + self.positional_embedding
-        return self.attention(positions[:, :1], positions, positions)[0][:, 0]
+        pooled: torch.Tensor = self.attention(positions[:, :1], positions, positions)[0]
+        return pooled[:, 0]
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
@@ -143,7 +145,8 @@ def add_lora(clip: nn.Module, lora: Lora) -> None:
 
     clip.requires_grad_(False)
     targets = [f"{name}.{p}_proj" for name in split_towers(clip, lora.towers) for p in lora.projections]
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
+    alpha: Any = lora.alpha  # a float to peft's code, whatever its annotation says
+    config = LoraConfig(r=lora.r, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
     inject_adapter_in_model(config, clip)
     adapted = {name.split(".lora_A.")[0] for name, _ in clip.named_parameters() if ".lora_A." in name}
     if adapted != set(targets):  # a peft that matches names otherwise must not pass unseen

@@ -1,4 +1,4 @@
-"""A classifier and its data in, the terms of the generalization bound and its accuracy out (paper 000, Figure 2)."""
+"""A classifier and its data in, the terms of its bound and its accuracy out (Nguyen et al., 2025, Figure 2)."""
 
 from __future__ import annotations
 

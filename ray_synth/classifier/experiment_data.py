@@ -11,7 +11,7 @@ from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import synthetic_counts
 from ray_synth.data.source import ImageSource
-from ray_synth.nodes import where_gpus_are
+from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
 
 
@@ -36,7 +36,7 @@ class ExperimentData:
         """An encoder's features are taken once for all trainings. Pixels cost nothing: each training takes its own."""
         features = None
         if experiment.partition.encoder:
-            features = np.concatenate(list(where_gpus_are(encoded, [real, synthetic], experiment.partition.features)))
+            features = np.concatenate(list(on_gpu_node(encoded, [real, synthetic], experiment.partition.features)))
         return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
 
     def at(self, setting: Setting) -> tuple[TrainingData, ImageSource, Classifier]:

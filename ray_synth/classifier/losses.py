@@ -1,4 +1,4 @@
-"""Logits, targets and regions in, the regularized loss of paper 000 (Eq. 7) with its four terms out.
+"""Logits, targets and regions in, the regularized loss (Nguyen et al., 2025, Eq. 7) with its four terms out.
 
 Everything is one autograd function: softmax is taken once for cross-entropy, both terms and the backward pass, and the
 two terms touch only pairs of samples that share a region, found by sorting.
@@ -39,7 +39,7 @@ def regularized_loss(
     lambda_2: float = 1.0,
     variant: Literal["paper", "released"] = "paper",
 ) -> RegularizedLoss:
-    """λ·CE(real) + CE(synthetic) + λ₁·discrepancy + λ₂·robustness (paper 000, Eq. 7).
+    """λ·CE(real) + CE(synthetic) + λ₁·discrepancy + λ₂·robustness (Nguyen et al., 2025, Eq. 7).
 
     Args:
         real_logits, synthetic_logits: [B,C] and [G,C]; an empty side adds 0.
@@ -63,7 +63,7 @@ def regularized_loss(
             f"both logits must have the same classes, got {real_logits.shape[1]} real and {synthetic_logits.shape[1]}"
         )
     z_s, z_g = _in_one_type(real_logits, synthetic_logits)
-    real, synthetic, discrepancy, robustness = _Eq7.apply(
+    real, synthetic, discrepancy, robustness = _Eq7.apply(  # type: ignore[no-untyped-call]
         z_s,
         z_g,
         _as_given(real_targets, z_s),
@@ -93,7 +93,8 @@ def region_terms(
     pairs = Pairs.of(real_regions, synthetic_regions, variant)
     if live is not None:
         pairs = pairs.with_one_of(*live)
-    _, _, discrepancy, robustness = _Eq7.apply(*_in_one_type(real_logits, synthetic_logits), None, None, pairs, variant)
+    z_s, z_g = _in_one_type(real_logits, synthetic_logits)
+    _, _, discrepancy, robustness = _Eq7.apply(z_s, z_g, None, None, pairs, variant)  # type: ignore[no-untyped-call]
     return discrepancy, robustness
 
 
@@ -195,7 +196,8 @@ def _cross_entropy(z: torch.Tensor, h: torch.Tensor, y: torch.Tensor | None) -> 
     log_sum = z.amax(-1) - h.amax(-1).log()
     if y.ndim == 1:
         return (log_sum - z.gather(1, y[:, None])[:, 0]).mean()
-    return (log_sum * y.sum(-1) - torch.linalg.vecdot(y, z)).mean()
+    agreement: torch.Tensor = torch.linalg.vecdot(y, z)
+    return (log_sum * y.sum(-1) - agreement).mean()
 
 
 def _through_softmax(

@@ -1,4 +1,4 @@
-"""A batch's outputs in, the two terms of Eq. 7 over all training data out (paper 000, Algorithm 2: lightweight)."""
+"""A batch's outputs in, two terms of Eq. 7 over all training data out (Nguyen et al., 2025, Algorithm 2)."""
 
 from __future__ import annotations
 

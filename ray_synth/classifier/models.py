@@ -70,7 +70,7 @@ def small_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
 
 
 def compact_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Two 3x3 convolutions with max pooling and two linear layers (Beyond Real Data, I.2.1). shape: [H,W,C]."""
+    """Two 3x3 convolutions with max pooling, two linear layers (Shidani et al., 2025, section I.2.1), for [H,W,C]."""
     return nn.Sequential(
         nn.Conv2d(shape[2], 32, 3, padding=1),
         nn.ReLU(),

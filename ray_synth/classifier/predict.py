@@ -1,4 +1,4 @@
-"""A classifier and images in, logits and accuracies out."""
+"""What a classifier says of images, batch by batch in evaluation mode; its accuracy over images or over classes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ray_synth.config.section import Section
 
 
 class PartitionSettings(Section):
-    """The k-means regions of Eq. 7 (paper 000), over real and synthetic images together."""
+    """The k-means regions of (Nguyen et al., 2025, Eq. 7), over real and synthetic images together."""
 
     num_clusters: int | None = Field(None, ge=1, description="default: clusters_per_class x classes")
     clusters_per_class: float = Field(2.0, gt=0, le=1000)
@@ -33,7 +33,10 @@ class PartitionSettings(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters of an open_clip model; everything else stays frozen. Defaults: DataDream's and paper 000's."""
+    """Low-rank adapters of an open_clip model; everything else stays frozen.
+
+    Defaults: those of DataDream (Kim et al., 2024) and of Nguyen et al., 2025.
+    """
 
     r: int = Field(16, ge=1, le=1024)
     alpha: float = Field(32.0, gt=0, le=10_000)
@@ -90,7 +93,7 @@ class Targets(Section):
 
 
 class Classifier(Section):
-    """The classifier, its loss (Eq. 7 of paper 000) and its budget."""
+    """The classifier, its loss (Nguyen et al., 2025, Eq. 7) and its budget."""
 
     model: str = Field(
         "small_cnn", description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME or open_clip:NAME"

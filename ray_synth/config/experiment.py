@@ -1,4 +1,4 @@
-"""All sections in, one checked `Experiment` out."""
+"""`Experiment`: all sections of a file, and what must hold between them."""
 
 from __future__ import annotations
 

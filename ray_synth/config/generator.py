@@ -100,7 +100,7 @@ class Captions(Section):
 
 
 class VisualGuidance(Section):
-    """CLIP image embeddings joined to the text embeddings (Real-Fake, section 3.2).
+    """CLIP image embeddings joined to the text embeddings (Yuan et al., 2024, section 3.2).
 
     variant paper: the mean embedding of the class, as one more token. variant released: the embedding of the parent
     image, in place of the last text token.
@@ -114,7 +114,7 @@ class StableDiffusion(GeneratorSettings):
     """Stable Diffusion 1.x or 2.x through diffusers: text-to-image, or image-to-image with `strength`."""
 
     kind: Literal["stable_diffusion"] = "stable_diffusion"
-    # Real-Fake, appendix: UniPC, 30 steps, guidance 2.0.
+    # UniPC, 30 steps, guidance 2.0 (Yuan et al., 2024, Table 6).
     generate_defaults: ClassVar[Mapping[str, Any]] = {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}
     model: str = Field(min_length=1, description="a local folder, or a hub id")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")

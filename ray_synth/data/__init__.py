@@ -1,1 +1,1 @@
-"""Image sources in, disjoint labelled image sets out."""
+"""Labelled images: read from many formats, split, and checked to share no image between the sides."""

@@ -44,8 +44,8 @@ def list_npz(path: Path) -> Listing:
             f"{labels.dtype} {list(labels.shape)}"
         )
     names = names_of(f"{path}#row {row}" for row in range(len(images)))
-    class_names = _texts(arrays["class_names"]) if "class_names" in arrays else None
-    indices, class_names = labels_of(_plain(labels), class_names, names, str(path))
+    known = _texts(arrays["class_names"]) if "class_names" in arrays else None
+    indices, class_names = labels_of(_plain(labels), known, names, str(path))
     return Listing(
         items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, names, path)
     )
@@ -137,7 +137,7 @@ def list_cifar100(root: Path) -> Listing:
 
 def _list_cifar(root: Path, release: Cifar) -> Listing:
     folder, suffix = _cifar_folder(root, release)
-    class_names = _cifar_names(folder, release, suffix)
+    known = _cifar_names(folder, release, suffix)
     images, labels, names, parts = [], list[int | str](), list[str](), list[str]()
     for part, files in (("train", release.train), ("test", release.test)):
         for file in files:
@@ -146,7 +146,7 @@ def _list_cifar(root: Path, release: Cifar) -> Listing:
             labels += found
             names += [f"{folder / (file + suffix)}#row {row}" for row in range(len(found))]
             parts += [part] * len(found)
-    indices, class_names = labels_of(labels, class_names, names, f"{release.name} in {folder}")
+    indices, class_names = labels_of(labels, known, names, f"{release.name} in {folder}")
     stacked = np.concatenate(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return Listing(
         items=np.ascontiguousarray(stacked),

@@ -19,14 +19,19 @@ from ray_synth.errors import InputError
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
-GREY = np.array([0.299, 0.587, 0.114])
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 Item = Path | bytes | np.ndarray
 Size = tuple[int, int]
 
 
 def read_pixels(
-    items: Sequence[Item], names: Sequence[str], size: Size | None, channels: int | None, *, crop: bool = False
+    items: Sequence[Item] | np.ndarray,
+    names: Sequence[str] | np.ndarray,
+    size: Size | None,
+    channels: int | None,
+    *,
+    crop: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Pixels in one size and mode, uint8 [N,H,W,C], and what had to be changed.
 
@@ -77,7 +82,7 @@ class Seen:
 
 
 def _in_threads(
-    items: Sequence[Item] | np.ndarray, names: Sequence[str], seen: Seen, size: Size | None, crop: bool
+    items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray, seen: Seen, size: Size | None, crop: bool
 ) -> Iterator[np.ndarray]:
     """Every image in order, resized where the size is known: large photos need then not all be held."""
 
@@ -157,7 +162,7 @@ def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = Fals
     """
     image = resized(image, shape[:2], crop=crop)
     if image.ndim == 3 and shape[2] == 1:
-        image = np.round(image @ GREY).astype(np.uint8)
+        image = np.round(image @ LUMA).astype(np.uint8)
     return image[..., None] if image.ndim == 2 else image
 
 

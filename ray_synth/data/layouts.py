@@ -129,7 +129,7 @@ def _found(release: Release) -> Found:
     return found
 
 
-def _check_once(release: Release, names: Sequence[str], keys: Sequence[str], parts: Sequence[str]) -> None:
+def _check_once(release: Release, names: np.ndarray, keys: Sequence[str], parts: Sequence[str]) -> None:
     """Raise InputError where an image is listed twice. names: sorted."""
     for row in range(1, len(names)):
         if names[row] == names[row - 1]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_synth.data.decoding import GREY
+from ray_synth.data.decoding import LUMA
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 
@@ -25,7 +25,7 @@ QUERIES = 16  # images that are looked up at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prints:
+class Fingerprints:
     """What a set is compared by. names: [N], for messages; digests: [N], of the pixels; hashes: uint8 [N,B], which
     differ in few bits where images look alike."""
 
@@ -37,29 +37,29 @@ class Prints:
         return len(self.digests)
 
     @classmethod
-    def of(cls, images: ImageSource) -> Prints:
+    def of(cls, images: ImageSource) -> Fingerprints:
         return cls.of_pixels(images.images(), [images.name(row) for row in range(len(images))])
 
     @classmethod
-    def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Prints:
+    def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Fingerprints:
         """images: uint8 [N,H,W,C]."""
         shape = str(images.shape[1:]).encode()
         digests = [hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest() for image in images]
         return cls(names=names, digests=digests, hashes=image_hashes(images))
 
-    def take(self, rows: np.ndarray) -> Prints:
-        return Prints(
+    def take(self, rows: np.ndarray) -> Fingerprints:
+        return Fingerprints(
             names=[self.names[row] for row in rows],
             digests=[self.digests[row] for row in rows],
             hashes=self.hashes[rows],
         )
 
     @classmethod
-    def joined(cls, several: Sequence[Prints]) -> Prints:
+    def joined(cls, several: Sequence[Fingerprints]) -> Fingerprints:
         return cls(
-            names=[name for prints in several for name in prints.names],
-            digests=[digest for prints in several for digest in prints.digests],
-            hashes=np.concatenate([prints.hashes for prints in several]),
+            names=[name for fingerprints in several for name in fingerprints.names],
+            digests=[digest for fingerprints in several for digest in fingerprints.digests],
+            hashes=np.concatenate([fingerprints.hashes for fingerprints in several]),
         )
 
 
@@ -74,13 +74,13 @@ class Pair:
     second_row: int
 
 
-def rows_without_leaks(sets: Mapping[str, Prints], on_leak: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def rows_without_leaks(sets: Mapping[str, Fingerprints], on_leak: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """The rows of each set whose image no later set holds (test comes last), and notes of what was taken away.
 
     Raises:
         InputError: there are such images, and on_leak is `refuse`.
     """
-    rows = {name: np.arange(len(prints)) for name, prints in sets.items()}
+    rows = {name: np.arange(len(fingerprints)) for name, fingerprints in sets.items()}
     pairs = identical_pairs(sets)
     if not pairs:
         return rows, []
@@ -97,7 +97,7 @@ def rows_without_leaks(sets: Mapping[str, Prints], on_leak: str) -> tuple[dict[s
     return kept, [f"taken away: {taken}; {_leak(pairs, sets)}"]
 
 
-def refuse_judged(synthetic: Prints, judged: Mapping[str, Prints]) -> list[str]:
+def refuse_judged(synthetic: Fingerprints, judged: Mapping[str, Fingerprints]) -> list[str]:
     """Raise InputError where a synthetic image is one that the classifier is judged on; notes of near copies."""
     sets = {"synthetic": synthetic, **judged}
     between = [("synthetic", name) for name in judged]
@@ -107,11 +107,11 @@ def refuse_judged(synthetic: Prints, judged: Mapping[str, Prints]) -> list[str]:
     return near_notes(sets, between)
 
 
-def identical_pairs(sets: Mapping[str, Prints]) -> list[Pair]:
+def identical_pairs(sets: Mapping[str, Fingerprints]) -> list[Pair]:
     """Pairs of images with equal pixels in two different sets, in the order of sets and rows."""
     places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for name, prints in sets.items():
-        for row, digest in enumerate(prints.digests):
+    for name, fingerprints in sets.items():
+        for row, digest in enumerate(fingerprints.digests):
             places[digest].append((name, row))
     return [
         Pair(distance=0, first=a, first_row=i, second=b, second_row=j)
@@ -122,7 +122,9 @@ def identical_pairs(sets: Mapping[str, Prints]) -> list[Pair]:
     ]
 
 
-def near_pairs(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | None = None) -> tuple[list[Pair], int]:
+def near_pairs(
+    sets: Mapping[str, Fingerprints], between: Sequence[tuple[str, str]] | None = None
+) -> tuple[list[Pair], int]:
     """Images that are nearer to one of another set than neighbours within a set are, and how many chance may bring.
 
     For two sets, each image of the smaller one is looked up in the larger one. The threshold is the largest number of
@@ -155,10 +157,10 @@ def near_pairs(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | 
     return sorted(pairs), round(FALSE_ALARMS * compared)
 
 
-def near_notes(sets: Mapping[str, Prints], between: Sequence[tuple[str, str]] | None = None) -> list[str]:
+def near_notes(sets: Mapping[str, Fingerprints], between: Sequence[tuple[str, str]] | None = None) -> list[str]:
     """A warning that names the nearest pairs; none where they are as many as chance brings and none is close."""
     pairs, by_chance = near_pairs(sets, between)
-    bits = 8 * max((prints.hashes.shape[1] for prints in sets.values()), default=0)
+    bits = 8 * max((fingerprints.hashes.shape[1] for fingerprints in sets.values()), default=0)
     if not pairs or (len(pairs) <= by_chance and pairs[0].distance > CLOSE * bits):
         return []
     return [
@@ -204,7 +206,7 @@ def _small_grey(images: np.ndarray) -> np.ndarray:
 
     height, width = images.shape[1:3]
     if max(height, width) <= SIDE:
-        return (images[..., 0] if images.shape[3] == 1 else images @ GREY).astype(np.float32)
+        return (images[..., 0] if images.shape[3] == 1 else images @ LUMA).astype(np.float32)
     size = (min(width, SIDE), min(height, SIDE))
     plain = [image[..., 0] if image.shape[2] == 1 else image for image in images]
     grey = [Image.fromarray(image).convert("L").resize(size, Image.Resampling.BOX) for image in plain]
@@ -234,7 +236,7 @@ def _nearest(
     return nearest, rows
 
 
-def _leak(pairs: Sequence[Pair], sets: Mapping[str, Prints]) -> str:
+def _leak(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints]) -> str:
     pixels = {sets[pair.first].digests[pair.first_row] for pair in pairs}
     return (
         f"{len(pixels)} image(s) stand in two sets that must be disjoint, in {len(pairs)} pair(s) with identical "
@@ -242,7 +244,7 @@ def _leak(pairs: Sequence[Pair], sets: Mapping[str, Prints]) -> str:
     )
 
 
-def _named(pairs: Sequence[Pair], sets: Mapping[str, Prints], limit: int, sign: str) -> str:
+def _named(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints], limit: int, sign: str) -> str:
     """The first pairs by the names of their images."""
     shown = [
         f"{pair.first} {sets[pair.first].names[pair.first_row]} {sign} "

@@ -52,7 +52,7 @@ class Listing:
     def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
         """Decode every image, in one size and mode; notes say what had to be changed."""
         if not len(self):
-            raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
+            raise InputError("the source holds no image; docs/guide/data.md says what each data.kind expects")
         pixels, notes = read_pixels(self.items, self.names, size, channels, crop=crop)
         return ImageSet(
             pixels=pixels,

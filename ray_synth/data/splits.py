@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
-from ray_synth.data.leaks import Prints, near_notes, rows_without_leaks
+from ray_synth.data.leaks import Fingerprints, near_notes, rows_without_leaks
 from ray_synth.data.listing import Listing
 from ray_synth.data.readers import list_images
 from ray_synth.errors import InputError
@@ -50,12 +50,12 @@ def read_splits(data: Data, seed: int) -> Splits:
     notes = list(images.notes)
     for name in [name for name in ("generator", "train") if name in sets]:
         sets[name], notes = _without_copies(sets[name], notes, data)
-    prints = _prints(sets)
-    kept, leaks = rows_without_leaks(prints, data.on_leak)
+    fingerprints = _fingerprints(sets)
+    kept, leaks = rows_without_leaks(fingerprints, data.on_leak)
     if leaks:
         sets = {name: sets[name].take(kept[name]) for name in sets}
-        prints = {name: prints[name].take(kept[name]) for name in sets}
-    return _splits(sets, prints, _official(listing.parts), [*notes, *leaks])
+        fingerprints = {name: fingerprints[name].take(kept[name]) for name in sets}
+    return _splits(sets, fingerprints, _official(listing.parts), [*notes, *leaks])
 
 
 def split(images: ImageSet, data: Data, seed: int) -> Splits:
@@ -74,15 +74,15 @@ def split(images: ImageSet, data: Data, seed: int) -> Splits:
     keys = np.asarray(images.keys())
     rows = _chosen(images, keys, images.class_names, data, seed)
     sets = {name: images.take(rows[name]) for name in rows}
-    return _splits(sets, _prints(sets), _official(images.parts), notes)
+    return _splits(sets, _fingerprints(sets), _official(images.parts), notes)
 
 
-def _prints(sets: dict[str, ImageSet]) -> dict[str, Prints]:
-    return {name: Prints.of(images) for name, images in sets.items()}
+def _fingerprints(sets: dict[str, ImageSet]) -> dict[str, Fingerprints]:
+    return {name: Fingerprints.of(images) for name, images in sets.items()}
 
 
 def _splits(
-    sets: dict[str, ImageSet], prints: dict[str, Prints], official: Sequence[str], notes: Sequence[str]
+    sets: dict[str, ImageSet], fingerprints: dict[str, Fingerprints], official: Sequence[str], notes: Sequence[str]
 ) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
     train = sets["train"]
@@ -94,7 +94,7 @@ def _splits(
         raise InputError(f"no image is left for the {empty[0]} set; add images or remove the copies of those it had")
     if official:
         notes = [*notes, f"official set(s): {' and '.join(official)}; the others are drawn from the official train set"]
-    return Splits(**{"generator": train, **sets}, notes=(*notes, *near_notes(prints)))
+    return Splits(**{"generator": train, **sets}, notes=(*notes, *near_notes(fingerprints)))
 
 
 def _chosen(
@@ -177,7 +177,7 @@ def _without_official_leaks(images: ImageSet, data: Data) -> tuple[ImageSet, lis
     if images.parts is None:
         return images, list(images.notes)
     rows = {part: np.flatnonzero(images.parts == part) for part in ("train", "val", "test")}
-    kept, notes = rows_without_leaks({part: Prints.of(images.take(rows[part])) for part in rows}, data.on_leak)
+    kept, notes = rows_without_leaks({part: Fingerprints.of(images.take(rows[part])) for part in rows}, data.on_leak)
     if notes:
         images = replace(images.take(np.sort(np.concatenate([rows[part][kept[part]] for part in rows]))),
                          notes=images.notes)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Images in, model inputs out."""
+"""The range of pixels in which every model here takes its images."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ import torch
 from ray_synth.classifier.predict import logits_of, top_accuracy
 from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext, Loader
-from ray_synth.nodes import where_gpus_are
+from ray_synth.nodes import on_gpu_node
 
 
 def final_accuracy(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """`accuracy/NAME` and `accuracy/NAME/std` (ddof=1; 0 for one repeat); top-5 as `accuracy_top5/NAME`, where there
     are more than five classes."""
-    yield from where_gpus_are(_accuracies, context.classifiers, context.test)
+    yield from on_gpu_node(_accuracies, context.classifiers, context.test)
 
 
 def _accuracies(models: Iterable[tuple[str, Loader]], test: ImageSource) -> Iterator[tuple[str, float]]:

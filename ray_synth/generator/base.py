@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with_absolute_paths
-from ray_synth.data.leaks import Prints
+from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.source import ImageSource
 from ray_synth.runs import RunFolder
 
@@ -143,7 +143,7 @@ class Generator(ABC, Generic[S]):
         """How many images of each class there are, where they exist already."""
         return None
 
-    def prints(self, each: int, *, crop: bool) -> Prints:
+    def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
         """What the first `each` existing images of every class are compared by, in the shape they are trained on."""
         raise NotImplementedError  # for kinds with a `source`
 

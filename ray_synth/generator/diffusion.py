@@ -87,7 +87,7 @@ def load_unet(folder: RunFolder) -> UNet2DModel:
 
 
 def pixel_noise(seeds: Sequence[int], shape: tuple[int, ...], variance: float) -> torch.Tensor:
-    """Gaussian noise [B,*shape] for samples in [-1, 1] (Beyond Real Data, Table 2): each image's from its own seed."""
+    """Gaussian noise [B,*shape] on samples in [-1, 1] (Shidani et al., 2025, Table 2), each image's from its seed."""
     random = [torch.Generator().manual_seed(derive_seed("pixel noise", seed)) for seed in seeds]
     return torch.stack([torch.randn(shape, generator=one) for one in random]) * math.sqrt(variance)
 

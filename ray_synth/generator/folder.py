@@ -13,7 +13,7 @@ import numpy as np
 
 from ray_synth.config import ImageFolder
 from ray_synth.data.decoding import THREADS, decoded_file, unified
-from ray_synth.data.leaks import Prints
+from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
@@ -50,8 +50,8 @@ class FolderGenerator(Generator[ImageFolder]):
     def available(self) -> tuple[int, ...]:
         return tuple(len(files) for files in folder_files(self.settings.path, self.class_names))
 
-    def prints(self, each: int, *, crop: bool) -> Prints:
-        return folder_prints(self.settings.path, self.class_names, each, self.shape, crop=crop)
+    def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
+        return folder_fingerprints(self.settings.path, self.class_names, each, self.shape, crop=crop)
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
         return FolderSampler(self.settings.path, self.class_names)
@@ -86,9 +86,9 @@ class FolderSampler:
         return {**batch, "image": images, "rejected": rejected}
 
 
-def folder_prints(
+def folder_fingerprints(
     path: str, class_names: Sequence[str], each: int, shape: tuple[int, int, int], *, crop: bool
-) -> Prints:
+) -> Fingerprints:
     """What the first `each` images of every class are compared by, in the shape [H,W,C] that they are trained on."""
     chosen = [file for files in folder_files(path, class_names) for file in files[:each]]
 
@@ -105,8 +105,8 @@ def folder_prints(
             read = [(image, str(file)) for image, file in zip(pool.map(pixels, piece), piece, strict=True)
                     if image is not None]  # fmt: skip
             if read:
-                found.append(Prints.of_pixels(np.stack([image for image, _ in read]), [name for _, name in read]))
-    return Prints.joined(found) if found else Prints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
+                found.append(Fingerprints.of_pixels(np.stack([image for image, _ in read]), [name for _, name in read]))
+    return Fingerprints.joined(found) if found else Fingerprints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
 def check_folder(path: str, class_names: Sequence[str], images_per_class: int | None) -> None:

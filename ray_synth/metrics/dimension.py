@@ -1,4 +1,4 @@
-"""Features in, their intrinsic dimension out: the d of the stability bound (paper 003, Theorem 3.1)."""
+"""Features in, their intrinsic dimension out: the d of the stability bound (Shidani et al., 2025, Theorem 3.1)."""
 
 from __future__ import annotations
 

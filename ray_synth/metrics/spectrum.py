@@ -1,4 +1,4 @@
-"""Images in, their radially averaged power spectrum and its decay out (paper 003, section 6)."""
+"""Images in, their radially averaged power spectrum and its decay out (Shidani et al., 2025, section 6)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Spectrum:
 
 def rapsd(images: np.ndarray) -> Spectrum:
     """Radially averaged power spectral density: 2-D FFT per channel, averaged over rings of equal radial frequency,
-    then over channels and images (paper 003, section 6).
+    then over channels and images (Shidani et al., 2025, section 6).
 
     images: [N,H,W,C] or [N,H,W], any real dtype, taken at the scale in which they come.
 
@@ -76,7 +76,7 @@ def log_slope(frequency: np.ndarray, power: np.ndarray) -> float:
 
 
 def rapsd_distance(real: Spectrum, synthetic: Spectrum) -> float:
-    """ℓ2 distance between two average spectra: the discrepancy proxy D of paper 003, section 6."""
+    """ℓ2 distance between two average spectra: the discrepancy proxy D (Shidani et al., 2025, section 6)."""
     if real.power.shape != synthetic.power.shape:
         raise InputError(
             f"spectra must have the same frequencies, got {len(real.power)} and {len(synthetic.power)}; "

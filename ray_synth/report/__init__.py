@@ -1,1 +1,1 @@
-"""Results in, pictures and one HTML file out."""
+"""The report of a run: its pictures, and one HTML file that opens anywhere."""

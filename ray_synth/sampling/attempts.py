@@ -55,7 +55,7 @@ class Attempts:
         self.folder.remove(self.name)
 
     def to_try(self, chunk: Chunk) -> list[int]:
-        """Indices whose innocence is open, those that died before first."""
+        """Indices that may yet prove deadly, those that died before first."""
         if self.only_alone:
             return sorted(set(range(chunk.start, chunk.stop)) - self.deadly)
         open_ones = set(range(chunk.start, chunk.stop)) - self.deadly - set(self.cleared)
@@ -67,7 +67,7 @@ class Attempts:
         self._note("batch" if what is None else str(what))
         try:
             yield
-        except BaseException:  # an error that can be told is no death
+        except BaseException:  # an error that is raised is no death
             self._note(None)
             raise
         if what is None:

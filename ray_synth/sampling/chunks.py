@@ -91,7 +91,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Work:
+class Remaining:
     """What is left to do. short: class -> images kept, where the attempts are used up below the quota."""
 
     missing: list[Chunk]
@@ -109,7 +109,7 @@ def finished_chunks(folder: RunFolder, plan: Plan) -> list[Chunk]:
     return sorted(Chunk(prefix, int(m[2]), int(m[3]), int(m[4]), int(m[5] or 0)) for m in found if m and m[1] == prefix)
 
 
-def work_left(finished: Sequence[Chunk], plan: Plan) -> Work:
+def work_left(finished: Sequence[Chunk], plan: Plan) -> Remaining:
     """What is still to make, class by class, cut at multiples of the chunk size.
 
     First the indices below the quota. When they are all there and some were rejected, as many more as should give the
@@ -120,13 +120,13 @@ def work_left(finished: Sequence[Chunk], plan: Plan) -> Work:
     for chunk in finished:
         if chunk.label in ranges:
             ranges[chunk.label].append(chunk)
-    work = Work([], {})
+    work = Remaining([], {})
     for label, present in ranges.items():
         _class_left(label, present, plan, work)
     return work
 
 
-def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Work) -> None:
+def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Remaining) -> None:
     limit = plan.max_attempts * plan.images_per_class
     if plan.available is not None:
         limit = min(limit, plan.available[label])

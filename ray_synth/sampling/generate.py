@@ -23,7 +23,7 @@ from ray_synth.sampling.chunks import (
     FOLDER,
     Chunk,
     Plan,
-    Work,
+    Remaining,
     encoded,
     finished_chunks,
     rejected_counts,
@@ -185,7 +185,7 @@ def _from_somewhere(chunks: list[Chunk]) -> list[Chunk]:
     return chunks[first:] + chunks[:first]
 
 
-def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
+def _shortfall(folder: RunFolder, job: Job, work: Remaining) -> str:
     counts, _ = rejected_counts(folder, job.plan, listed=0)
     label = min(work.short, key=lambda one: work.short[one])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
@@ -202,7 +202,7 @@ def _shortfall(folder: RunFolder, job: Job, work: Work) -> str:
     )
 
 
-def _say_how_long(job: Job, parents: Parents | None, work: Work, say: Callable[[str], None]) -> None:
+def _say_how_long(job: Job, parents: Parents | None, work: Remaining, say: Callable[[str], None]) -> None:
     """How long a large model takes on CPUs, from a few steps of one image."""
     if not job.generator.slow_on_cpu:
         return

@@ -32,7 +32,7 @@ def measure_trainings(bench: Bench, settings: Sequence[Setting]) -> None:
     settings: those that will be trained.
     """
     begin = time.monotonic()
-    from ray_synth.sweep.places import Places
+    from ray_synth.sweep.slots import TrialSlots
     from ray_synth.sweep.tuner import run_sweep
 
     imports = time.monotonic() - begin
@@ -42,7 +42,7 @@ def measure_trainings(bench: Bench, settings: Sequence[Setting]) -> None:
     synthetic = stand_in(splits.train, math.ceil(ratio * int(inputs.real_counts.max())))
     levels = _levels(bench, synthetic, updates)
     small = small_experiment(inputs.on_workers, ratio, levels)
-    slots = Places.of(small.sweep, cpus=bench.cpus, gpus=bench.gpus).slots
+    slots = TrialSlots.of(small.sweep, cpus=bench.cpus, gpus=bench.gpus).count
     ends: dict[str, float] = {}
     begin = time.monotonic()
 

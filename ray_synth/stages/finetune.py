@@ -109,10 +109,10 @@ class Finetune(Stage):
         generator, folder, origin = self.generator, self.folder, self.origin
         record = {"model_id": origin.model_id, "model_revision": origin.model_revision}
         if self._steps:
-            from ray_synth.nodes import where_gpus_are
+            from ray_synth.nodes import on_gpu_node
 
             seed = derive_seed("finetune", self.experiment.seed)
-            for step in where_gpus_are(type(generator).fit, generator, folder, self.inputs.splits.generator, seed):
+            for step in on_gpu_node(type(generator).fit, generator, folder, self.inputs.splits.generator, seed):
                 advance(step)
             record["weights_sha256"] = hashlib.sha256(folder.read(generator.weights)).hexdigest()
         else:

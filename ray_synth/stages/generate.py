@@ -14,7 +14,7 @@ import numpy as np
 
 from ray_synth.config import digest, said
 from ray_synth.data.images import synthetic_counts
-from ray_synth.data.leaks import Prints, refuse_judged
+from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
 from ray_synth.runs import RunFolder
@@ -90,8 +90,10 @@ class Generate(Stage):
         return notes + ([partly] if self._compared < self.images_per_class else [])
 
     def _refuse_judged(self, each: int) -> list[str]:
-        synthetic = self.generator.prints(each, crop=self.experiment.data.crop)
-        return refuse_judged(synthetic, {name: Prints.of(self.inputs.sets[name]) for name in ("validation", "test")})
+        synthetic = self.generator.fingerprints(each, crop=self.experiment.data.crop)
+        return refuse_judged(
+            synthetic, {name: Fingerprints.of(self.inputs.sets[name]) for name in ("validation", "test")}
+        )
 
     # How many.
 
@@ -211,7 +213,7 @@ class Generate(Stage):
 
     # What is left.
 
-    def _left(self) -> chunks.Work:
+    def _left(self) -> chunks.Remaining:
         return chunks.work_left(chunks.finished_chunks(self.folder, self.images), self.images)
 
     @property

@@ -63,7 +63,7 @@ class Sweep(Stage):
 
     @property
     def prior(self) -> Prior | None:
-        """What the search is told of the prediction; of one that is not known yet, what stands for it."""
+        """The prediction as the search takes it; for one that is not known yet, what stands for it."""
         from ray_synth.sweep.prior import Prior
 
         estimate = self.of(Estimate)
@@ -183,7 +183,7 @@ class Sweep(Stage):
         return [evenly[k] for k in order]
 
     def _trials(self, settings: Mapping[str, Setting], done: int = 0) -> Tasks:
-        from ray_synth.sweep.places import WINDOW
+        from ray_synth.sweep.slots import WINDOW
 
         s, evaluations = self.settings, self.settings.repeats * self.experiment.classifier.evaluations
         rungs, rung = [], float(s.grace)

@@ -113,7 +113,7 @@ class Train(Stage):
         return max(setting.synthetic_ratio for setting in self.settings().values())
 
     def tasks(self) -> Sequence[Tasks]:
-        from ray_synth.training.team import DEATHS
+        from ray_synth.training.team import WORKER_DEATHS
 
         begun, sweep, images = self.begun, self.of(Sweep), self.of(Generate)
         left = [t for t in self.trainings() if not (begun and self.folder.exists(t.file))]
@@ -123,7 +123,7 @@ class Train(Stage):
         way = ByTeam(
             workers=self.experiment.classifier.num_workers,
             segments=self.experiment.classifier.evaluations,
-            deaths=DEATHS,
+            deaths=WORKER_DEATHS,
         )
         return (
             *images.more_for(self.top_ratio, after=tried),

@@ -32,7 +32,7 @@ LEVEL = 1.0  # how far the level may be from the trials' mean
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """What a sweep is told of a prediction: where to look first, and with a curve also where to draw ratios from."""
+    """What a sweep takes from a prediction: where to look first, and with a curve also where to draw ratios from."""
 
     ratio: float
     interval: tuple[float, float]
@@ -157,9 +157,9 @@ def _draw(
         return curve
     deviation = noise / np.sqrt(counts[seen])
     level = np.average(means[seen] - mean[seen], weights=counts[seen]) + LEVEL * rng.standard_normal()
-    told = curve[seen] + level + deviation * rng.standard_normal(int(seen.sum()))
+    noisy = curve[seen] + level + deviation * rng.standard_normal(int(seen.sum()))
     total = covariance[np.ix_(seen, seen)] + LEVEL**2 + np.diag(deviation**2)
-    gain = np.linalg.solve(total, means[seen] - told)
+    gain = np.linalg.solve(total, means[seen] - noisy)
     drawn: np.ndarray = curve + covariance[:, seen] @ gain
     return drawn
 

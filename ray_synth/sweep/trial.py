@@ -26,7 +26,7 @@ SAY_EVERY = 5.0  # seconds between two lines about a running trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Work:
+class SweepData:
     """What all trials of a sweep share; it lies once in Ray's object store."""
 
     url: str  # of the run folder
@@ -38,7 +38,7 @@ class _StoppedEarly(Exception):
 
 
 def run_trial(
-    config: Mapping[str, Any], work: Work, *, report: Callable[[dict[str, Any]], None], team: Team | None = None
+    config: Mapping[str, Any], work: SweepData, *, report: Callable[[dict[str, Any]], None], team: Team | None = None
 ) -> None:
     """Train a setting with each of the sweep's seeds, and report the means last.
 

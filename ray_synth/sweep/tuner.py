@@ -24,14 +24,14 @@ from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Start, Status, Trial, best_trial
-from ray_synth.sweep.places import WINDOW, Places
 from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
+from ray_synth.sweep.slots import WINDOW, TrialSlots
 from ray_synth.sweep.space import Space
-from ray_synth.sweep.trial import Work, run_trial
+from ray_synth.sweep.trial import SweepData, run_trial
 from ray_synth.training.team import train_team
 
-DEATHS = 2  # of its worker that a trial may survive
+TRIAL_DEATHS = 2  # of its worker that a trial may survive
 TABLE_EVERY = 5.0  # seconds between two versions of trials.csv while the sweep runs
 TRIAL_CPU = 0.01  # of a trial that only waits for its workers
 
@@ -51,16 +51,16 @@ def run_sweep(
 
     Args:
         images: a ratio -> synthetic images enough for it; called again when a trial needs more than there are.
-        prior: what is told of the prediction, where the sweep starts from one.
+        prior: what the prediction says, where the sweep starts from one.
         max_ratio: upper end of the searched ratios.
         shown: called with the ledger, and with the latest of the trials that run, whenever either has changed.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker that died is told in the table
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table says which worker died
     nodes = cluster_nodes()
-    places = Places.of(experiment.sweep, cpus=nodes.most_cpus, gpus=sum(nodes.most_gpus))
+    slots = TrialSlots.of(experiment.sweep, cpus=nodes.most_cpus, gpus=sum(nodes.most_gpus))
     ledger = Ledger(folder).resume()
     space = Space(experiment, num_classes=real.num_classes, max_ratio=max_ratio)
-    search = Search(ledger, experiment, space, prior=prior, window=WINDOW * places.slots)
+    search = Search(ledger, experiment, space, prior=prior, window=WINDOW * slots.count)
     shown(ledger, {})
     try:
         while search.left:
@@ -69,9 +69,9 @@ def run_sweep(
             if (synthetic_counts(real.counts, ratio) > synthetic.counts).any():
                 raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
             data = ExperimentData.of(experiment, real, synthetic, validation)
-            work = Work(url=folder.absolute_url, data=data)
+            work = SweepData(url=folder.absolute_url, data=data)
             before = search.left
-            _run_trials(LedgerSearcher(search, real.counts, synthetic.counts, places, shown), work, places)
+            _run_trials(LedgerSearcher(search, real.counts, synthetic.counts, slots, shown), work, slots)
             if search.left == before and not search.again:
                 break
     finally:
@@ -83,13 +83,13 @@ def run_sweep(
     return trials
 
 
-def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
-    if places.workers > 1:  # passed on to Ray Train's workers, as a reference
-        trainable = tune.with_parameters(_nested, work=[ray.put(work)], places=places)
+def _run_trials(searcher: LedgerSearcher, work: SweepData, slots: TrialSlots) -> None:
+    if slots.workers > 1:  # passed on to Ray Train's workers, as a reference
+        trainable = tune.with_parameters(_nested, work=[ray.put(work)], slots=slots)
     else:
-        trainable = tune.with_parameters(_single, work=work, on_gpu=places.gpus > 0)
-    resources = {"gpu": places.gpus} if places.gpus else {"cpu": 1.0}
-    if places.workers > 1:
+        trainable = tune.with_parameters(_single, work=work, on_gpu=slots.gpus > 0)
+    resources = {"gpu": slots.gpus} if slots.gpus else {"cpu": 1.0}
+    if slots.workers > 1:
         resources = {"cpu": TRIAL_CPU}  # its workers ask for theirs themselves
     with tempfile.TemporaryDirectory(prefix="ray_synth-sweep-") as scratch:
         results = tune.Tuner(
@@ -99,8 +99,8 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
                 mode="max",
                 num_samples=-1,  # the search says when it is over
                 search_alg=searcher,
-                max_concurrent_trials=places.slots,
-                reuse_actors=places.workers == 1,
+                max_concurrent_trials=slots.count,
+                reuse_actors=slots.workers == 1,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
@@ -114,7 +114,7 @@ def _run_trials(searcher: LedgerSearcher, work: Work, places: Places) -> None:
             searcher.search.ledger.explain(result.config["trial_id"], lines[-1].strip())
 
 
-def _single(config: Mapping[str, Any], *, work: Work, on_gpu: bool) -> None:
+def _single(config: Mapping[str, Any], *, work: SweepData, on_gpu: bool) -> None:
     """A trial in Tune's own process."""
     import torch
 
@@ -127,7 +127,7 @@ def _single(config: Mapping[str, Any], *, work: Work, on_gpu: bool) -> None:
     run_trial(config, work, report=tune.report)
 
 
-def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> None:
+def _nested(config: Mapping[str, Any], *, work: list[Any], slots: TrialSlots) -> None:
     """A trial on Ray Train's workers. Each runs the same trial; what the first one reports is Tune's.
 
     work: the one reference to it in Ray's object store.
@@ -142,10 +142,10 @@ def _nested(config: Mapping[str, Any], *, work: list[Any], places: Places) -> No
             _nested_worker,
             train_loop_config={"config": dict(config), "work": work},
             scaling_config=ScalingConfig(
-                num_workers=places.workers,
-                use_gpu=places.gpus > 0,
+                num_workers=slots.workers,
+                use_gpu=slots.gpus > 0,
                 # The trial itself holds a hundredth: whole ones would wait for ever on a machine that they fill.
-                resources_per_worker=None if places.gpus else {"CPU": 1 - TRIAL_CPU},
+                resources_per_worker=None if slots.gpus else {"CPU": 1 - TRIAL_CPU},
             ),
             run_config=RunConfig(name=config["trial_id"], storage_path=scratch, callbacks=[callback]),
         ).fit()
@@ -169,12 +169,12 @@ class LedgerSearcher(Searcher):
         search: Search,
         real_counts: np.ndarray,
         available: np.ndarray,
-        places: Places,
+        slots: TrialSlots,
         shown: Callable[[Ledger, Mapping[str, Trial]], None],
     ):
         super().__init__(metric="accuracy", mode="max")
         self.search, self.real_counts, self.available = search, real_counts, available
-        self.places, self.shown = places, shown
+        self.slots, self.shown = slots, shown
         self.running: dict[str, Start] = {}
         self.latest: dict[str, Trial] = {}
         self.deaths: Counter[str] = Counter()
@@ -204,7 +204,7 @@ class LedgerSearcher(Searcher):
         start = self.running.pop(trial_id)
         self.latest.pop(start.trial_id, None)
         dead = error or "status" not in (result or {})
-        if dead and self.deaths[start.trial_id] < DEATHS:
+        if dead and self.deaths[start.trial_id] < TRIAL_DEATHS:
             # Not left to Tune: it gives a trial up whose worker dies before it has begun.
             self.deaths[start.trial_id] += 1
             self.search.again.insert(0, start.trial_id)
@@ -231,7 +231,7 @@ class LedgerSearcher(Searcher):
             accuracy=math.nan if failed else accuracy,
             accuracy_std=math.nan if failed else float(result.get("accuracy_std", math.nan)),
             balanced_accuracy=math.nan if failed else float(result.get("balanced_accuracy", math.nan)),
-            gpu_seconds=round(seconds * self.places.gpus, 3),
+            gpu_seconds=round(seconds * self.slots.gpus, 3),
             num_synthetic=int(synthetic_counts(self.real_counts, start.setting.synthetic_ratio).sum()),
             evaluations=len(result.get("history", ())),
             origin=start.origin,

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ray_synth.data.decoding import LUMA
+
 BRIGHTNESS = CONTRAST = SATURATION = 0.4
 HUE = 0.1
 ASPECT = (3 / 4, 4 / 3)
 SIGMA = (0.1, 2.0)  # of the blur, at BLUR_SIDE pixels a side
 BLUR_SIDE = 224
 CACHED = 2**17  # pixel values that a CPU changes at once
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 # One column of uniform numbers per decision, so that one setting does not move another's draws.
 DRAWS = (
@@ -154,7 +155,7 @@ def color_jitter(images: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
     red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
-    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Loop:
             group["lr"] = self.recipe.rate(step)
         found = loss(step)
         self.optimizer.zero_grad(set_to_none=True)
-        (found * self.scale).backward()  # type: ignore[no-untyped-call]
+        (found * self.scale).backward()
         self.done += 1
         if self._clipped(found.detach()):
             self.optimizer.step()

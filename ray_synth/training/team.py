@@ -14,7 +14,7 @@ from torch import nn
 
 from ray_synth.errors import WorkError
 
-DEATHS = 3  # of workers or their machines with nothing new between, after which the work has failed
+WORKER_DEATHS = 3  # of workers or their machines with nothing new between, after which the work has failed
 Given = TypeVar("Given")
 
 
@@ -70,7 +70,7 @@ def run_team(
 ) -> None:
     """Call `work(given, team)` on each of Ray Train's workers, which hold a GPU or a CPU each. Ray must be up.
 
-    A team that lost a worker begins again, DEATHS times, and for as long as it gets further between its deaths.
+    A team that lost a worker begins again, WORKER_DEATHS times, and for as long as it gets further between its deaths.
 
     Args:
         given: put into Ray's object store once.
@@ -96,7 +96,9 @@ def run_team(
                     num_workers=num_workers, use_gpu=on_gpus, resources_per_worker=None if on_gpus else {"CPU": 1}
                 ),
                 run_config=RunConfig(
-                    name=f"team-{attempt}", storage_path=scratch, failure_config=FailureConfig(max_failures=DEATHS)
+                    name=f"team-{attempt}",
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=WORKER_DEATHS),
                 ),
             )
             try:

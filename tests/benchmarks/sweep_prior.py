@@ -141,13 +141,13 @@ def cell_trials(task: tuple[Cell, FloatArray, float, RatioEstimate, int]) -> tup
         def objective(seed: int = seed) -> Objective:
             return Objective(curve, deviation, seed)
 
-        for name, told, window in (
+        for name, prior, window in (
             ("prior", estimate, 1),
             ("prior, window 4", estimate, 4),
             ("wrong prior", wrong, 1),
             ("wrong prior, window 4", wrong, 4),
         ):
-            counts[name].append(ours(told, objective(), seed, window))
+            counts[name].append(ours(prior, objective(), seed, window))
         counts["TPE"].append(optuna_trials(optuna.samplers.TPESampler(seed=seed), objective()))
         counts["random"].append(optuna_trials(optuna.samplers.RandomSampler(seed=seed), objective()))
         counts["grid of 8"].append(grid_trials(objective(), seed))

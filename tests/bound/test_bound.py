@@ -88,11 +88,11 @@ def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) ->
     share = pilot.share_there
     assert (share == [1, 1, np.minimum(counts[2], np.bincount(z, minlength=3)).sum() / 48]).all()
     expected = whole + (1 - np.sqrt(share)) * (whole - quarters)
-    held = probe.Held(y, rows=np.arange(n))
+    held = probe.HeldOut(y, rows=np.arange(n))
     found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight))
     assert found == pytest.approx(expected, abs=1e-12)
     target = rng.normal(size=(7, d))
-    held = probe.Held(rng.integers(0, classes, 7), target=target)
+    held = probe.HeldOut(rng.integers(0, classes, 7), target=target)
     gram = real_weight * real.T @ real + 0.1 * real_weight * n * scale * np.eye(d)
     plain = target @ np.linalg.solve(gram, real_weight * real.T @ targets[y])
     found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight), penalties=(0.1,))

@@ -26,7 +26,7 @@ from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
 from ray_synth.generator.artifacts import WEIGHTS
 from ray_synth.generator.finetune import finetune, finetuning
-from ray_synth.nodes import CLUSTER_FILE, cluster_nodes, nodes_of, where_gpus_are
+from ray_synth.nodes import CLUSTER_FILE, cluster_nodes, nodes_of, on_gpu_node
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 from tests.conftest import ROOT
@@ -178,7 +178,7 @@ def test_actors_that_wait_for_gpus_bring_them(pretended: None) -> None:
         nodes = cluster_nodes()
         assert (nodes.gpus, nodes.most_gpus, nodes.grows) == ((0,), (0, 1, 1), True)
         # Work of one process too: this one has no GPU.
-        assert list(where_gpus_are(steps, 3)) == [(0, True), (1, True), (2, True)]
+        assert list(on_gpu_node(steps, 3)) == [(0, True), (1, True), (2, True)]
         seen = list(over_pool([{"n": n} for n in range(80)], Where, (), None))
     assert {device for _, device in seen} == {"cuda"}
     assert len({node for node, _ in seen}) == 2
@@ -191,7 +191,7 @@ def test_a_generator_trained_where_gpus_are_is_the_one_trained_here(
     settings = Diffusion(steps=6, batch_size=8, block_out_channels=(8, 16))
     with ray_session():
         there = RunFolder(tmp_path / "there")
-        assert list(where_gpus_are(finetuning, there, splits.generator, settings, 0)) == list(range(7))
+        assert list(on_gpu_node(finetuning, there, splits.generator, settings, 0)) == list(range(7))
     finetune(RunFolder(tmp_path / "here"), splits.generator, settings, seed=0)
     weights = [load_file(tmp_path / name / WEIGHTS) for name in ("there", "here")]
     for name, tensor in weights[0].items():
@@ -211,15 +211,15 @@ def test_one_process_of_work_survives_its_death(pretended: None, tmp_path: Path)
         yield 2
 
     with ray_session():
-        values = list(where_gpus_are(steps, 1, str(lives)))
+        values = list(on_gpu_node(steps, 1, str(lives)))
         assert values[-2:] == [1, 2]  # what the first life yielded may have died with it
         assert lives.read_text() == "xx"
         with pytest.raises(WorkError, match="machines died under steps 4 times"):
-            list(where_gpus_are(steps, 100, str(tmp_path / "others")))
+            list(on_gpu_node(steps, 100, str(tmp_path / "others")))
 
 
 def test_without_gpus_anywhere_work_stays_here() -> None:
     def steps() -> Iterator[int]:
         yield os.getpid()
 
-    assert list(where_gpus_are(steps)) == [os.getpid()]
+    assert list(on_gpu_node(steps)) == [os.getpid()]

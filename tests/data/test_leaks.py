@@ -13,7 +13,7 @@ from PIL import Image
 
 from ray_synth.config import Data, load_experiment
 from ray_synth.data.images import ImageSet
-from ray_synth.data.leaks import Prints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
+from ray_synth.data.leaks import Fingerprints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, read_splits, split
 from ray_synth.errors import InputError
@@ -31,8 +31,8 @@ def official(digits: ImageSet, *, train: int = 1000, val: int = 300) -> ImageSet
     return ImageSet(pixels=digits.images(), labels=digits.labels, class_names=digits.class_names, parts=parts)
 
 
-def prints(images: ImageSet) -> dict[str, Prints]:
-    return {p: Prints.of(images.take(np.flatnonzero(images.parts == p))) for p in ("train", "val", "test")}
+def fingerprints(images: ImageSet) -> dict[str, Fingerprints]:
+    return {p: Fingerprints.of(images.take(np.flatnonzero(images.parts == p))) for p in ("train", "val", "test")}
 
 
 def with_copies(images: ImageSet, copies: dict[int, int]) -> ImageSet:
@@ -103,7 +103,7 @@ def test_copies_are_dropped_from_the_training_side_and_never_from_test(digits: I
     images = with_copies(official(digits), {1500: 3, 1501: 3, 1100: 1600})
     sets = split(images, Data(on_leak="drop", shots=None, generator_split="shared"), 0)
     assert (len(sets.train), len(sets.validation), len(sets.test)) == (999, 299, 497)
-    assert identical_pairs({name: Prints.of(s) for name, s in sets.named().items() if name != "generator"}) == []
+    assert identical_pairs({name: Fingerprints.of(s) for name, s in sets.named().items() if name != "generator"}) == []
     assert any(note.startswith("taken away: 1 from train, 1 from val;") for note in sets.notes)
 
 
@@ -124,15 +124,15 @@ def test_the_leak_of_pneumoniamnist_is_found(measuring_data: Path) -> None:
     """The published data set holds 8 images that stand in two splits, in 10 pairs."""
     data = Data(kind="npz", path=str(measuring_data / "pneumoniamnist28_imbalanced.npz"), shots=None)
     images = read_images(data)
-    pairs = identical_pairs(prints(images))
+    pairs = identical_pairs(fingerprints(images))
     assert len(pairs) == 10
-    sets = prints(images)
+    sets = fingerprints(images)
     assert len({sets[pair.first].digests[pair.first_row] for pair in pairs}) == 8
     with pytest.raises(InputError, match=r"8 image\(s\) stand in two sets .* in 10 pair\(s\)"):
         read_splits(data, 0)
     cleaned = read_splits(data.model_copy(update={"on_leak": "drop"}), 0)
     assert len(cleaned.test) == 624
-    assert identical_pairs({name: Prints.of(s) for name, s in cleaned.named().items()}) == []
+    assert identical_pairs({name: Fingerprints.of(s) for name, s in cleaned.named().items()}) == []
 
 
 # Images that look alike.
@@ -152,10 +152,10 @@ def test_recompressed_images_are_found_and_others_hardly(measuring_data: Path) -
     leaky = ImageSet(
         pixels=np.concatenate([train.images(), copies]), labels=np.zeros(4100, dtype=np.int64), class_names=("a", "b")
     )
-    pairs, by_chance = near_pairs({"train": Prints.of(leaky), "test": Prints.of(test)})
+    pairs, by_chance = near_pairs({"train": Fingerprints.of(leaky), "test": Fingerprints.of(test)})
     found = {pair.second_row for pair in pairs if pair.first_row >= 4000}
     assert len(found & set(range(100))) >= 95
-    honest, _ = near_pairs({"train": Prints.of(train), "test": Prints.of(test)})
+    honest, _ = near_pairs({"train": Fingerprints.of(train), "test": Fingerprints.of(test)})
     assert len(honest) <= 2 * by_chance
 
 
@@ -172,7 +172,7 @@ def test_the_threshold_is_set_by_neighbours_within_a_set(digits: ImageSet) -> No
 def test_20000_by_5000_images_take_seconds() -> None:
     rng = np.random.default_rng(0)
     sets = {
-        name: Prints.of(
+        name: Fingerprints.of(
             ImageSet(
                 pixels=rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8),
                 labels=np.zeros(count, dtype=np.int64),
@@ -274,6 +274,8 @@ def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_ar
 def test_judged_images_are_compared_with_synthetic_ones_only(digits: ImageSet) -> None:
     a, b = digits.take(np.arange(50)), digits.take(np.arange(25, 75))
     with pytest.raises(InputError, match=r"25 image\(s\)"):
-        refuse_judged(Prints.of(a), {"test": Prints.of(b)})
-    other = Prints.of(digits.take(np.arange(100, 150)))
-    refuse_judged(other, {"validation": Prints.of(a), "test": Prints.of(b)})  # their own leak is another check's
+        refuse_judged(Fingerprints.of(a), {"test": Fingerprints.of(b)})
+    other = Fingerprints.of(digits.take(np.arange(100, 150)))
+    refuse_judged(
+        other, {"validation": Fingerprints.of(a), "test": Fingerprints.of(b)}
+    )  # their own leak is another check's

@@ -10,7 +10,7 @@ from PIL import Image
 from ray_synth.config import Generate, ImageFolder
 from ray_synth.errors import InputError
 from ray_synth.generator import generator_of
-from ray_synth.generator.folder import FolderSampler, check_folder, folder_name, folder_prints
+from ray_synth.generator.folder import FolderSampler, check_folder, folder_fingerprints, folder_name
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_exported_folder_is_read_by_the_names_of_its_classes(tmp_path: Path) 
     batch = FolderSampler(str(tmp_path), names)({"label": [0, 1, 2], "index": [0, 1, 2]})
     assert batch["rejected"] == ["", "", "no_file"]
     assert batch["image"][1][0, 0].tolist() == [1, 0, 0]
-    prints = folder_prints(str(tmp_path), names, 1, (4, 4, 3), crop=True)
-    assert [Path(name).parent.name for name in prints.names] == ["F%2FA-18", "C%2FV", "DC-10"]
+    fingerprints = folder_fingerprints(str(tmp_path), names, 1, (4, 4, 3), crop=True)
+    assert [Path(name).parent.name for name in fingerprints.names] == ["F%2FA-18", "C%2FV", "DC-10"]
     with pytest.raises(InputError, match=r"no folder for class 'B/1', which would be called B%2F1; it has C%2FV"):
         check_folder(str(tmp_path), ["DC-10", "B/1"], 2)

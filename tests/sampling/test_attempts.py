@@ -76,7 +76,7 @@ def test_two_deadly_images_and_a_chunk_of_nothing_else(tmp_path: Path) -> None:
 
 
 def test_machines_that_are_taken_back_set_nothing_aside(tmp_path: Path) -> None:
-    """Deaths that hit a whole batch again and again: every image proves innocent, and the chunk is made as ever."""
+    """Deaths that hit a whole batch again and again: no image proves deadly, and the chunk is made as ever."""
     worker = Worker(others=4)
     made = worker.until_done(RunFolder(tmp_path))
     assert worker.deaths == 4
@@ -93,7 +93,7 @@ def test_a_batch_that_is_too_much_as_a_whole_is_made_one_by_one(tmp_path: Path) 
     assert worker.deaths == HOPELESS
 
 
-def test_an_error_that_is_told_is_no_death(tmp_path: Path) -> None:
+def test_an_error_that_is_raised_is_no_death(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
 
     def sampler(batch: Batch) -> Batch:

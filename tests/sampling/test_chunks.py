@@ -19,7 +19,7 @@ from ray_synth.sampling.chunks import (
     SCHEMA,
     Chunk,
     Plan,
-    Work,
+    Remaining,
     encoded,
     finished_chunks,
     read_rows,
@@ -129,7 +129,7 @@ def test_fewer_images_than_before_are_no_shortfall() -> None:
     many = plan(500, 100, max_attempts=4)
     finished = [Chunk(PREFIX, label, i, i + 100, rejected=94) for label in range(3) for i in range(0, 2000, 100)]
     assert work_left(finished, many).short == {0: 120, 1: 120, 2: 120}
-    assert work_left(finished, plan(80, 100, max_attempts=4)) == Work([], {})
+    assert work_left(finished, plan(80, 100, max_attempts=4)) == Remaining([], {})
 
 
 def test_images_that_exist_are_not_asked_for_beyond_the_last() -> None:

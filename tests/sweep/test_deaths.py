@@ -9,8 +9,8 @@ import numpy as np
 from ray.tune.search import Searcher
 
 from ray_synth.runs import RunFolder
-from ray_synth.sweep.places import Places
-from ray_synth.sweep.tuner import DEATHS, LedgerSearcher
+from ray_synth.sweep.slots import TrialSlots
+from ray_synth.sweep.tuner import TRIAL_DEATHS, LedgerSearcher
 from tests.sweep.test_search import experiment, search
 
 DONE = {"status": "complete", "accuracy": 0.8, "history": [0.8], "seconds": 1.0}
@@ -18,9 +18,9 @@ DONE = {"status": "complete", "accuracy": 0.8, "history": [0.8], "seconds": 1.0}
 
 def searcher(folder: Path, num_trials: int) -> LedgerSearcher:
     counts = np.full(10, 10)
-    places = Places(slots=2, gpus=0.0, workers=1)
+    slots = TrialSlots(count=2, gpus=0.0, workers=1)
     return LedgerSearcher(
-        search(RunFolder(folder), experiment(num_trials=num_trials)), counts, counts * 100, places, lambda *_: None
+        search(RunFolder(folder), experiment(num_trials=num_trials)), counts, counts * 100, slots, lambda *_: None
     )
 
 
@@ -32,12 +32,12 @@ def proposed(given: Any) -> str:
 def test_a_trial_is_run_again_when_its_worker_dies_and_fails_in_the_end(tmp_path: Path) -> None:
     one = searcher(tmp_path, 2)
     assert [proposed(one.suggest("a")), proposed(one.suggest("b"))] == ["t00000", "t00001"]
-    for death in range(DEATHS):
+    for death in range(TRIAL_DEATHS):
         one.on_trial_complete("a" if death == 0 else f"a{death}", error=True)
         assert "t00000" not in one.search.ledger.ended
         assert proposed(one.suggest(f"a{death + 1}")) == "t00000"  # before anything new
     assert one.suggest("c") is None  # two are at work: wait
-    one.on_trial_complete(f"a{DEATHS}", error=True)
+    one.on_trial_complete(f"a{TRIAL_DEATHS}", error=True)
     failed = one.search.ledger.ended["t00000"]
     assert (failed.status, failed.again) == ("failed", True)
     assert one.suggest("d") is None

@@ -19,8 +19,8 @@ from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sweep import trial as room
-from ray_synth.sweep.places import Places
-from ray_synth.sweep.trial import Work, run_trial
+from ray_synth.sweep.slots import TrialSlots
+from ray_synth.sweep.trial import SweepData, run_trial
 from ray_synth.training.team import Team
 from tests.conftest import DIGITS
 
@@ -28,8 +28,8 @@ SMALL = {"classifier.updates": 30, "classifier.evaluations": 3, "classifier.batc
 
 
 @pytest.fixture
-def work(tmp_path: Path, splits: Splits) -> Work:
-    return Work(
+def work(tmp_path: Path, splits: Splits) -> SweepData:
+    return SweepData(
         url=str(tmp_path),
         data=ExperimentData(
             experiment=load_experiment(DIGITS, SMALL),
@@ -40,18 +40,18 @@ def work(tmp_path: Path, splits: Splits) -> Work:
     )
 
 
-def config(work: Work, ratio: float = 2.0, cuts: dict[int, float] | None = None, **values: Any) -> dict[str, Any]:
+def config(work: SweepData, ratio: float = 2.0, cuts: dict[int, float] | None = None, **values: Any) -> dict[str, Any]:
     setting = default_setting(work.data.experiment, 10, ratio).to_dict() | values
     return {"trial_id": "t00000", "setting": setting, "cuts": cuts or {}}
 
 
-def rows_of(work: Work, config: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(work: SweepData, config: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     run_trial(config, work, report=rows.append)
     return rows
 
 
-def test_a_trial_reports_the_mean_over_its_seeds(work: Work) -> None:
+def test_a_trial_reports_the_mean_over_its_seeds(work: SweepData) -> None:
     row = rows_of(work, config(work))[-1]
     assert row["status"] == "complete"
     assert len(row["history"]) == 6
@@ -71,14 +71,14 @@ def _first_seed(experiment: Experiment) -> int:
     return derive_seed("trial", experiment.seed)
 
 
-def test_a_trial_below_its_cut_stops_there(work: Work) -> None:
+def test_a_trial_below_its_cut_stops_there(work: SweepData) -> None:
     row = rows_of(work, config(work, cuts={2: 1.1}))[-1]
     assert row["status"] == "pruned"
     assert len(row["history"]) == 2
     assert rows_of(work, config(work, cuts={2: 0.0}))[-1]["status"] == "complete"
 
 
-def test_what_goes_wrong_is_a_result(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_a_result(work: SweepData, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(error: Exception) -> dict[str, Any]:
         def train(*args: Any, **more: Any) -> None:
             raise error
@@ -97,7 +97,7 @@ def test_what_goes_wrong_is_a_result(work: Work, monkeypatch: pytest.MonkeyPatch
     assert (broken["again"], broken["error"]) == (True, "RuntimeError: CUDA error: launch failure")
 
 
-def test_what_goes_wrong_for_one_worker_of_several_is_raised(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_for_one_worker_of_several_is_raised(work: SweepData, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*args: Any, **more: Any) -> None:
         raise RuntimeError("out of memory")
 
@@ -113,7 +113,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 2, 4, 5])
-def test_a_long_trial_goes_on_where_it_was_killed(work: Work, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_a_long_trial_goes_on_where_it_was_killed(work: SweepData, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     whole = rows_of(work, config(work))[-1]
     monkeypatch.setattr(room, "KEEP_EVERY", 0.0)
     monkeypatch.setattr(room, "SAY_EVERY", -1.0)
@@ -143,17 +143,17 @@ def sweep(**settings: Any) -> Any:
     return load_experiment(DIGITS, {f"sweep.{name}": value for name, value in settings.items()}).sweep
 
 
-def test_places() -> None:
-    assert Places.of(sweep(), cpus=2, gpus=0) == Places(slots=2, gpus=0.0, workers=1)
-    assert Places.of(sweep(), cpus=16, gpus=8) == Places(slots=8, gpus=1.0, workers=1)
-    assert Places.of(sweep(gpus_per_trial=0.25), cpus=16, gpus=2).slots == 8
-    assert Places.of(sweep(workers_per_trial=4), cpus=16, gpus=8) == Places(slots=2, gpus=4.0, workers=4)
-    assert Places.of(sweep(gpus_per_trial=0.4), cpus=16, gpus=2).slots == 4  # two on each
-    assert Places.of(sweep(concurrency=1), cpus=2, gpus=0).slots == 1
+def test_slots() -> None:
+    assert TrialSlots.of(sweep(), cpus=2, gpus=0) == TrialSlots(count=2, gpus=0.0, workers=1)
+    assert TrialSlots.of(sweep(), cpus=16, gpus=8) == TrialSlots(count=8, gpus=1.0, workers=1)
+    assert TrialSlots.of(sweep(gpus_per_trial=0.25), cpus=16, gpus=2).count == 8
+    assert TrialSlots.of(sweep(workers_per_trial=4), cpus=16, gpus=8) == TrialSlots(count=2, gpus=4.0, workers=4)
+    assert TrialSlots.of(sweep(gpus_per_trial=0.4), cpus=16, gpus=2).count == 4  # two on each
+    assert TrialSlots.of(sweep(concurrency=1), cpus=2, gpus=0).count == 1
 
 
 def test_a_sweep_that_cannot_be_placed_says_so() -> None:
     with pytest.raises(InputError, match=r"concurrency must be <= 2.*got 3; type --set sweep.concurrency=2"):
-        Places.of(sweep(concurrency=3), cpus=2, gpus=0)
+        TrialSlots.of(sweep(concurrency=3), cpus=2, gpus=0)
     with pytest.raises(InputError, match=r"workers_per_trial must be <= 2, the GPUs here, got 4"):
-        Places.of(sweep(workers_per_trial=4), cpus=16, gpus=2)
+        TrialSlots.of(sweep(workers_per_trial=4), cpus=16, gpus=2)

@@ -30,7 +30,7 @@ from ray_synth.training.augment import (
 EVERYTHING = Augmentation(flip=0.5, resized_crop=(0.3, 1.0), color_jitter=0.8, grayscale=0.3, blur=0.5, solarize=0.3)
 
 
-TORCHVISIONS_GREY = (0.2989, 0.587, 0.114)  # sums to .9999; ours to 1, so that white stays white
+TORCHVISIONS_LUMA = (0.2989, 0.587, 0.114)  # sums to .9999; ours to 1, so that white stays white
 
 
 def images(number: int, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
@@ -146,7 +146,7 @@ def test_flips_and_solarize_are_torchvisions() -> None:
 
 
 def test_colour_jitter_is_torchvisions_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "GREY", TORCHVISIONS_GREY)
+    monkeypatch.setattr(augmentation, "LUMA", TORCHVISIONS_LUMA)
     batch, seeds = images(40, height=16, width=16), np.arange(40)
     batch[0], batch[1] = -1.0, 0.25  # a hue of grey is none
     batch[2, 1] = batch[2, 0]  # two channels alike
@@ -164,7 +164,7 @@ def test_colour_jitter_is_torchvisions_in_this_order(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("column", range(4))
 def test_one_factor_moves_one_thing(column: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augmentation, "GREY", TORCHVISIONS_GREY)
+    monkeypatch.setattr(augmentation, "LUMA", TORCHVISIONS_LUMA)
     batch = images(5)
     factors = np.tile([1.0, 1.0, 1.0, 0.0], (5, 1))
     torch.testing.assert_close(color_jitter(batch, factors), batch, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The terms of the bound and the accuracy over the updates of a training (paper 000, 5.4), and its regions."""
+"""The bound and accuracy over the updates of a training (Nguyen et al., 2025, section 5.4), and its regions."""
 
 from __future__ import annotations
 

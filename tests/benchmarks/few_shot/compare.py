@@ -34,7 +34,7 @@ from ray_synth.torch_ops import keep_freed_memory
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = ("dataset", "setting", "seed", "lambda_1", "lambda_2", "clusters", "per_class", "validation", "test")
 SHOTS, FULL, LIGHT = 16, 500, 64
-PAIRS = ((0.1, 1.0), (2.0, 20.0), (20.0, 200.0), (50.0, 500.0))  # paper 000, appendix B
+PAIRS = ((0.1, 1.0), (2.0, 20.0), (20.0, 200.0), (50.0, 500.0))  # (Nguyen et al., 2025, appendix B)
 PILOT, JUDGED = range(100, 103), range(10)
 BUDGET: dict[str, dict[str, Any]] = {
     "digits": {"updates": 600, "batch_size": 64, "learning_rate": 2e-3},

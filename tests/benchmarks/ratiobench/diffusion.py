@@ -1,7 +1,7 @@
 """A pool of real images in, samples of a small diffusion model trained on it out; samples are kept on disk.
 
-As in paper 003, I.2, a generator's worth is set by how long it was trained and by noise added to what it samples
-(variance 0, 0.5 or 1, pixels in [-1, 1]).
+As in (Shidani et al., 2025, section I.2), a generator's worth is set by how long it was trained and by noise added to
+what it samples (variance 0, 0.5 or 1, pixels in [-1, 1]).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ RULES: dict[str, Callable[[RatioEstimate], float]] = {
     "always 1": lambda e: 1.0,
     "always 2": lambda e: 2.0,
     "always 16": lambda e: 16.0,
-    "closed form of paper 003": lambda e: float(e.methods["closed_form"]["ratio"]),
+    "closed form of Beyond Real Data": lambda e: float(e.methods["closed_form"]["ratio"]),
     "stability bound": lambda e: float(e.methods["stability"]["ratio"]),
     "exact risk": lambda e: float(e.methods["exact_risk"]["ratio"]),
     "scaling law": lambda e: float(e.methods["scaling_law"]["ratio"]),

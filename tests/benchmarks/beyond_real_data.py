@@ -1,6 +1,6 @@
-"""Table 1 of paper 003 and its bounds in, the figures that need no network and a verdict on each claim out.
+"""Table 1 of Shidani et al., 2025 and its bounds in, the figures that need no network and a verdict on each claim out.
 
-Run `python -m tests.benchmarks.paper_003 --out DIR [--seeds N]`.
+Run `python -m tests.benchmarks.beyond_real_data --out DIR [--seeds N]`.
 
 **Experiment I.1 (Table 1; Figures 1, 5, 6).** The text gives the sine basis on [0, 1], r = 2, a target of 100 terms
 and exponent s = 0.8, three generators, inputs uniform on [0, 1], 500 test points and logarithmic strengths. It lost

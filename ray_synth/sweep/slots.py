@@ -11,15 +11,15 @@ WINDOW = 2  # proposals go by results this many times the trials at once ago, so
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where trials run: how many at once, and what each holds."""
+class TrialSlots:
+    """How many trials run at once, and what each holds."""
 
-    slots: int
+    count: int
     gpus: float  # of one trial
     workers: int  # of Ray Train in one trial
 
     @classmethod
-    def of(cls, settings: Sweep, *, cpus: float, gpus: float) -> Places:
+    def of(cls, settings: Sweep, *, cpus: float, gpus: float) -> TrialSlots:
         """Raises InputError for a sweep that could not be placed."""
         units: float
         each: float
@@ -40,4 +40,4 @@ class Places:
                 f"sweep.concurrency must be <= {slots}: there are {units:g} {kind} here and a trial takes {each:g}, "
                 f"got {settings.concurrency}; type --set sweep.concurrency={slots}, or leave it out"
             )
-        return cls(slots=settings.concurrency or slots, gpus=each if gpus else 0.0, workers=settings.workers_per_trial)
+        return cls(count=settings.concurrency or slots, gpus=each if gpus else 0.0, workers=settings.workers_per_trial)

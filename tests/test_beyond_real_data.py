@@ -1,4 +1,4 @@
-"""The benchmark of paper 003 at few seeds: what must hold of its curves and maps, whatever the paper's lost scales."""
+"""The benchmark of Shidani et al., 2025 at few seeds: what holds of its curves and maps, whatever the lost scales."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from matplotlib.image import imread
 
 from ray_synth.bound.kernel_ridge import discrepancy, shifted_bias
-from tests.benchmarks import paper_003
-from tests.benchmarks.paper_003 import EIGENVALUES, NOISE, Curves
+from tests.benchmarks import beyond_real_data
+from tests.benchmarks.beyond_real_data import EIGENVALUES, NOISE, Curves
 
 STRENGTHS = np.logspace(-9, 2, 23)
 
 
 @pytest.fixture(scope="module")
 def curves() -> list[Curves]:
-    settings = [setting for reading in NOISE for setting in paper_003.table_1(reading)]
-    return [paper_003.experiment(setting, STRENGTHS, seeds=4) for setting in settings]
+    settings = [setting for reading in NOISE for setting in beyond_real_data.table_1(reading)]
+    return [beyond_real_data.experiment(setting, STRENGTHS, seeds=4) for setting in settings]
 
 
 def test_a_perfect_generator_is_followed_without_limit(curves: list[Curves]) -> None:
@@ -58,25 +58,25 @@ def test_the_bound_overestimates_the_strength(curves: list[Curves]) -> None:
         assert one.excess("full", one.bound_optimum) > one.excess("full", one.exact_optimum)
 
 
-@pytest.mark.parametrize("shift", paper_003.SHIFTS.values())
-@pytest.mark.parametrize("decay", paper_003.DECAYS)
+@pytest.mark.parametrize("shift", beyond_real_data.SHIFTS.values())
+@pytest.mark.parametrize("decay", beyond_real_data.DECAYS)
 def test_the_kernel_map_rises_with_distance_noise_and_shift(shift: float, decay: float) -> None:
-    low = paper_003.kernel_map(noise_variance=0.1, decay=decay, shift=shift)
+    low = beyond_real_data.kernel_map(noise_variance=0.1, decay=decay, shift=shift)
     assert (np.diff(low, axis=0) > 0).all()
-    assert (paper_003.kernel_map(noise_variance=1.0, decay=decay, shift=shift) > low).all()
-    assert (paper_003.kernel_map(noise_variance=0.1, decay=decay, shift=shift + 0.1) > low).all()
+    assert (beyond_real_data.kernel_map(noise_variance=1.0, decay=decay, shift=shift) > low).all()
+    assert (beyond_real_data.kernel_map(noise_variance=0.1, decay=decay, shift=shift + 0.1) > low).all()
 
 
-@pytest.mark.parametrize("shift", paper_003.WASSERSTEIN_SHIFTS.values())
+@pytest.mark.parametrize("shift", beyond_real_data.WASSERSTEIN_SHIFTS.values())
 def test_the_stability_map_rises_with_distance_and_shift(shift: float) -> None:
-    low = paper_003.wasserstein_map(shift=shift)
+    low = beyond_real_data.wasserstein_map(shift=shift)
     assert (np.diff(low, axis=0) > 0).all()
-    assert (paper_003.wasserstein_map(shift=shift + 0.1) > low).all()
+    assert (beyond_real_data.wasserstein_map(shift=shift + 0.1) > low).all()
 
 
-@pytest.mark.parametrize("noise_variance", paper_003.NOISES)
+@pytest.mark.parametrize("noise_variance", beyond_real_data.NOISES)
 def test_the_best_ratio_falls_with_distance(noise_variance: float) -> None:
-    best = paper_003.kernel_map(noise_variance=noise_variance).argmin(axis=1)
+    best = beyond_real_data.kernel_map(noise_variance=noise_variance).argmin(axis=1)
     assert (np.diff(best) <= 0).all()
     assert best[-1] < best[0]
 
@@ -95,15 +95,17 @@ def test_our_shift_term_bounds_the_exact_bias_and_is_reached_in_the_first_mode()
 
 
 def test_the_window_of_ratio_two_is_where_the_map_says() -> None:
-    low, high = paper_003.window_of_two()
-    inside = paper_003.regret_of_two(paper_003.kernel_map(noise_variance=1.0)) <= 2
-    quotient = 1.0 / paper_003.DISTANCES
+    low, high = beyond_real_data.window_of_two()
+    inside = beyond_real_data.regret_of_two(beyond_real_data.kernel_map(noise_variance=1.0)) <= 2
+    quotient = 1.0 / beyond_real_data.DISTANCES
     assert inside[(quotient > 1.1 * low) & (quotient < high / 1.1)].all()
     assert not inside[quotient < low / 1.1].any()
 
 
 def test_the_pictures_are_drawn(curves: list[Curves], tmp_path: Path) -> None:
-    paper_003.draw_experiment(curves[:3], tmp_path / "experiment.png")
-    paper_003.draw_maps("bound", "distance", paper_003.DISTANCES, paper_003.figure_4(), tmp_path / "map.png")
+    beyond_real_data.draw_experiment(curves[:3], tmp_path / "experiment.png")
+    beyond_real_data.draw_maps(
+        "bound", "distance", beyond_real_data.DISTANCES, beyond_real_data.figure_4(), tmp_path / "map.png"
+    )
     for name in ("experiment.png", "map.png"):
         assert imread(tmp_path / name)[..., :3].std() > 0.05  # more than an empty page
