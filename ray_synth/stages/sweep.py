@@ -132,7 +132,16 @@ class Sweep(Stage):
     @property
     def plan(self) -> str:
         searched = ", ".join(dict.fromkeys(("synthetic_ratio", *self.settings.searched)))
-        return f"{self.total} trials of {searched}" + (f"; {self.done} are there" if self.done else "")
+        updates = [
+            round(many)
+            for setting in self.expected_settings(self.ledger).values()
+            for unit, many in training_takes(self.inputs, setting, "trial", times=self.settings.repeats).items()
+            if unit.startswith("update")
+        ]
+        low, high = min(updates), max(updates)
+        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        there = f"; {self.done} are there" if self.done else ""
+        return f"{self.total} trials of {span} updates over {searched}{there}"
 
     def tasks(self) -> Sequence[Tasks]:
         ledger, images = self.ledger, self.of(Generate)
