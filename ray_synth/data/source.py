@@ -54,7 +54,7 @@ class ImageSource(ABC):
 
     def take(self, rows: Rows) -> Self:
         """These images alone, without notes. Nothing is decoded."""
-        return replace(
+        taken = replace(
             self,
             labels=self.labels[rows],
             sources=None if self.sources is None else self.sources[rows],
@@ -62,6 +62,9 @@ class ImageSource(ABC):
             notes=(),
             **self._held(rows),
         )
+        if "_keys" in vars(self):
+            vars(taken)["_keys"] = self._keys[rows]
+        return taken
 
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
         """All images in order, uint8 [b,H,W,C] each."""
@@ -74,16 +77,21 @@ class ImageSource(ABC):
 
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""
-        return self._keys
+        return list(self._keys)
 
     @functools.cached_property
-    def _keys(self) -> list[str]:
+    def _keys(self) -> np.ndarray:
         names, shape = [name.encode() for name in self.class_names], str(self.shape).encode()
         images = (image for batch in self.batches() for image in batch)
-        return [
+        keys = (
             hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
             for image, label in zip(images, self.labels, strict=True)
-        ]
+        )
+        return np.array(list(keys), dtype=object)
+
+    def keep_keys(self, keys: list[str]) -> None:
+        """They were found while the images were looked at for something else."""
+        vars(self)["_keys"] = np.array(keys, dtype=object)
 
     def digest(self) -> str:
         """Hash of the set: class names, and every image with its label, in any order."""
