@@ -42,8 +42,7 @@ def decoded(
     Raises:
         InputError: an image that cannot be read, by its name; more images than memory holds.
     """
-    check_memory(len(items), shape)
-    out = np.empty((len(items), *shape), dtype=np.uint8)
+    out = room_for(len(items), shape)
 
     def one(row: int) -> None:
         out[row] = unified(decoded_item(items[row], names[row]), shape, crop=crop)
@@ -107,8 +106,8 @@ class Seen:
         return notes
 
 
-def check_memory(count: int, shape: tuple[int, int, int]) -> None:
-    """Raise InputError where so many images, [H,W,C] each, are more than this machine's memory can hold."""
+def room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Memory for so many images: uint8 [count,H,W,C]. Raises InputError where it is more than this machine has."""
     needed, there = count * math.prod(shape), machine_memory()
     if needed > there:
         raise InputError(
@@ -116,6 +115,7 @@ def check_memory(count: int, shape: tuple[int, int, int]) -> None:
             f"{there / 2**30:,.1f} GiB of memory; type --set data.image_size={max(1, shape[0] // 2)}, or fewer images: "
             "--set data.shots=16 --set data.max_validation=16 --set data.max_test=16"
         )
+    return np.empty((count, *shape), dtype=np.uint8)
 
 
 def machine_memory() -> int:

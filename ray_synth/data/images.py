@@ -32,7 +32,7 @@ class ImageSet(ImageSource):
     def images(self, rows: Rows | None = None) -> np.ndarray:
         return self.pixels if rows is None else self.pixels[rows]
 
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"pixels": self.pixels[rows]}
 
 

@@ -91,7 +91,7 @@ class FileImages(ImageSource):
         names = [self.name(row) for row in np.arange(len(self))[rows]]
         return decoded(self.items[rows], names, self.shape, crop=self.crop)
 
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}
 
 

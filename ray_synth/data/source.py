@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from ray_synth.data.decoding import room_for
+
 BATCH = 512
 
 Rows = np.ndarray | slice
@@ -37,7 +39,7 @@ class ImageSource(ABC):
         """uint8 [k,H,W,C] of these rows, in their order; None: all."""
 
     @abstractmethod
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         """What the subclass holds of these rows. Nothing is decoded."""
 
     def __len__(self) -> int:
@@ -60,7 +62,7 @@ class ImageSource(ABC):
             sources=None if self.sources is None else self.sources[rows],
             parts=None if self.parts is None else self.parts[rows],
             notes=(),
-            **self._held(rows),
+            **self._taken(rows),
         )
         if "_keys" in vars(self):
             vars(taken)["_keys"] = self._keys[rows]
@@ -108,14 +110,14 @@ class Joined(ImageSource):
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         places = self.places if rows is None else self.places[rows]
-        out = np.empty((len(places), *self.shape), dtype=np.uint8)
+        out = room_for(len(places), self.shape)
         for number, source in enumerate(self.several):
             asked = np.flatnonzero(places[:, 0] == number)
             if len(asked):
                 out[asked] = source.images(places[asked, 1])
         return out
 
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"places": self.places[rows]}
 
 
