@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
-ORIENTATION = 274  # of EXIF; from 5 on, height and width change places
+ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
 GREY = np.array([0.299, 0.587, 0.114])
 
 Item = Path | bytes | np.ndarray
@@ -72,7 +72,7 @@ def look(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) 
             return (item.shape[0], item.shape[1]), 3 if item.ndim == 3 and item.shape[2] != 1 else 1, ""
         with _opened(item, names[row]) as image:
             mode, change = _wanted(image)
-            turned = Image.Image.getexif(image).get(ORIENTATION, 1) >= 5  # a PNG's own method would decode it
+            turned = Image.Image.getexif(image).get(ORIENTATION) in (5, 6, 7, 8)  # a PNG's own would decode it
             return (image.size if turned else image.size[::-1]), 3 if mode == "RGB" else 1, change
 
     seen = Seen()
