@@ -7,61 +7,86 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ray_synth.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
+ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 Item = Path | bytes | np.ndarray
 Size = tuple[int, int]
+T = TypeVar("T")
 
 
-def read_pixels(
-    items: Sequence[Item] | np.ndarray,
-    names: Sequence[str] | np.ndarray,
-    size: Size | None,
-    channels: int | None,
-    *,
-    crop: bool = False,
-) -> tuple[np.ndarray, list[str]]:
-    """Pixels in one size and mode, uint8 [N,H,W,C], and what had to be changed.
+def decoded(
+    items: Sequence[Item] | np.ndarray, names: Sequence[str], shape: tuple[int, int, int], *, crop: bool
+) -> np.ndarray:
+    """Images in one size and mode: uint8 [N,H,W,C] of `shape`.
 
-    `size` (height, width) and `channels` (1 or 3) fix both; else images take the commonest size and, where modes
-    differ, colour. `crop` keeps proportions and cuts off what sticks out; without it images are stretched.
+    `crop` keeps proportions and cuts off what sticks out; without it images are stretched.
 
     Raises:
-        InputError: an image that cannot be read, by its name.
+        InputError: an image that cannot be read, by its name; more images than memory holds.
     """
-    if isinstance(items, np.ndarray) and size in (None, items.shape[1:3]) and channels in (None, items.shape[3]):
-        return items, []
-    if size is not None:
-        check_memory(len(items), (*size, channels or 3))
+    out = room_for(len(items), shape)
+
+    def one(row: int) -> None:
+        out[row] = unified(decoded_item(items[row], names[row]), shape, crop=crop)
+
+    for _ in _in_threads(one, len(items)):
+        pass
+    return out
+
+
+def _in_threads(one: Callable[[int], T], count: int) -> Iterator[T]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, count, WINDOW):
+            yield from pool.map(one, range(start, min(start + WINDOW, count)))
+
+
+def look(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) -> Seen:
+    """Sizes and modes as the heads of files say them; no pixel is decoded.
+
+    Raises:
+        InputError: a file that is no image, by its name.
+    """
+    from PIL import Image
+
+    def one(row: int) -> tuple[Size, int, str]:
+        item = items[row]
+        if isinstance(item, np.ndarray):
+            return (item.shape[0], item.shape[1]), 3 if item.ndim == 3 and item.shape[2] != 1 else 1, ""
+        with _opened(item, names[row]) as image:
+            mode, change = _wanted(image)
+            turned = Image.Image.getexif(image).get(ORIENTATION) in (5, 6, 7, 8)  # a PNG's own would decode it
+            return (image.size if turned else image.size[::-1]), 3 if mode == "RGB" else 1, change
+
     seen = Seen()
-    decoded = _in_threads(items, names, seen, size, crop)
-    if size is None:  # the commonest is known when all are decoded
-        decoded = iter(list(decoded))
-        size, channels = min(seen.sizes, key=lambda found: (-seen.sizes[found], found)), channels or max(seen.modes)
-    shape = (*size, channels or 3)
-    out = np.empty((len(items), *shape), dtype=np.uint8)
-    for row, image in enumerate(decoded):
-        out[row] = unified(image, shape, crop=crop)
-    if channels is None and not seen.modes[3]:
-        out = np.ascontiguousarray(out[..., :1])
-    return out, seen.notes(out.shape[1:], crop=crop)
+    for size, mode, change in _in_threads(one, len(items)):
+        seen.sizes[size] += 1
+        seen.modes[mode] += 1
+        if change:
+            seen.changed[change] += 1
+    return seen
 
 
 @dataclass
 class Seen:
-    """What was found among images that are decoded: sizes, modes (1 grey, 3 colour), and what had to be changed."""
+    """What was found among images: sizes, modes (1 grey, 3 colour), and what has to be changed."""
 
     sizes: Counter[Size] = field(default_factory=Counter)
     modes: Counter[int] = field(default_factory=Counter)
@@ -81,27 +106,8 @@ class Seen:
         return notes
 
 
-def _in_threads(
-    items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray, seen: Seen, size: Size | None, crop: bool
-) -> Iterator[np.ndarray]:
-    """Every image in order, resized where the size is known: large photos need then not all be held."""
-
-    def one(index: int) -> tuple[np.ndarray, Size, Counter[str]]:
-        changed: Counter[str] = Counter()
-        image = decoded_item(items[index], names[index], changed)
-        return (image if size is None else resized(image, size, crop=crop)), (image.shape[0], image.shape[1]), changed
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(items), WINDOW):
-            for image, found, changed in pool.map(one, range(start, min(start + WINDOW, len(items)))):
-                seen.sizes[found] += 1
-                seen.modes[3 if image.ndim == 3 else 1] += 1
-                seen.changed.update(changed)
-                yield image
-
-
-def check_memory(count: int, shape: tuple[int, int, int]) -> None:
-    """Raise InputError where so many images, [H,W,C] each, are more than this machine's memory can hold."""
+def room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Memory for so many images: uint8 [count,H,W,C]. Raises InputError where it is more than this machine has."""
     needed, there = count * math.prod(shape), machine_memory()
     if needed > there:
         raise InputError(
@@ -109,6 +115,7 @@ def check_memory(count: int, shape: tuple[int, int, int]) -> None:
             f"{there / 2**30:,.1f} GiB of memory; type --set data.image_size={max(1, shape[0] // 2)}, or fewer images: "
             "--set data.shots=16 --set data.max_validation=16 --set data.max_test=16"
         )
+    return np.empty((count, *shape), dtype=np.uint8)
 
 
 def machine_memory() -> int:
@@ -119,46 +126,55 @@ def machine_memory() -> int:
         return sys.maxsize
 
 
-def decoded_item(item: Item, name: str, changed: Counter[str]) -> np.ndarray:
+def decoded_item(item: Item, name: str) -> np.ndarray:
     """One image as uint8 [H,W] (grey) or [H,W,3] (colour)."""
-    if isinstance(item, np.ndarray):
-        return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
-    return _decoded(item, name, changed)
-
-
-def decoded_file(file: Path, changed: Counter[str]) -> np.ndarray:
-    """One file as uint8 [H,W] (grey) or [H,W,3] (colour)."""
-    return _decoded(file, str(file), changed)
-
-
-def _decoded(source: Path | bytes, name: str, changed: Counter[str]) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        raise InputError(f"image cannot be read: {name} ({error}); repair or remove it") from None
+    if isinstance(item, np.ndarray):
+        return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
+    with _opened(item, name) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16 bits a pixel; one scale for all images
-        changed[f"of mode {image.mode} scaled to 8 bits"] += 1
         return np.clip(np.round(np.asarray(image, dtype=np.float64) * (255 / 65535)), 0, 255).astype(np.uint8)
     if image.mode in ("L", "RGB"):
         return np.asarray(image)
-    mode = "L" if image.mode in ("1", "LA") else "RGB"
-    what = f"of mode {image.mode} turned to {'grey' if mode == 'L' else 'RGB'}"
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # What lies under transparent pixels is nobody's picture; viewers show white there.
+    mode, _ = _wanted(image)
+    if _transparent(image):  # what lies under transparent pixels is nobody's picture; viewers show white there
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        what += ", transparent parts white"
-    changed[what] += 1
     return np.asarray(image.convert(mode))
+
+
+@contextmanager
+def _opened(item: Path | bytes, name: str) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            yield image
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        raise InputError(f"image cannot be read: {name} ({error}); repair or remove it") from None
+
+
+def _wanted(image: Image.Image) -> tuple[str, str]:
+    """The mode that an image is decoded to, L or RGB, and what has to be changed for it."""
+    if image.mode.startswith("I"):
+        return "L", f"of mode {image.mode} scaled to 8 bits"
+    if image.mode in ("L", "RGB"):
+        return image.mode, ""
+    mode = "L" if image.mode in ("1", "LA") else "RGB"
+    change = f"of mode {image.mode} turned to {'grey' if mode == 'L' else 'RGB'}"
+    return mode, f"{change}, transparent parts white" if _transparent(image) else change
+
+
+def _transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
 def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = False) -> np.ndarray:
     """One image, [H,W] or [H,W,3], in another size and mode: uint8 [H,W,C] of `shape`; grey stays [H,W,1].
 
-    `crop` as in `read_pixels`: synthetic images must lose what real ones lose, or the two are not of one kind.
+    `crop` as in `decoded`: synthetic images must lose what real ones lose, or the two are not of one kind.
     """
     image = resized(image, shape[:2], crop=crop)
     if image.ndim == 3 and shape[2] == 1:

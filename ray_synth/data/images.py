@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ray_synth.data.decoding import machine_memory
 from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import InputError
+
+SHARE = 0.25  # of memory that one source may take
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,8 +32,28 @@ class ImageSet(ImageSource):
     def images(self, rows: Rows | None = None) -> np.ndarray:
         return self.pixels if rows is None else self.pixels[rows]
 
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"pixels": self.pixels[rows]}
+
+
+def in_memory(source: ImageSource) -> ImageSet:
+    """All images, decoded at once. Raises InputError where they are more than memory holds."""
+    if isinstance(source, ImageSet):
+        return source
+    return ImageSet(
+        pixels=source.images(),
+        labels=source.labels,
+        class_names=source.class_names,
+        sources=source.sources,
+        parts=source.parts,
+        notes=source.notes,
+    )
+
+
+def held(source: ImageSource) -> ImageSource:
+    """In memory where that takes a small share of this machine's; else as it is."""
+    fits = len(source) * math.prod(source.shape) <= SHARE * machine_memory()
+    return in_memory(source) if fits else source
 
 
 def first_per_class(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -6,11 +6,12 @@ import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ray_synth.data.decoding import LUMA
+from ray_synth.data.images import in_memory
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 
@@ -26,19 +27,29 @@ QUERIES = 16  # images that are looked up at once
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fingerprints:
-    """What a set is compared by. names: [N], for messages; digests: [N], of the pixels; hashes: uint8 [N,B], which
-    differ in few bits where images look alike."""
+    """What a set is compared by. names: [N], for messages, else places in the set; digests: [N], of the pixels; hashes:
+    uint8 [N,B], which differ in few bits where images look alike."""
 
-    names: Sequence[str]
+    names: Sequence[str] | np.ndarray | None
     digests: Sequence[bytes]
     hashes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.digests)
 
+    def name(self, row: int) -> str:
+        return str(row if self.names is None else self.names[row])
+
     @classmethod
     def of(cls, images: ImageSource) -> Fingerprints:
-        return cls.of_pixels(images.images(), [images.name(row) for row in range(len(images))])
+        """In one pass, which finds the images' keys too."""
+        parts, keys = [cls.of_pixels(images.images(slice(0)), [])], list[str]()
+        for start in range(0, len(images), BLOCK):
+            piece = in_memory(images.take(slice(start, start + BLOCK)))
+            parts.append(cls.of_pixels(piece.pixels, []))
+            keys += piece.keys()
+        images.keep_keys(keys)
+        return replace(cls.joined(parts), names=images.sources)
 
     @classmethod
     def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Fingerprints:
@@ -49,7 +60,7 @@ class Fingerprints:
 
     def take(self, rows: np.ndarray) -> Fingerprints:
         return Fingerprints(
-            names=[self.names[row] for row in rows],
+            names=None if self.names is None else [self.names[row] for row in rows],
             digests=[self.digests[row] for row in rows],
             hashes=self.hashes[rows],
         )
@@ -57,9 +68,9 @@ class Fingerprints:
     @classmethod
     def joined(cls, several: Sequence[Fingerprints]) -> Fingerprints:
         return cls(
-            names=[name for fingerprints in several for name in fingerprints.names],
-            digests=[digest for fingerprints in several for digest in fingerprints.digests],
-            hashes=np.concatenate([fingerprints.hashes for fingerprints in several]),
+            names=[name for prints in several for name in prints.names or ()],
+            digests=[digest for prints in several for digest in prints.digests],
+            hashes=np.concatenate([prints.hashes for prints in several]),
         )
 
 
@@ -247,8 +258,8 @@ def _leak(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints]) -> str:
 def _named(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints], limit: int, sign: str) -> str:
     """The first pairs by the names of their images."""
     shown = [
-        f"{pair.first} {sets[pair.first].names[pair.first_row]} {sign} "
-        f"{pair.second} {sets[pair.second].names[pair.second_row]}"
+        f"{pair.first} {sets[pair.first].name(pair.first_row)} {sign} "
+        f"{pair.second} {sets[pair.second].name(pair.second_row)}"
         for pair in pairs[:limit]
     ]
     return ", ".join(shown) + (f" and {len(pairs) - limit} more" if len(pairs) > limit else "")

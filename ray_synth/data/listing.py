@@ -1,4 +1,4 @@
-"""What a source holds before anything is decoded: one row per image in, an `ImageSet` of the chosen rows out."""
+"""What a source holds before anything is decoded: one row per image in, an image source of the chosen rows out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ray_synth.data.decoding import Item, Size, read_pixels
-from ray_synth.data.images import ImageSet
+from ray_synth.data.decoding import Item, Size, decoded, look
+from ray_synth.data.images import ImageSet, in_memory
+from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import InputError
 
 Label = int | str
@@ -49,19 +51,48 @@ class Listing:
         parts = None if self.parts is None else self.parts[rows]
         return replace(self, items=items, names=self.names[rows], labels=self.labels[rows], parts=parts)
 
-    def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
-        """Decode every image, in one size and mode; notes say what had to be changed."""
+    def source(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSource:
+        """The images in one size and mode; notes say what has to be changed.
+
+        `size` (height, width) and `channels` (1 or 3) fix both; else images take the commonest size and, where modes
+        differ, colour.
+        """
         if not len(self):
-            raise InputError("the source holds no image; docs/guide/data.md says what each data.kind expects")
-        pixels, notes = read_pixels(self.items, self.names, size, channels, crop=crop)
-        return ImageSet(
-            pixels=pixels,
-            labels=self.labels,
-            class_names=self.class_names,
-            sources=self.names,
-            parts=self.parts,
-            notes=(*self.notes, *notes),
+            raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
+        known: dict[str, Any] = {
+            "labels": self.labels, "class_names": self.class_names, "sources": self.names, "parts": self.parts
+        }  # fmt: skip
+        items = self.items
+        if isinstance(items, np.ndarray) and size in (None, items.shape[1:3]) and channels in (None, items.shape[3]):
+            return ImageSet(pixels=items, notes=self.notes, **known)
+        if not isinstance(items, np.ndarray):  # workers have another current folder
+            items = np.array([i.absolute() if isinstance(i, Path) else i for i in items], dtype=object)
+        seen = look(items, self.names)
+        size = size or min(seen.sizes, key=lambda found: (-seen.sizes[found], found))
+        shape = (*size, channels or max(seen.modes))
+        return FileImages(
+            items=items, crop=crop, shape=shape, notes=(*self.notes, *seen.notes(shape, crop=crop)), **known
         )
+
+    def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
+        """The same, decoded at once."""
+        return in_memory(self.source(size, channels, crop=crop))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FileImages(ImageSource):
+    """Images that are decoded each time they are asked for. items: [N] files or encoded bytes, or arrays."""
+
+    items: np.ndarray
+    crop: bool
+
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        rows = slice(None) if rows is None else rows
+        names = [self.name(row) for row in np.arange(len(self))[rows]]
+        return decoded(self.items[rows], names, self.shape, crop=self.crop)
+
+    def _taken(self, rows: Rows) -> dict[str, Any]:
+        return {"items": self.items[rows]}
 
 
 def names_of(names: Iterable[Any]) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from ray_synth.data.decoding import room_for
+
 BATCH = 512
 
 Rows = np.ndarray | slice
@@ -37,7 +39,7 @@ class ImageSource(ABC):
         """uint8 [k,H,W,C] of these rows, in their order; None: all."""
 
     @abstractmethod
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         """What the subclass holds of these rows. Nothing is decoded."""
 
     def __len__(self) -> int:
@@ -54,14 +56,17 @@ class ImageSource(ABC):
 
     def take(self, rows: Rows) -> Self:
         """These images alone, without notes. Nothing is decoded."""
-        return replace(
+        taken = replace(
             self,
             labels=self.labels[rows],
             sources=None if self.sources is None else self.sources[rows],
             parts=None if self.parts is None else self.parts[rows],
             notes=(),
-            **self._held(rows),
+            **self._taken(rows),
         )
+        if "_keys" in vars(self):
+            vars(taken)["_keys"] = self._keys[rows]
+        return taken
 
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
         """All images in order, uint8 [b,H,W,C] each."""
@@ -74,16 +79,21 @@ class ImageSource(ABC):
 
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""
-        return self._keys
+        return list(self._keys)
 
     @functools.cached_property
-    def _keys(self) -> list[str]:
+    def _keys(self) -> np.ndarray:
         names, shape = [name.encode() for name in self.class_names], str(self.shape).encode()
         images = (image for batch in self.batches() for image in batch)
-        return [
+        keys = (
             hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
             for image, label in zip(images, self.labels, strict=True)
-        ]
+        )
+        return np.array(list(keys), dtype=object)
+
+    def keep_keys(self, keys: list[str]) -> None:
+        """They were found while the images were looked at for something else."""
+        vars(self)["_keys"] = np.array(keys, dtype=object)
 
     def digest(self) -> str:
         """Hash of the set: class names, and every image with its label, in any order."""
@@ -100,14 +110,14 @@ class Joined(ImageSource):
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         places = self.places if rows is None else self.places[rows]
-        out = np.empty((len(places), *self.shape), dtype=np.uint8)
+        out = room_for(len(places), self.shape)
         for number, source in enumerate(self.several):
             asked = np.flatnonzero(places[:, 0] == number)
             if len(asked):
                 out[asked] = source.images(places[asked, 1])
         return out
 
-    def _held(self, rows: Rows) -> dict[str, Any]:
+    def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"places": self.places[rows]}
 
 

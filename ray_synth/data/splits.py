@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ray_synth.config import Data
-from ray_synth.data.images import ImageSet
+from ray_synth.data.images import held
 from ray_synth.data.leaks import Fingerprints, near_notes, rows_without_leaks
 from ray_synth.data.listing import Listing
 from ray_synth.data.readers import list_images
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.seeding import derive_seed
 
@@ -25,13 +25,13 @@ OFFICIAL = {"validation": "val", "test": "test"}  # sets that a source may bring
 class Splits:
     """The four sets. `generator` is the train set itself when data.generator_split is `shared`."""
 
-    generator: ImageSet
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
+    generator: ImageSource
+    train: ImageSource
+    validation: ImageSource
+    test: ImageSource
     notes: tuple[str, ...] = ()
 
-    def named(self) -> dict[str, ImageSet]:
+    def named(self) -> dict[str, ImageSource]:
         return {name: getattr(self, name) for name in ("generator", "train", "validation", "test")}
 
 
@@ -39,18 +39,18 @@ def read_splits(data: Data, seed: int) -> Splits:
     """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded."""
     listing = list_images(data)
     if not listing.by_name:
-        return split(listing.read(data.size, crop=data.crop), data, seed)
+        return split(held(listing.source(data.size, crop=data.crop)), data, seed)
     above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
     keys = np.asarray([name.removeprefix(above) for name in listing.names])
     rows = _chosen(listing, keys, listing.class_keys or listing.class_names, data, seed)
-    images = listing.take(np.concatenate(list(rows.values()))).read(data.size, crop=data.crop)
+    images = held(listing.take(np.concatenate(list(rows.values()))).source(data.size, crop=data.crop))
     ends = np.cumsum([len(chosen) for chosen in rows.values()])
     # Slices are views: one copy of the pixels, not two.
     sets = {name: images.take(slice(end - len(rows[name]), end)) for name, end in zip(rows, ends, strict=True)}
+    fingerprints = {name: Fingerprints.of(sets[name]) for name in sets}
     notes = list(images.notes)
     for name in [name for name in ("generator", "train") if name in sets]:
-        sets[name], notes = _without_copies(sets[name], notes, data)
-    fingerprints = _fingerprints(sets)
+        sets[name], fingerprints[name], notes = _without_copies(sets[name], fingerprints[name], notes, data)
     kept, leaks = rows_without_leaks(fingerprints, data.on_leak)
     if leaks:
         sets = {name: sets[name].take(kept[name]) for name in sets}
@@ -58,7 +58,7 @@ def read_splits(data: Data, seed: int) -> Splits:
     return _splits(sets, fingerprints, _official(listing.parts), [*notes, *leaks])
 
 
-def split(images: ImageSet, data: Data, seed: int) -> Splits:
+def split(images: ImageSource, data: Data, seed: int) -> Splits:
     """Stratified splits that depend on the pixels and the seed, not on the order of reading.
 
     Per class: a seeded shuffle, then the generator's, the validation's and the test's fraction; the first `shots` of
@@ -70,19 +70,15 @@ def split(images: ImageSet, data: Data, seed: int) -> Splits:
         InputError: an image that stands under two classes or in two official parts, more shots than images, a class
             that is too small to split or has no training image.
     """
-    images, notes = _without_copies(*_without_official_leaks(images, data), data)
+    images, fingerprints, notes = _without_copies(*_without_official_leaks(images, Fingerprints.of(images), data), data)
     keys = np.asarray(images.keys())
     rows = _chosen(images, keys, images.class_names, data, seed)
     sets = {name: images.take(rows[name]) for name in rows}
-    return _splits(sets, _fingerprints(sets), _official(images.parts), notes)
-
-
-def _fingerprints(sets: dict[str, ImageSet]) -> dict[str, Fingerprints]:
-    return {name: Fingerprints.of(images) for name, images in sets.items()}
+    return _splits(sets, {name: fingerprints.take(rows[name]) for name in rows}, _official(images.parts), notes)
 
 
 def _splits(
-    sets: dict[str, ImageSet], fingerprints: dict[str, Fingerprints], official: Sequence[str], notes: Sequence[str]
+    sets: dict[str, ImageSource], fingerprints: dict[str, Fingerprints], official: Sequence[str], notes: Sequence[str]
 ) -> Splits:
     """The sets with a warning of near copies. `generator` is missing where it is the train set itself."""
     train = sets["train"]
@@ -98,7 +94,7 @@ def _splits(
 
 
 def _chosen(
-    source: Listing | ImageSet, keys: np.ndarray, class_keys: Sequence[str], data: Data, seed: int
+    source: Listing | ImageSource, keys: np.ndarray, class_keys: Sequence[str], data: Data, seed: int
 ) -> dict[str, np.ndarray]:
     """Rows of each set, by name.
 
@@ -172,19 +168,24 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _without_official_leaks(images: ImageSet, data: Data) -> tuple[ImageSet, list[str]]:
+def _without_official_leaks(
+    images: ImageSource, fingerprints: Fingerprints, data: Data
+) -> tuple[ImageSource, Fingerprints, list[str]]:
     """An image that stands in two official parts is refused, or taken from all but the last of train, val, test."""
     if images.parts is None:
-        return images, list(images.notes)
+        return images, fingerprints, list(images.notes)
     rows = {part: np.flatnonzero(images.parts == part) for part in ("train", "val", "test")}
-    kept, notes = rows_without_leaks({part: Fingerprints.of(images.take(rows[part])) for part in rows}, data.on_leak)
-    if notes:
-        images = replace(images.take(np.sort(np.concatenate([rows[part][kept[part]] for part in rows]))),
-                         notes=images.notes)  # fmt: skip
-    return images, [*images.notes, *notes]
+    kept, leaks = rows_without_leaks({part: fingerprints.take(rows[part]) for part in rows}, data.on_leak)
+    notes = [*images.notes, *leaks]
+    if leaks:
+        stay = np.sort(np.concatenate([rows[part][kept[part]] for part in rows]))
+        images, fingerprints = images.take(stay), fingerprints.take(stay)
+    return images, fingerprints, notes
 
 
-def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple[ImageSet, list[str]]:
+def _without_copies(
+    images: ImageSource, fingerprints: Fingerprints, notes: Sequence[str], data: Data
+) -> tuple[ImageSource, Fingerprints, list[str]]:
     """Copies among the images that are split would leak between sets: one of each stays.
 
     A copy under another class is refused; with on_leak `drop`, all of that image go, as nobody knows its class.
@@ -192,7 +193,7 @@ def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple
     train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
     copies: dict[bytes, list[int]] = defaultdict(list)
     for row in train.tolist():
-        copies[hashlib.sha256(images.pixels[row].tobytes()).digest()].append(row)
+        copies[fingerprints.digests[row]].append(row)
     lost: list[int] = []
     contradictory = 0
     for found in copies.values():
@@ -208,10 +209,11 @@ def _without_copies(images: ImageSet, notes: Sequence[str], data: Data) -> tuple
                 "pixels; remove the wrong one, or type --set data.on_leak=drop to leave such images out"
             )
     if not lost:
-        return images, list(notes)
+        return images, fingerprints, list(notes)
     counts = {
         "identical pixels stand in the same class already": len(lost) - contradictory,
         "identical pixels stand in another class too": contradictory,
     }
     said = [f"{count} image(s) left out: {why}" for why, count in counts.items() if count]
-    return images.take(np.setdiff1d(np.arange(len(images)), lost)), [*notes, *said]
+    stay = np.setdiff1d(np.arange(len(images)), lost)
+    return images.take(stay), fingerprints.take(stay), [*notes, *said]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ray_synth.config import ImageFolder
-from ray_synth.data.decoding import THREADS, decoded_file, unified
+from ray_synth.data.decoding import THREADS, decoded_item, unified
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
@@ -77,8 +76,9 @@ class FolderSampler:
             if index >= len(self.files[label]):
                 reason = "no_file"
             else:
+                file = self.files[label][index]
                 try:
-                    image = decoded_file(self.files[label][index], Counter())
+                    image = decoded_item(file, str(file))
                 except InputError:
                     reason = "unreadable"
             images.append(image[..., None] if image.ndim == 2 else image)
@@ -94,7 +94,7 @@ def folder_fingerprints(
 
     def pixels(file: Path) -> np.ndarray | None:
         try:
-            return np.broadcast_to(unified(decoded_file(file, Counter()), shape, crop=crop), shape)
+            return np.broadcast_to(unified(decoded_item(file, str(file)), shape, crop=crop), shape)
         except InputError:
             return None  # the sampler rejects it, and says so
 

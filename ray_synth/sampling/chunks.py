@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_synth.data.decoding import unified
-from ray_synth.data.images import ImageSet
+from ray_synth.data.decoding import room_for, unified
+from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import WorkError
 from ray_synth.runs import RunFolder
 
@@ -206,18 +206,11 @@ def encoded(image: np.ndarray, format: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
 
 
-def read_rows(
-    folder: RunFolder,
-    plan: Plan,
-    columns: Sequence[str],
-    turned: Callable[[Chunk, Rows], Rows] = lambda chunk, rows: rows,
-) -> Iterator[tuple[Chunk, Rows]]:
+def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator[tuple[Chunk, list[Row]]]:
     """The plan's images in order of class and index, a chunk at a time, rejected ones left out.
-
-    turned: what is done with the rows of a chunk by the thread that reads them.
 
     Raises:
         WorkError: a chunk that cannot be read, or keys that are not those of the plan, each once.
@@ -232,17 +225,17 @@ def read_rows(
             needed.append((chunk, covered[chunk.label]))
             covered[chunk.label] = chunk.stop
 
-    def read(task: tuple[Chunk, int]) -> Rows:
+    def read(task: tuple[Chunk, int]) -> list[Row]:
         chunk, first = task
-        with _readable(chunk), folder.open(f"{FOLDER}/{chunk.name}") as file:
+        name = f"{FOLDER}/{chunk.name}"
+        with _readable(name), folder.open(name) as file:
             rows = pq.read_table(file, columns=wanted).slice(max(0, first - chunk.start)).to_pylist()
         start = max(first, chunk.start)
         if [row["key"] for row in rows] != [plan.key(chunk.label, index) for index in range(start, chunk.stop)]:
             raise WorkError(
-                f"chunk {FOLDER}/{chunk.name} does not hold the keys that its name says; "
-                "remove it and run `generate` again"
+                f"chunk {name} does not hold the keys that its name says; remove it and run `generate` again"
             )
-        return turned(chunk, [row for row in rows if not row["rejected"]])
+        return [row for row in rows if not row["rejected"]]
 
     with ThreadPoolExecutor(READERS) as pool:
         for window in range(0, len(needed), READERS):  # so that few chunks are in memory at once
@@ -267,7 +260,8 @@ def rejected_counts(
     """
 
     def read(chunk: Chunk) -> list[tuple[str, str]]:
-        with _readable(chunk), folder.open(f"{FOLDER}/{chunk.name}") as file:
+        name = f"{FOLDER}/{chunk.name}"
+        with _readable(name), folder.open(name) as file:
             rows = pq.read_table(file, columns=["key", "rejected"]).to_pylist()
         return [(row["key"], row["rejected"]) for row in rows if row["rejected"]]
 
@@ -285,18 +279,55 @@ def rejected_counts(
 
 
 @contextmanager
-def _readable(chunk: Chunk) -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise WorkError(
-            f"chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
-        ) from None
+        raise WorkError(f"chunk {name} cannot be read ({error}); remove it and run `generate` again") from None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChunkImages(ImageSource):
+    """Images of chunks, decoded each time they are asked for. places: [N,2] which chunk, and the row in it.
+
+    Rows of many chunks cost as many files.
+    """
+
+    url: str  # of the run folder
+    chunks: tuple[Chunk, ...]
+    places: np.ndarray
+    crop: bool
+
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        """Raises WorkError for a chunk that cannot be read."""
+        chunks, places = (self.places if rows is None else self.places[rows]).T
+        out, folder = room_for(len(places), self.shape), RunFolder.on_worker(self.url)
+        order = np.argsort(chunks, kind="stable")
+
+        def read(asked: np.ndarray) -> None:
+            name = f"{FOLDER}/{self.chunks[chunks[asked[0]]].name}"
+            with _readable(name), folder.open(name) as file:
+                images = pq.read_table(file, columns=["image"])["image"].take(places[asked]).to_pylist()
+            try:
+                for row, image in zip(asked, images, strict=True):
+                    out[row] = unified(_decoded(image), self.shape, crop=self.crop)
+            except (OSError, SyntaxError) as error:
+                raise WorkError(
+                    f"an image of chunk {name} cannot be read ({error}); remove it and run `generate` again"
+                ) from None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(read, np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1) if len(order) else []):
+                pass
+        return out
+
+    def _taken(self, rows: Rows) -> dict[str, Any]:
+        return {"places": self.places[rows]}
 
 
 def read_synthetic(
     folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int], crop: bool = False
-) -> ImageSet:
+) -> ChunkImages:
     """The images of the plan, by class and index, in the size and mode of the real ones; `sources` are their keys.
 
     shape: [H,W,C] of what comes back; images of another size are resized, and cropped to its proportions with `crop`.
@@ -304,24 +335,19 @@ def read_synthetic(
     Raises:
         WorkError: as `read_rows`.
     """
-    total = plan.num_classes * plan.images_per_class
-    images, labels = np.empty((total, *shape), dtype=np.uint8), np.empty(total, dtype=np.int64)
-    keys = np.empty(total, dtype=object)
-    done = 0
-
-    def decoded(chunk: Chunk, rows: Rows) -> Rows:
-        try:
-            return [{**row, "image": unified(_decoded(row["image"]), shape, crop=crop)} for row in rows]
-        except (OSError, SyntaxError) as error:
-            raise WorkError(
-                f"an image of chunk {FOLDER}/{chunk.name} cannot be read ({error}); remove it and run `generate` again"
-            ) from None
-
-    for chunk, rows in read_rows(folder, plan, ["image"], decoded):
-        for row in rows:
-            images[done], labels[done], keys[done] = row["image"], chunk.label, row["key"]
-            done += 1
-    return ImageSet(pixels=images, labels=labels, class_names=tuple(class_names), sources=keys)
+    found = [(chunk, [row["key"] for row in rows]) for chunk, rows in read_rows(folder, plan, ["key"])]
+    each = [len(keys) for _, keys in found]
+    rows = [int(key.rsplit("-", 1)[1]) - chunk.start for chunk, keys in found for key in keys]
+    return ChunkImages(
+        labels=np.repeat(np.array([chunk.label for chunk, _ in found], dtype=np.int64), each),
+        class_names=tuple(class_names),
+        shape=shape,
+        sources=np.array([key for _, keys in found for key in keys], dtype=object),
+        url=folder.absolute_url,
+        chunks=tuple(chunk for chunk, _ in found),
+        places=np.stack([np.repeat(np.arange(len(found)), each), np.array(rows, dtype=np.int64)], axis=1),
+        crop=crop,
+    )
 
 
 def _decoded(data: bytes) -> np.ndarray:

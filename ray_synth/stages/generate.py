@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import digest, said
-from ray_synth.data.images import synthetic_counts
+from ray_synth.data.images import held, synthetic_counts
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
@@ -393,7 +393,7 @@ class Generate(Stage):
 
     @property
     def all(self) -> ImageSource:
-        """All synthetic images that are asked for so far; read once for each number of them."""
+        """All synthetic images that are asked for so far; found once for each number of them."""
         if self._read is None or len(self._read) < self.total:
             self._read = self._read_all()
         return self._read
@@ -404,13 +404,9 @@ class Generate(Stage):
             # The files, not the chunks: these may hold them recompressed.
             for note in self._refuse_judged(used):
                 self.inputs.reporter.say(f"  note: {note}")
-        return chunks.read_synthetic(
-            self.folder,
-            self.images,
-            class_names=self.inputs.class_names,
-            shape=self.inputs.shape,
-            crop=self.experiment.data.crop,
-        )
+        names, crop = self.inputs.class_names, self.experiment.data.crop
+        found = chunks.read_synthetic(self.folder, self.images, class_names=names, shape=self.inputs.shape, crop=crop)
+        return held(found)
 
     def export(self, kind: str) -> str:
         """Write the kept images as `folder` or `webdataset`; returns where in the run folder."""

@@ -14,13 +14,13 @@ import torch
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
 from ray_synth.classifier.train import _Side
 from ray_synth.config import Augment, PartitionSettings
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits
 from ray_synth.features.encoders import Encoder
 from ray_synth.training.team import Team
 
 
-def mixed(real: ImageSet, synthetic: ImageSet, clusters: int = 20, **how: Any) -> TrainingData:
+def mixed(real: ImageSource, synthetic: ImageSource, clusters: int = 20, **how: Any) -> TrainingData:
     return mix(real, synthetic, synthetic_ratio=2, num_clusters=clusters, partition=PartitionSettings(), seed=0, **how)
 
 

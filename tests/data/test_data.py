@@ -13,6 +13,7 @@ from PIL import Image
 from ray_synth.config import Data, load_experiment
 from ray_synth.data.images import ImageSet, first_per_class, rank_in_class, synthetic_counts
 from ray_synth.data.readers import read_folder
+from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits, split
 from ray_synth.errors import InputError
 from ray_synth.pipeline import Run
@@ -23,7 +24,7 @@ from ..conftest import DIGITS
 from .sources import samples, write_parquet
 
 
-def pixels(images: ImageSet) -> set[bytes]:
+def pixels(images: ImageSource) -> set[bytes]:
     return {image.tobytes() for image in images.images()}
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 import ray_synth as rs
 from ray_synth.config import Experiment, GeneratorSettings, load_experiment
-from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.generator.base import KINDS, Batch, Generator, Origin, Parents, Sampler, register
 from ray_synth.pipeline import Run
@@ -69,7 +69,7 @@ class MeanGenerator(Generator[Mean]):
             return self.fit_steps
         return len(np.load(io.BytesIO(folder.read(self.checkpoint)))) if folder.exists(self.checkpoint) else 0
 
-    def fit(self, folder: RunFolder, images: ImageSet, seed: int) -> Iterator[int]:
+    def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
         if folder.exists(self.weights):
             return
         yield self.fit_done(folder)

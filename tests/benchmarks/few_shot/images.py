@@ -20,6 +20,7 @@ import torch
 from ray_synth.config import Data, Diffusion, Generate
 from ray_synth.data.images import ImageSet
 from ray_synth.data.readers import read_digits
+from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import split
 from ray_synth.evaluators.fidelity import judged_fidelity
 from ray_synth.generator.diffusion import DiffusionSampler, load_unet
@@ -38,7 +39,7 @@ SETTINGS = {
 }
 
 
-def real_sets(name: str) -> dict[str, ImageSet]:
+def real_sets(name: str) -> dict[str, ImageSource]:
     """generator, pool (where shots are drawn from), validation and test: disjoint."""
     if name == "digits":
         parts = split(read_digits(), Data(shots=None), 0)
@@ -62,7 +63,7 @@ def real_sets(name: str) -> dict[str, ImageSet]:
     }
 
 
-def synthetic(folder: RunFolder, name: str, real: ImageSet) -> ImageSet:
+def synthetic(folder: RunFolder, name: str, real: ImageSource) -> ImageSet:
     settings, generate = SETTINGS[name]
     finetune(folder, real, settings, seed=0, progress=lambda step: print(f"step {step}") if step % 100 == 0 else None)
     sampler = DiffusionSampler(load_unet(folder), settings, generate)
