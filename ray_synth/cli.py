@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +120,7 @@ def _verb(stage: type[Stage]) -> Any:
         smoke: Smoke = False,
         allow_pickle: AllowPickle = False,
     ) -> None:
-        _perform(experiment, set_, out, seed, until=stage.name, smoke=smoke, allow_pickle=allow_pickle)
+        _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=stage.name)
 
     command.__doc__ = (
         f"Example: ray-synth {stage.name} sweeps/digits.yaml --out runs/digits\n\n"
@@ -145,42 +145,37 @@ app = typer.Typer(
 )
 
 
-def _perform(
-    experiment: Path,
-    set_: list[str] | None,
-    out: str | None,
-    seed: int | None,
-    *,
-    until: str | None = None,
-    dry_run: bool = False,
-    smoke: bool = False,
-    allow_pickle: bool = False,
-    export: str | None = None,
-    extend: int | None = None,
-) -> None:
+@dataclass(frozen=True)
+class _Words:
+    """What every verb takes."""
+
+    experiment: Path
+    set_: list[str] | None
+    out: str | None
+    seed: int | None
+    smoke: bool
+    allow_pickle: bool = False
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """As arguments."""
+        from ray_synth.config import parse_assignments
+
+        overrides = parse_assignments(self.set_ or [])
+        if self.allow_pickle:
+            overrides["generator.allow_pickle"] = True
+        return {"out": self.out, "overrides": overrides, "seed": self.seed, "smoke": self.smoke}
+
+
+def _perform(words: _Words, **how: Any) -> None:
+    """Run the pipeline, `how` as it takes it, and show what comes of it."""
     from ray_synth.progress import Reporter
 
     reporter = Reporter()
     with _exit_codes(reporter):
-        from ray_synth.config import parse_assignments
         from ray_synth.pipeline import run as run_pipeline
 
-        overrides = parse_assignments(set_ or [])
-        if allow_pickle:
-            overrides["generator.allow_pickle"] = True
-        run_pipeline(
-            experiment,
-            out=out,
-            overrides=overrides,
-            seed=seed,
-            until=until,
-            dry_run=dry_run,
-            smoke=smoke,
-            export=export,
-            extend=extend,
-            reporter=reporter,
-            show=True,
-        )
+        run_pipeline(words.experiment, **words.given, **how, reporter=reporter, show=True)
 
 
 @app.command(short_help="Every stage in order, each skipped when its output is complete")
@@ -203,7 +198,7 @@ def run(
 
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
     """
-    _perform(experiment, set_, out, seed, dry_run=dry_run, smoke=smoke, allow_pickle=allow_pickle)
+    _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), dry_run=dry_run)
 
 
 @app.command(short_help="Generate the synthetic images")
@@ -226,67 +221,79 @@ def generate(
     """
     from ray_synth.stages import Generate
 
-    _perform(experiment, set_, out, seed, until=Generate.name, smoke=smoke, allow_pickle=allow_pickle, export=export)
+    _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Generate.name, export=export)
+
+
+MaybeExperimentFile = Annotated[Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")]
+Real = Annotated[
+    Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")
+]
+Synthetic = Annotated[Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")]
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        "--target",
+        metavar="DIR",
+        help="sample of the domain that the classifier is meant for, where it is another: laid out alike, or "
+        "images directly in DIR if their classes are unknown",
+    ),
+]
+NumReal = Annotated[
+    int | None, typer.Option("--num-real", metavar="N", help="size of the real set of which --real is a sample")
+]
+MaxRatio = Annotated[
+    float | None, typer.Option("--max-ratio", help="largest ratio considered, with --real; default 16")
+]
+RealWeight = Annotated[
+    float | None,
+    typer.Option("--real-weight", metavar="LAMBDA", help="fixed weight of the real loss; default: images count alike"),
+]
+Features = Annotated[
+    str | None,
+    typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
+]
+Confidence = Annotated[float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")]
+CostPerImage = Annotated[
+    float | None,
+    typer.Option("--cost-per-image", metavar="X", help="of generating one; adds the cheapest good ratio"),
+]
+CostPerUpdate = Annotated[
+    float | None, typer.Option("--cost-per-update", metavar="X", help="of an optimizer update; needs --updates")
+]
+Updates = Annotated[
+    int | None, typer.Option("--updates", metavar="N", help="optimizer updates of a training (at ratio 0)")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="updates|epochs", help="what stays the same at every ratio; default updates"),
+]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", metavar="T", help="error that being cheap may cost; default 0.005")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.png", help="draw the prediction (.png, .svg or .pdf)")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
 @app.command(short_help="Predict the best synthetic ratio before training")
 def estimate(
-    experiment: Annotated[Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")] = None,
-    real: Annotated[
-        Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")
-    ] = None,
-    synthetic: Annotated[
-        Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")
-    ] = None,
-    target: Annotated[
-        Path | None,
-        typer.Option(
-            "--target",
-            metavar="DIR",
-            help="sample of the domain that the classifier is meant for, where it is another: laid out alike, or "
-            "images directly in DIR if their classes are unknown",
-        ),
-    ] = None,
-    num_real: Annotated[
-        int | None, typer.Option("--num-real", metavar="N", help="size of the real set of which --real is a sample")
-    ] = None,
-    max_ratio: Annotated[
-        float | None, typer.Option("--max-ratio", help="largest ratio considered, with --real; default 16")
-    ] = None,
-    real_weight: Annotated[
-        float | None,
-        typer.Option(
-            "--real-weight", metavar="LAMBDA", help="fixed weight of the real loss; default: images count alike"
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
-    ] = None,
-    confidence: Annotated[
-        float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")
-    ] = None,
-    cost_per_image: Annotated[
-        float | None,
-        typer.Option("--cost-per-image", metavar="X", help="of generating one; adds the cheapest good ratio"),
-    ] = None,
-    cost_per_update: Annotated[
-        float | None, typer.Option("--cost-per-update", metavar="X", help="of an optimizer update; needs --updates")
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option("--updates", metavar="N", help="optimizer updates of a training (at ratio 0)")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", metavar="updates|epochs", help="what stays the same at every ratio; default updates"),
-    ] = None,
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", metavar="T", help="error that being cheap may cost; default 0.005")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="draw the prediction (.png, .svg or .pdf)")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    experiment: MaybeExperimentFile = None,
+    real: Real = None,
+    synthetic: Synthetic = None,
+    target: Target = None,
+    num_real: NumReal = None,
+    max_ratio: MaxRatio = None,
+    real_weight: RealWeight = None,
+    features: Features = None,
+    confidence: Confidence = None,
+    cost_per_image: CostPerImage = None,
+    cost_per_update: CostPerUpdate = None,
+    updates: Updates = None,
+    budget: Budget = None,
+    tolerance: Tolerance = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
     set_: Set = None,
     out: Out = None,
     seed: Seed = None,
@@ -311,25 +318,16 @@ def estimate(
             raise InputError(
                 "give either an experiment file or both folders; type ray-synth estimate --real DIR --synthetic DIR"
             )
-        if plot is not None:
-            from ray_synth.report.plots import check_picture
-
-            check_picture(plot)
-        settings = {
+        _check_picture(plot)
+        settings: dict[str, Any] = {
             "target": target,
             "num_real": num_real,
             "max_ratio": max_ratio,
             "real_weight": real_weight,
-            "features": features,
-            "confidence": confidence,
         }
-        costs = {
-            "cost_per_image": cost_per_image,
-            "cost_per_update": cost_per_update,
-            "updates": updates,
-            "budget": budget,
-            "tolerance": tolerance,
-        }
+        settings |= {"features": features, "confidence": confidence}
+        costs: dict[str, Any] = {"cost_per_image": cost_per_image, "cost_per_update": cost_per_update}
+        costs |= {"updates": updates, "budget": budget, "tolerance": tolerance}
         if real is not None and synthetic is not None:
             if set_ or out is not None or smoke:
                 raise InputError(
@@ -340,19 +338,11 @@ def estimate(
         else:
             _refuse_folder_options({**settings, **costs})
             from ray_synth.bound.result import RatioEstimate
-            from ray_synth.config import parse_assignments
             from ray_synth.pipeline import run as run_pipeline
             from ray_synth.stages import Estimate
 
-            result = run_pipeline(
-                str(experiment),
-                out=out,
-                overrides=parse_assignments(set_ or []),
-                seed=seed,
-                until=Estimate.name,
-                smoke=smoke,
-                reporter=reporter,
-            )
+            words = _Words(Path(str(experiment)), set_, out, seed, smoke).given
+            result = run_pipeline(str(experiment), **words, until=Estimate.name, reporter=reporter)
             said, names, cheapest = RatioEstimate.from_dict(result), (), None
         from ray_synth import tables
 
@@ -362,6 +352,14 @@ def estimate(
 
             write_picture(estimate_picture(said, names), plot)
             reporter.say(f"picture: {plot}")
+
+
+def _check_picture(file: Path | None) -> None:
+    """Raise InputError for one that could not be drawn: before the work, not after it."""
+    if file is not None:
+        from ray_synth.report.plots import check_picture
+
+        check_picture(file)
 
 
 def _estimate_folders(
@@ -420,7 +418,7 @@ def sweep(
     """
     from ray_synth.stages import Sweep
 
-    _perform(experiment, set_, out, seed, until=Sweep.name, smoke=smoke, allow_pickle=allow_pickle, extend=extend)
+    _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Sweep.name, extend=extend)
 
 
 @app.command(short_help="Run an experiment as a job on a Ray cluster")
@@ -461,23 +459,14 @@ def submit(
 
     reporter = Reporter()
     with _exit_codes(reporter):
+        from ray_synth.cluster.jobs import command_of
         from ray_synth.cluster.jobs import submit as submit_job
         from ray_synth.stages import stages_until
 
         if verb != "run":
             stages_until(verb, said="--verb")
-        code = submit_job(
-            experiment,
-            out=out,
-            overrides=set_ or [],
-            seed=seed,
-            verb=verb,
-            address=address,
-            detach=detach,
-            stop=stop,
-            fetch=fetch,
-            reporter=reporter,
-        )
+        command = command_of(experiment, out, set_ or [], seed, verb, Path.cwd())
+        code = submit_job(command, reporter, address=address, detach=detach, stop=stop, fetch=fetch)
     if code:
         raise typer.Exit(code)
 
@@ -504,46 +493,49 @@ def _check_sender() -> None:
         check_versions(os.environ[SENT_FROM])
 
 
+Gpu = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="published rates: T4, L4, A10G, A100 or H100")]
+Calibrate = Annotated[bool, typer.Option("--calibrate", help="measure this machine, in about a minute; the default")]
+Rates = Annotated[Path | None, typer.Option("--rates", metavar="FILE.json", help="rates that --save-rates kept")]
+SaveRates = Annotated[Path | None, typer.Option("--save-rates", metavar="FILE.json", help="keep what was measured")]
+Nodes = Annotated[str, typer.Option("--nodes", metavar="N[,N...]", help="several: a scaling curve, and where it bends")]
+GpusPerNode = Annotated[
+    int | None, typer.Option("--gpus-per-node", metavar="N", help="default: as the table's instance, or as here")
+]
+SpotInterruptions = Annotated[
+    float | None, typer.Option("--spot-interruptions", metavar="PER_HOUR", help="of a node; default the table's")
+]
+Price = Annotated[
+    float | None, typer.Option("--price", metavar="X", help="dollars of a node and hour; prices of the table age")
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="plan no further than this stage, such as generate")
+]
+WithoutData = Annotated[
+    bool, typer.Option("--without-data", help="count a known data set by its published size, and read nothing")
+]
+CurvePlot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="draw the scaling curve (.png, .svg or .pdf)")
+]
+
+
 @app.command(short_help="What the run will cost before it starts: hours, wall time, storage, money")
 def plan(
     experiment: ExperimentFile,
     set_: Set = None,
     out: Out = None,
     seed: Seed = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="NAME", help="published rates: T4, L4, A10G, A100 or H100")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="measure this machine, in about a minute; the default")
-    ] = False,
-    rates: Annotated[
-        Path | None, typer.Option("--rates", metavar="FILE.json", help="rates that --save-rates kept")
-    ] = None,
-    save_rates: Annotated[
-        Path | None, typer.Option("--save-rates", metavar="FILE.json", help="keep what was measured")
-    ] = None,
-    nodes: Annotated[
-        str, typer.Option("--nodes", metavar="N[,N...]", help="several: a scaling curve, and where it bends")
-    ] = "1",
-    gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", metavar="N", help="default: as the table's instance, or as here")
-    ] = None,
-    spot_interruptions: Annotated[
-        float | None, typer.Option("--spot-interruptions", metavar="PER_HOUR", help="of a node; default the table's")
-    ] = None,
-    price: Annotated[
-        float | None, typer.Option("--price", metavar="X", help="dollars of a node and hour; prices of the table age")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="STAGE", help="plan no further than this stage, such as generate")
-    ] = None,
-    without_data: Annotated[
-        bool, typer.Option("--without-data", help="count a known data set by its published size, and read nothing")
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="draw the scaling curve (.png, .svg or .pdf)")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    gpu: Gpu = None,
+    calibrate: Calibrate = False,
+    rates: Rates = None,
+    save_rates: SaveRates = None,
+    nodes: Nodes = "1",
+    gpus_per_node: GpusPerNode = None,
+    spot_interruptions: SpotInterruptions = None,
+    price: Price = None,
+    until: Until = None,
+    without_data: WithoutData = False,
+    plot: CurvePlot = None,
+    as_json: AsJson = False,
     smoke: Smoke = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -562,23 +554,13 @@ def plan(
 
     started, reporter = time.monotonic(), Reporter()
     with _exit_codes(reporter):
-        from ray_synth.config import parse_assignments
         from ray_synth.planning.request import Request, parse_nodes, plan_for
 
-        if plot is not None:
-            from ray_synth.report.plots import check_picture
-
-            check_picture(plot)
-        overrides = parse_assignments(set_ or [])
-        if allow_pickle:
-            overrides["generator.allow_pickle"] = True
+        _check_picture(plot)
         request = Request(
             experiment=experiment,
-            overrides=overrides,
-            seed=seed,
-            out=out,
+            **_Words(experiment, set_, out, seed, smoke, allow_pickle).given,
             until=until,
-            smoke=smoke,
             without_data=without_data,
             gpu=gpu,
             rates=rates,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 import ray_synth
+from ray_synth.config import Diffusion, ImageFolder, StableDiffusion
+from ray_synth.stages import STAGES
 
 from .conftest import ROOT
 
@@ -47,3 +51,87 @@ def test_every_module_says_what_it_is_for() -> None:
     modules = (ROOT / "ray_synth").rglob("*.py")
     unnamed = [str(m.relative_to(ROOT)) for m in modules if not ast.get_docstring(ast.parse(m.read_text()))]
     assert not unnamed
+
+
+# A command line has as many parameters as options, and these functions of Python are what people call by name.
+PUBLIC_DOORS = {
+    *(f"cli.{verb}" for verb in ("run", "generate", "estimate", "sweep", "submit", "plan")),
+    "pipeline.run",
+    "estimate.estimate_ratio",
+    "classifier.losses.regularized_loss",
+}
+
+
+def test_functions_are_short_and_take_few_arguments() -> None:
+    long, wide = [], set()
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if (node.end_lineno or 0) - node.lineno >= 80:
+                    long.append(f"{name}.{node.name}")
+                given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                if sum(one.arg not in ("self", "cls") for one in given) > 8:
+                    wide.add(f"{name}.{node.name}")
+    assert not long
+    assert wide <= PUBLIC_DOORS
+
+
+OF_A_GENERATOR = re.compile(r"generator(\.settings)?\.kind$|^'(stable_)?diffusion'$")
+KINDS = {section.__name__ for section in (Diffusion, StableDiffusion, ImageFolder)}
+
+
+def test_only_a_generators_own_room_asks_for_its_kind() -> None:
+    """Neither by the class of its settings nor by its `kind`, which is read from files by the configuration alone."""
+    asked = []
+    for name, tree in modules(without=("generator", "config")):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name | ast.Attribute) and _last(node) in KINDS:
+                asked.append((name, node.lineno))
+            if isinstance(node, ast.Compare):
+                sides = (node.left, *node.comparators)
+                asked += [(name, node.lineno) for side in sides if OF_A_GENERATOR.search(ast.unparse(side))]
+    assert not asked
+
+
+def test_only_stages_name_stages() -> None:
+    """As a string that is compared, stands beside another stage's, or is looked up.
+
+    Not meant are the sections of an experiment file, some of which share a stage's name (config/ and smoke.py, which
+    shrinks them), and the part `train` of a data set.
+    """
+    names, found = {stage.name for stage in STAGES}, []
+    for name, tree in modules(without=("stages", "config", "smoke")):
+        part = {"train"} if name.split(".")[0] in ("data", "catalog") else set()
+        for node in ast.walk(tree):
+            texts, least = [], 1
+            if isinstance(node, ast.Compare):
+                texts = _texts(node.left, *node.comparators)
+            elif isinstance(node, ast.Subscript):
+                texts = _texts(node.slice)
+            elif isinstance(node, ast.Call) and _last(node.func) in ("get", "pop", "stage", "is_complete"):
+                texts = _texts(*node.args)
+            elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+                texts, least = _texts(*node.elts), 2
+            elif isinstance(node, ast.Dict):
+                texts, least = _texts(*node.keys), 2
+            if len(names.intersection(texts) - part) >= least:
+                found.append((name, node.lineno, texts))
+    assert not found
+
+
+def modules(without: Sequence[str] = ()) -> Iterator[tuple[str, ast.Module]]:
+    """Each module's name below the package, and its syntax; whole rooms may be left out."""
+    for file in sorted((ROOT / "ray_synth").rglob("*.py")):
+        parts = file.relative_to(ROOT / "ray_synth").with_suffix("").parts
+        if parts[0] not in without:
+            yield ".".join(parts), ast.parse(file.read_text())
+
+
+def _texts(*nodes: ast.expr | None) -> list[str]:
+    """The strings among some expressions."""
+    return [one.value for one in nodes if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+
+
+def _last(node: ast.expr) -> str:
+    """`c` of a.b.c."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

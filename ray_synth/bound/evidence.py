@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,8 +80,7 @@ def gather(
             pilot,
             rows,
             weight,
-            redraws=10 if n < 30 else 3 if n < 1000 else 1,
-            penalties=PENALTIES if n < 200 else PENALTIES_LARGE,
+            fit=_Fit(10 if n < 30 else 3 if n < 1000 else 1, PENALTIES if n < 200 else PENALTIES_LARGE),
             seed=seed,
         )
         training = [
@@ -127,6 +127,17 @@ def _first(linear: Mapping[str, Sets]) -> Sets:
     return next(iter(linear.values()))
 
 
+class _Fit(NamedTuple):
+    """How ridge regression is fitted: over how many draws of the random features, with which penalties."""
+
+    redraws: int = 1
+    penalties: Sequence[float] = SIDE_PENALTIES
+    correct: bool = True
+
+
+ONCE = _Fit()
+
+
 def _ridge(
     samples: Samples,
     linear: Mapping[str, Sets],
@@ -134,11 +145,9 @@ def _ridge(
     rows: IntArray,
     weight: FloatArray,
     *,
-    redraws: int = 1,
-    penalties: Sequence[float] = SIDE_PENALTIES,
+    fit: _Fit = ONCE,
     seed: int,
     own: IntArray | None = None,
-    correct: bool = True,
 ) -> FloatArray:
     """Ridge scores [families,s,R], over redraws. own: the real rows to train on; `rows` are places among them."""
     own = np.arange(len(samples.real)) if own is None else own
@@ -152,12 +161,12 @@ def _ridge(
             pilot,
             held(parts),
             real_weight=weight,
-            penalties=penalties,
-            correct=correct,
+            penalties=fit.penalties,
+            correct=fit.correct,
         )
-        for parts in redrawn(linear, redraws=redraws, seed=seed)
+        for parts in redrawn(linear, redraws=fit.redraws, seed=seed)
     ]
-    scores: FloatArray = np.stack(fits).reshape(len(linear), redraws, *fits[0].shape).mean(axis=1)
+    scores: FloatArray = np.stack(fits).reshape(len(linear), fit.redraws, *fits[0].shape).mean(axis=1)
     return scores
 
 
@@ -215,7 +224,7 @@ def _weighted_scores(
     pilot = Pilot(samples.synthetic_labels, samples.asked(ratios))
     rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
     # What is compared are weights at one ratio: a correction beyond the pilot would move all of them.
-    fits = _ridge(samples, linear, pilot, rows, weights, seed=seed, correct=False)
+    fits = _ridge(samples, linear, pilot, rows, weights, fit=_Fit(correct=False), seed=seed)
     return ratios, weights, fits.mean(axis=0)
 
 

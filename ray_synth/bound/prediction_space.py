@@ -39,42 +39,46 @@ class BoundTerms:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """What a classifier says of real or of synthetic samples: softmax outputs [n,C], losses and regions [n].
+
+    share: of the whole set, where this is a sample; what is no mean counts the whole.
+    """
+
+    outputs: np.ndarray
+    losses: np.ndarray
+    regions: np.ndarray
+    share: float = 1.0
+
+
 def prediction_space_bound(
-    real_outputs: np.ndarray,
-    synthetic_outputs: np.ndarray,
-    real_losses: np.ndarray,
-    synthetic_losses: np.ndarray,
-    real_regions: np.ndarray,
-    synthetic_regions: np.ndarray,
+    real: Side,
+    synthetic: Side,
     *,
     num_regions: int,
     lipschitz: float = math.sqrt(2),
     loss_bound: float | None = None,
     delta: float = 0.05,
-    sampled: tuple[float, float] = (1.0, 1.0),
-    validation_outputs: np.ndarray | None = None,
-    validation_regions: np.ndarray | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> BoundTerms:
     """The bound (Nguyen et al., 2025, Theorem 3.3) on the samples at hand.
 
     Args:
-        real_outputs, synthetic_outputs: softmax outputs [n,C], [g,C].
-        real_losses, synthetic_losses: [n], [g].
         num_regions: K.
         lipschitz: L_h, of the loss in the output.
         loss_bound: C_h; default the largest loss seen.
         delta: the bound holds with probability 1 − delta.
-        sampled: shares of the real and synthetic sets that were given; what is no mean counts the whole sets.
-        validation_outputs, validation_regions: real samples not trained on, [v,C] and [v].
+        validation: outputs [v,C] and regions [v] of real samples not trained on.
     """
-    h_s, h_g = (np.asarray(a, dtype=np.float64) for a in (real_outputs, synthetic_outputs))
+    h_s, h_g = (np.asarray(side.outputs, dtype=np.float64) for side in (real, synthetic))
     if not len(h_s) or not len(h_g) or not 0 < delta < 1 or num_regions < 1:
         raise InputError(
             f"outputs of both sides, num_regions >= 1 and delta in (0, 1) are needed, got {len(h_s)} and {len(h_g)}, "
             f"{num_regions}, {delta}"
         )
-    losses_s, losses_g = np.asarray(real_losses, dtype=np.float64), np.asarray(synthetic_losses, dtype=np.float64)
-    r_s, r_g = np.asarray(real_regions), np.asarray(synthetic_regions)
+    losses_s, losses_g = (np.asarray(side.losses, dtype=np.float64) for side in (real, synthetic))
+    r_s, r_g = np.asarray(real.regions), np.asarray(synthetic.regions)
     regions = np.intersect1d(r_s, r_g)
     g, n = int(np.isin(r_g, regions).sum()), len(h_s)
     discrepancy = robustness = imbalance = real_robustness = 0.0
@@ -84,12 +88,12 @@ def prediction_space_bound(
         discrepancy += share_g * _mean_distance(s_i, g_i)
         robustness += share_g * _mean_distance(g_i, g_i)
         imbalance += (share_n - share_g) * float(losses_s[r_s == i].mean())
-        if validation_outputs is not None and validation_regions is not None:
-            v_i = np.asarray(validation_outputs, dtype=np.float64)[np.asarray(validation_regions) == i]
+        if validation is not None:
+            v_i = np.asarray(validation[0], dtype=np.float64)[np.asarray(validation[1]) == i]
             real_robustness += share_n * _mean_distance(s_i, v_i) if len(v_i) else 0.0
     largest = float(max(losses_s.max(), losses_g.max())) if loss_bound is None else loss_bound
     width = math.sqrt(2 * num_regions * math.log(2) + 2 * math.log(2 / delta))
-    complexity = largest * (math.sqrt(sampled[0] / n) + math.sqrt(sampled[1] / max(g, 1))) * width
+    complexity = largest * (math.sqrt(real.share / n) + math.sqrt(synthetic.share / max(g, 1))) * width
     synthetic_loss = float(losses_g.mean())
     return BoundTerms(
         discrepancy=discrepancy,

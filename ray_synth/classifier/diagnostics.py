@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ray_synth.bound.prediction_space import prediction_space_bound
+from ray_synth.bound.prediction_space import Side, prediction_space_bound
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.predict import logits_of
 from ray_synth.data.source import ImageSource
@@ -34,16 +34,19 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSource) -> d
             found[f"accuracy/class/{name}"] = float(members.mean())
     if not len(data.real) or not len(data.synthetic):
         return found
-    outputs, losses, regions, shares = [], [], [], []
-    for images, places in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
+    sides = []
+    for images, regions in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
         rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
         logits = logits_of(model, images.images(rows))
-        outputs.append(logits.softmax(1).numpy())
-        losses.append(F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none").numpy())
-        regions.append(places[rows])
-        shares.append(len(rows) / len(images))
-    terms = prediction_space_bound(
-        *outputs, *losses, *regions, num_regions=data.num_regions, sampled=(shares[0], shares[1])
-    )
+        losses = F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none")
+        sides.append(
+            Side(
+                outputs=logits.softmax(1).numpy(),
+                losses=losses.numpy(),
+                regions=regions[rows],
+                share=len(rows) / len(images),
+            )
+        )
+    terms = prediction_space_bound(*sides, num_regions=data.num_regions)
     known = {name: value for name, value in terms.to_dict().items() if name not in ("real_robustness", "total")}
     return found | {f"bound/{name}": value for name, value in known.items()}

@@ -51,7 +51,6 @@ def mix(
     synthetic: ImageSource,
     *,
     synthetic_ratio: float,
-    num_clusters: int,
     partition: PartitionSettings,
     seed: int,
     use_real: bool = True,
@@ -62,8 +61,7 @@ def mix(
     k-means regions over both.
 
     Args:
-        num_clusters: at most; there are no more than samples.
-        partition: iterations, and the features that k-means looks at.
+        partition: clusters (no more than samples), iterations, and the features that k-means looks at.
         use_real: False leaves the real images out; the ratio still counts against them.
         online: leave the regions to be found while training, and keep the features for it.
         features: [n+m,d] of all real and synthetic images, where they are known already.
@@ -90,7 +88,7 @@ def mix(
         features = partition_features([kept, chosen], partition.features)
     else:
         features = np.concatenate([features[: len(kept)], features[len(real) :][rows]])
-    num_clusters = min(num_clusters, len(features))
+    num_clusters = min(partition.clusters(real.num_classes), len(features))
     regions = np.zeros(len(features), dtype=np.int64)
     if not online:
         regions = kmeans_partition(features, num_clusters, iterations=partition.iterations, seed=seed).regions

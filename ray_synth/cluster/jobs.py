@@ -310,34 +310,28 @@ def command_of(
 
 
 def submit(
-    experiment: Path,
+    command: Command,
+    reporter: Reporter,
     *,
-    out: str | None,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-    verb: str = "run",
     address: str | None = None,
     detach: bool = False,
     stop: bool = False,
     fetch: Path | None = None,
-    reporter: Reporter | None = None,
 ) -> int:
-    """Do what `ray-synth submit` does; the exit code of the run.
+    """Do what `ray-synth submit` does, with the folder that this process is in; the exit code of the run.
 
     Raises:
         InputError: wrong words, no cluster, another version, another token.
         WorkError: the cluster fell silent, or lost the job.
     """
-    reporter, tree = reporter or Reporter(), Path.cwd()
-    command = command_of(experiment, out, overrides, seed, verb, tree)
     to = fetch or Path("runs") / f"{command.name}-cluster"
     if (to / "experiment.yaml").exists():
         raise InputError(
             f"{to} is a run folder of this machine, whose files fetched ones would replace; type --fetch DIR"
         )
-    files = read_working_tree(tree)
+    files = read_working_tree(Path.cwd())
     if command.experiment not in files.files:
-        raise InputError(f"{experiment} is not among the files that are sent (is it in .gitignore?)")
+        raise InputError(f"{command.experiment} is not among the files that are sent (is it in .gitignore?)")
     cluster = Cluster(address, reporter)
     if stop:
         cluster.stop(command.job)
@@ -352,6 +346,6 @@ def submit(
     except KeyboardInterrupt:
         reporter.say(f"{job}: runs on; {again}")
         raise
-    if code == 0 and any(stage.concludes for stage in stages_until(None if verb == "run" else verb)):
+    if code == 0 and any(stage.concludes for stage in stages_until(None if command.verb == "run" else command.verb)):
         cluster.fetch(command.out, to)
     return code

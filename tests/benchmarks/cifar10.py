@@ -172,8 +172,7 @@ def trained(real: ImageSet, synthetic: ImageSet, ratio: float, updates: int, see
         real,
         synthetic,
         synthetic_ratio=ratio,
-        num_clusters=1,
-        partition=PartitionSettings(),
+        partition=PartitionSettings(num_clusters=1),
         seed=seed,
         features=np.zeros((len(real) + len(synthetic), 1), np.float32),  # without the two terms regions do nothing
     )

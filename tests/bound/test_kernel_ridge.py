@@ -10,7 +10,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 import ray_synth as rs
 from ray_synth.bound.kernel_ridge import SyntheticRidge, discrepancy, effective_regularization, exact_risk, shifted_bias
-from ray_synth.bound.prediction_space import asymptotic_complexity, macro_bound, prediction_space_bound
+from ray_synth.bound.prediction_space import Side, asymptotic_complexity, macro_bound, prediction_space_bound
 from ray_synth.bound.stability import StabilityConstants, stability_bound, stability_ratio
 from ray_synth.errors import InputError
 
@@ -155,7 +155,8 @@ def test_the_prediction_space_terms_are_those_of_the_theorem() -> None:
     h_s, h_g = rng.dirichlet(np.ones(3), 8), rng.dirichlet(np.ones(3), 12)
     l_s, l_g = rng.exponential(size=8), rng.exponential(size=12)
     r_s, r_g = np.array([0, 0, 1, 1, 1, 2, 2, 2]), np.array([0] * 3 + [1] * 5 + [3] * 4)
-    terms = prediction_space_bound(h_s, h_g, l_s, l_g, r_s, r_g, num_regions=4)
+    sides = (Side(outputs=h_s, losses=l_s, regions=r_s), Side(outputs=h_g, losses=l_g, regions=r_g))
+    terms = prediction_space_bound(*sides, num_regions=4)
     g, n = 8, 8  # region 3 holds no real sample
     expected = {"discrepancy": 0.0, "robustness": 0.0, "imbalance": 0.0}
     for i in (0, 1):
@@ -168,12 +169,10 @@ def test_the_prediction_space_terms_are_those_of_the_theorem() -> None:
     assert terms.synthetic_loss == pytest.approx(l_g.mean())
     assert terms.covered_real == 5 / 8
     assert terms.real_robustness == 0
-    whole = prediction_space_bound(
-        h_s, h_g, l_s, l_g, r_s, r_g, num_regions=4, validation_outputs=h_s, validation_regions=r_s
-    )
+    whole = prediction_space_bound(*sides, num_regions=4, validation=(h_s, r_s))
     assert whole.total == pytest.approx(terms.total + np.sqrt(2) * whole.real_robustness)
     limit = asymptotic_complexity(num_real=8, num_regions=4, loss_bound=1.0)
-    assert limit < prediction_space_bound(h_s, h_g, l_s, l_g, r_s, r_g, num_regions=4, loss_bound=1.0).complexity
+    assert limit < prediction_space_bound(*sides, num_regions=4, loss_bound=1.0).complexity
     assert macro_bound(1.0, 0.2, 0.3) == pytest.approx(1 + np.sqrt(2) * 0.5)
 
 

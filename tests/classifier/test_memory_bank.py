@@ -18,8 +18,7 @@ def data_of(splits: Splits) -> TrainingData:
         splits.train,
         splits.generator,
         synthetic_ratio=0.5,
-        num_clusters=15,
-        partition=PartitionSettings(),
+        partition=PartitionSettings(num_clusters=15),
         seed=0,
         online=True,
     )

@@ -21,7 +21,7 @@ from ray_synth.training.team import Team
 
 
 def mixed(real: ImageSource, synthetic: ImageSource, clusters: int = 20, **how: Any) -> TrainingData:
-    return mix(real, synthetic, synthetic_ratio=2, num_clusters=clusters, partition=PartitionSettings(), seed=0, **how)
+    return mix(real, synthetic, synthetic_ratio=2, partition=PartitionSettings(num_clusters=clusters), seed=0, **how)
 
 
 def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> None:

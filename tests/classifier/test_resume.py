@@ -46,8 +46,7 @@ def data_of(splits: Splits, settings: Classifier) -> TrainingData:
         splits.train,
         splits.generator,
         synthetic_ratio=2,
-        num_clusters=20,
-        partition=PartitionSettings(iterations=20),
+        partition=PartitionSettings(num_clusters=20, iterations=20),
         seed=0,
         online=settings.algorithm == "lightweight",
     )

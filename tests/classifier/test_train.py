@@ -28,8 +28,7 @@ def mixed(splits: Splits, ratio: float, num_clusters: int = 20, **how: Any) -> T
         splits.train,
         splits.generator,
         synthetic_ratio=ratio,
-        num_clusters=num_clusters,
-        partition=PartitionSettings(iterations=20),
+        partition=PartitionSettings(num_clusters=num_clusters, iterations=20),
         seed=0,
         **how,
     )

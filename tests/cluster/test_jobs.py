@@ -178,9 +178,8 @@ def test_results_that_cannot_be_read_here_come_through_a_jobs_log(
 
 def test_nothing_is_fetched_over_a_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("name: digits")
-    monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match="is a run folder of this machine"):
-        jobs.submit(ROOT / "sweeps" / "digits.yaml", out="s3://b/x", fetch=tmp_path)
+        jobs.submit(COMMAND, Told(), fetch=tmp_path)
 
 
 def test_other_versions_are_all_named() -> None:

@@ -91,8 +91,7 @@ def mixture(images: str, dataset: str, seed: int, per_class: int, clusters: floa
         shots_of(data["pool"], seed),
         data["synthetic"],
         synthetic_ratio=per_class / SHOTS,
-        num_clusters=max(1, round(clusters * data["pool"].num_classes)),
-        partition=PartitionSettings(),
+        partition=PartitionSettings(clusters_per_class=clusters),
         seed=derive_seed("partition", seed),
         online=online,
     )
