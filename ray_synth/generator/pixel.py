@@ -74,11 +74,13 @@ class PixelGenerator(Generator[Diffusion]):
         yield from finetuning(folder, images, self.settings, seed)
 
     def fit_done(self, folder: RunFolder) -> int:
-        from safetensors import torch as safetensors
-
         if folder.exists(WEIGHTS):
             return self.settings.steps
-        return int(safetensors.load(folder.read(CHECKPOINT))["step"]) if folder.exists(CHECKPOINT) else 0
+        if not folder.exists(CHECKPOINT):
+            return 0
+        from ray_synth.training.checkpoint import updates_done
+
+        return updates_done(folder.read(CHECKPOINT))
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
         from ray_synth.generator.diffusion import DiffusionSampler, load_unet

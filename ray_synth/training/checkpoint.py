@@ -62,6 +62,12 @@ def unpack(data: bytes) -> dict[str, dict[str, torch.Tensor]] | None:
     return parts
 
 
+def updates_done(data: bytes) -> int:
+    """Updates that a checkpoint holds; 0 for a file of an older version, which is begun anew."""
+    parts = unpack(data)
+    return int(parts["loop"]["done"]) if parts is not None else 0
+
+
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a trained model must keep: the adapters of a frozen one, else the whole state. Copies, on the CPU."""
     state = model.state_dict()

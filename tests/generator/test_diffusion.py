@@ -83,11 +83,14 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(
         room.finetune(folder, splits.generator, SMALL, seed=1, progress=cut_off)
     assert folder.exists(CHECKPOINT)
     assert not folder.exists(WEIGHTS)
+    kind = generator_of(SMALL, FAST, class_names=splits.generator.class_names, shape=splits.generator.shape)
+    assert kind.fit_done(folder) == 20  # as a plan and a bar ask
     steps: list[int] = []
     room.finetune(folder, splits.generator, SMALL, seed=1, progress=steps.append)
     assert steps[0] == 20
     assert folder.read(WEIGHTS) == trained.read(WEIGHTS)
     assert not folder.exists(CHECKPOINT)
+    assert kind.fit_done(folder) == 30
 
 
 def test_diffusers_loads_the_folder(trained: RunFolder) -> None:
