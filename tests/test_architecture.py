@@ -53,6 +53,19 @@ def test_every_module_says_what_it_is_for() -> None:
     assert not unnamed
 
 
+OF_THE_WHOLE = {"architecture", "documents", "sweep_files"}  # what tests of no single room are about
+
+
+def test_tests_mirror_the_package() -> None:
+    """A folder a room, and a file of its name for each module that is a room by itself."""
+    house = ROOT / "ray_synth"
+    rooms = {folder.parent.name for folder in house.glob("*/__init__.py")}
+    folders = {file.parent.name for file in (ROOT / "tests").glob("*/*.py")}
+    assert folders - {"benchmarks"} <= rooms
+    files = {file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py")}
+    assert files - OF_THE_WHOLE <= {file.stem for file in house.glob("*.py")}
+
+
 # A command line has as many parameters as options, and these functions of Python are what people call by name.
 PUBLIC_DOORS = {
     *(f"cli.{verb}" for verb in ("run", "generate", "estimate", "sweep", "submit", "plan")),

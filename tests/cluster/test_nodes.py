@@ -15,7 +15,7 @@ import pytest
 from ray_synth.errors import InputError
 from ray_synth.nodes import Nodes, on_network
 from ray_synth.runs import RunFolder
-from tests.test_run import command, contents, keys, trials, wait_for
+from tests.test_pipeline import command, contents, keys, trials, wait_for
 
 TWO_AT_ONCE = {"sweep.concurrency": 2}  # what a sweep proposes depends on how many trials run at once
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}

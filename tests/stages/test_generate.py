@@ -25,9 +25,9 @@ from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages import Finetune, Generate
 
-from .conftest import DIGITS, write_folder
-from .generator.conftest import loras, model_copy, stable_diffusion  # noqa: F401
-from .generator.tiny_models import tiny_lora
+from ..conftest import DIGITS, write_folder
+from ..generator.conftest import loras, model_copy, stable_diffusion  # noqa: F401
+from ..generator.tiny_models import tiny_lora
 
 SMALL: dict[str, Any] = {
     "data.kind": "folder",
