@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ray_synth.catalog import PUBLISHED
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """One data set as its authors describe it. validation, test: None where there is no official one."""
-
-    classes: int
-    train: int
-    validation: int | None
-    test: int | None
-    origin: str
-    side: int = 224
-
-
-PUBLISHED = {
-    "imagenet": Published(
-        classes=1000, train=1_281_167, validation=None, test=50_000, origin="Russakovsky et al., 2015, Table 2"
-    ),
-    "imagenette": Published(
-        classes=10, train=9_469, validation=None, test=3_925, origin="fastai/imagenette, release 2"
-    ),
-    "aircraft": Published(classes=100, train=3_334, validation=3_333, test=3_333, origin="Maji et al., 2013"),
-    "pets": Published(classes=37, train=3_680, validation=None, test=3_669, origin="Parkhi et al., 2012"),
-    "cars": Published(classes=196, train=8_144, validation=None, test=8_041, origin="Krause et al., 2013"),
-    "food101": Published(classes=101, train=75_750, validation=None, test=25_250, origin="Bossard et al., 2014"),
-    "flowers102": Published(
-        classes=102, train=1_020, validation=1_020, test=6_149, origin="Nilsback & Zisserman, 2008"
-    ),
-    "dtd": Published(classes=47, train=1_880, validation=1_880, test=1_880, origin="Cimpoi et al., 2014"),
-    "eurosat": Published(classes=10, train=27_000, validation=None, test=None, origin="Helber et al., 2019"),
-    "sun397": Published(classes=397, train=19_850, validation=None, test=19_850, origin="Xiao et al., 2010"),
-    "cub200": Published(classes=200, train=5_994, validation=None, test=5_794, origin="Wah et al., 2011"),
-    "cifar10": Published(classes=10, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32),
-    "cifar100": Published(classes=100, train=50_000, validation=None, test=10_000, origin="Krizhevsky, 2009", side=32),
-}
 
 
 def data_are_here(data: Data) -> bool:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ray_synth.catalog import IMAGENETTE
+from ray_synth.catalog import CATALOG
 from ray_synth.config import Data
 
 FRUITS = ("apple", "banana", "cherry")
-SYNSETS = tuple(sorted(IMAGENETTE))[:3]
+SYNSETS = tuple(sorted(CATALOG["imagenette"].names))[:3]
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ SOURCES: dict[str, Source] = {
     "webdataset": Source(write_webdataset, parts=ALL_PARTS),
     "imagenet": Source(write_imagenet, parts=NO_VAL),
     "imagenet100": Source(write_imagenet100, parts=NO_VAL),
-    "imagenette": Source(write_imagenette, tuple(IMAGENETTE[synset] for synset in SYNSETS), NO_VAL),
+    "imagenette": Source(write_imagenette, tuple(CATALOG["imagenette"].names[synset] for synset in SYNSETS), NO_VAL),
     "caltech101": Source(write_caltech101),
     "split_zhou": Source(write_common_split, parts=ALL_PARTS),
     "eurosat": Source(write_eurosat, ("Annual Crop Land", "Forest", "Sea or Lake")),
