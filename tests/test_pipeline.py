@@ -92,6 +92,7 @@ def trials(out: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_a_finished_sweep_is_extended(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
@@ -195,6 +196,7 @@ def test_ctrl_c_exits_with_130_and_the_next_start_continues(tmp_path: Path) -> N
     perform(out, "train")
 
 
+@pytest.mark.long
 def test_fewer_shots_reuse_the_generator_and_redo_the_rest(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)

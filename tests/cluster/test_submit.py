@@ -96,6 +96,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         it.process.communicate("")
 
 
+@pytest.mark.long
 def test_a_job_whose_head_dies_continues_to_its_report_and_tells_no_secret(served: Served, tmp_path: Path) -> None:
     out, before = tmp_path / "run", tmp_path / "before"
     left = served.submit(out, "--detach")

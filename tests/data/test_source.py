@@ -164,6 +164,7 @@ def test_files_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_files_and_chunks_gives_what_one_in_memory_gives(
     tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

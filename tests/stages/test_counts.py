@@ -103,6 +103,7 @@ def test_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_few_shot_smoke(tmp_path: Path) -> None:
     file = ROOT / "sweeps" / "few_shot" / "dtd_lightweight.yaml"
     e = loaded(file, overrides={}, seed=None, smoke=True, reporter=Reporter())
@@ -134,6 +135,7 @@ def compared_without_refills(job: Run, folder: RunFolder) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_run(tmp_path: Path, digits: Any) -> None:
     ours = write_folder(tmp_path / "real", digits, classes=(0, 1, 2), each=60)
     theirs = write_folder(tmp_path / "made", digits, classes=(0, 1, 2), each=24, skip=60)

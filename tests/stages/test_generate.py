@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "data.shots": 4,
     "generate.images_per_class": 12,
     "generate.chunk_size": 5,
+    "generate.num_actors": 1,
 }
 
 
@@ -128,6 +129,7 @@ def test_batch_size_and_pool_change_nothing_but_rounding(settings: dict[str, Any
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_everything_that_conditions_an_image_at_once(
     settings: dict[str, Any],
     stable_diffusion: Path,  # noqa: F811
@@ -199,6 +201,7 @@ batches.InBatches.__call__ = call
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_stops_with_1_and_the_next_start_continues(settings: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "run"
     env = in_workers(
@@ -236,6 +239,7 @@ def test_two_drivers_at_once_write_the_same_files(settings: dict[str, Any], undi
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rejected_images_are_replaced_and_a_shortfall_is_told(image_folder: Path, tmp_path: Path) -> None:
     """Real images in a folder, some of them of one colour and one that cannot be read."""
     source = tmp_path / "images"

@@ -47,6 +47,7 @@ def swept(folder: Path, splits: Splits, **settings: Any) -> tuple[list[Trial], l
     return trials, asked
 
 
+@pytest.mark.long
 def test_images_are_made_when_a_trial_needs_them_and_once(tmp_path: Path, splits: Splits) -> None:
     trials, asked = swept(tmp_path, splits, num_trials=8, prior="none", sampler="random")
     assert len(trials) == 8
@@ -84,6 +85,7 @@ def test_a_trial_that_diverges_is_failed_and_the_search_goes_on(tmp_path: Path, 
     assert by_rate[10.0] == {"failed"}
 
 
+@pytest.mark.long
 def test_trials_of_two_workers(tmp_path: Path, splits: Splits) -> None:
     more = {"num_trials": 2, "prior": "none", "sampler": "random", "pruner": "none"}
     one, _ = swept(tmp_path / "one", splits, **more)
