@@ -252,6 +252,18 @@ Features = Annotated[
     str | None,
     typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
 ]
+AllocationWord = Annotated[
+    str | None,
+    typer.Option(
+        "--allocation",
+        metavar="fill|equal|proportional",
+        help="which class gets how many synthetic images: the answer is for this one; default: the best of them",
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="accuracy|balanced_accuracy", help="what is predicted; default accuracy"),
+]
 Confidence = Annotated[float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")]
 CostPerImage = Annotated[
     float | None,
@@ -286,6 +298,8 @@ def estimate(
     max_ratio: MaxRatio = None,
     real_weight: RealWeight = None,
     features: Features = None,
+    allocation: AllocationWord = None,
+    metric: Metric = None,
     confidence: Confidence = None,
     cost_per_image: CostPerImage = None,
     cost_per_update: CostPerUpdate = None,
@@ -325,7 +339,7 @@ def estimate(
             "max_ratio": max_ratio,
             "real_weight": real_weight,
         }
-        settings |= {"features": features, "confidence": confidence}
+        settings |= {"features": features, "allocation": allocation, "metric": metric, "confidence": confidence}
         costs: dict[str, Any] = {"cost_per_image": cost_per_image, "cost_per_update": cost_per_update}
         costs |= {"updates": updates, "budget": budget, "tolerance": tolerance}
         if real is not None and synthetic is not None:
@@ -390,6 +404,8 @@ def _refuse_folder_options(given: dict[str, Any]) -> None:
     instead = {
         "max_ratio": "type --set estimate.max_ratio={}",
         "confidence": "type --set estimate.confidence={}",
+        "allocation": "type --set data.allocation={}",
+        "metric": "type --set estimate.metric={}",
         "real_weight": "type --set classifier.weighting=fixed --set classifier.real_weight={}",
     }
     for name, value in given.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_synth.allocation import Allocation
 from ray_synth.bound.estimator import METHODS, Question, estimate_from_features
 from ray_synth.bound.networks import one_thread
 from ray_synth.bound.result import RatioEstimate
@@ -27,6 +28,8 @@ def estimate_ratio(
     real_weight: float | None = None,
     features: Any = "auto",
     methods: Sequence[str] = METHODS,
+    allocation: Allocation | None = None,
+    metric: str = "accuracy",
     target_images: np.ndarray | None = None,
     target_labels: np.ndarray | None = None,
     confidence: float = 0.9,
@@ -50,6 +53,10 @@ def estimate_ratio(
             "timm:NAME:/path/to/weights".
         methods: which answers to compute, of "probe", "closed_form", "exact_risk", "stability", "scaling_law". The
             probe is always there: it is what the rest is compared with.
+        allocation: which class gets how many: "fill", "equal" or "proportional" (`ray_synth.allocation`). All are
+            compared; the answer is for this one, or for the best where it is None.
+        metric: what is predicted: "accuracy", under the class shares of the real set (or of a labelled target), or
+            "balanced_accuracy", the mean of the classes' recalls.
         target_images, target_labels: a sample of another domain that the classifier is meant for. Labelled, it is what
             the probe is scored on; unlabelled, real images count by how much they look like it.
         confidence: of the interval and the curve's band.
@@ -68,6 +75,8 @@ def estimate_ratio(
         max_ratio=max_ratio,
         real_weight=real_weight,
         methods=methods,
+        allocation=allocation,
+        metric=metric,
         confidence=confidence,
         seed=seed,
     )

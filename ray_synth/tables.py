@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.report.costs import bytes_said, money_said, number_said, seconds_said
-from ray_synth.report.methods import class_said, classes_differ, method_rows
+from ray_synth.report.methods import allocation_said, class_said, classes_differ, method_rows
 from ray_synth.report.summary import Summary
 from ray_synth.report.trials import trials_table
 from ray_synth.sampling.generation import Generation
@@ -87,6 +87,9 @@ def print_estimate(
     )
     table.add_row("verdict", f"{estimate.verdict}: {estimate.reason}")
     table.add_row("images", _images_said(estimate))
+    allocation = allocation_said(estimate)
+    if allocation:
+        table.add_row("allocation", allocation)
     if estimate.real_equivalent is not None:
         table.add_row("worth", f"1 real image is worth {estimate.real_equivalent:.3g} synthetic ones at this ratio")
     weight = _weight_said(estimate)

@@ -18,6 +18,9 @@ def estimate_of(curve: Curve, **changes: Any) -> RatioEstimate:
     settings: dict[str, Any] = {
         "ratio": 16.0,
         "interval": (4.0, 16.0),
+        "allocation": "fill",
+        "allocations": {},
+        "metric": "accuracy",
         "verdict": "helps",
         "reason": "",
         "curve": curve,

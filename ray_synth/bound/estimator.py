@@ -1,4 +1,4 @@
-"""Two labelled image sets and their features in, a `RatioEstimate` out: a ratio, an interval, a curve and a verdict."""
+"""Two labelled image sets and their features in, a `RatioEstimate` out: a ratio, an allocation, a curve, a verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_synth.allocation import ALLOCATIONS, Allocation, uneven
 from ray_synth.bound.curve import (
+    NEAR,
     NOTICEABLE,
     Posterior,
     Verdict,
@@ -19,12 +21,12 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import LEARNING, Evidence, Sets, gather
+from ray_synth.bound.evidence import LEARNING, Evidence, Mix, Sets, class_balanced, gather
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
 from ray_synth.bound.random_features import random_relu
-from ray_synth.bound.result import ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
+from ray_synth.bound.result import AllocationEstimate, ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
 from ray_synth.bound.samples import Samples
 from ray_synth.bound.scaling_law import fit_scaling_law
 from ray_synth.bound.theorem import closed_form
@@ -33,6 +35,7 @@ from ray_synth.metrics.spectrum import rapsd
 
 FloatArray = NDArray[np.float64]
 
+METRICS = ("accuracy", "balanced_accuracy")
 METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
 DRAWS = 500
 LARGE_PILOT = 10_000  # synthetic images that are always enough
@@ -54,6 +57,8 @@ class Question:
     methods: Sequence[str]
     confidence: float
     seed: int
+    allocation: Allocation | None = None
+    metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_real, int | np.integer) or self.num_real < self.num_given:
@@ -68,6 +73,12 @@ class Question:
         unknown = [name for name in self.methods if name not in METHODS]
         if isinstance(self.methods, str) or unknown:
             raise InputError(f"methods must be among {', '.join(METHODS)}, got {self.methods!r}")
+        if self.allocation is not None and self.allocation not in ALLOCATIONS:
+            raise InputError(
+                f"allocation must be {', '.join(ALLOCATIONS)}, or None to compare them, got {self.allocation!r}"
+            )
+        if self.metric not in METRICS:
+            raise InputError(f"metric must be {' or '.join(METRICS)}, got {self.metric!r}")
         if not 0.5 < self.confidence < 1:
             raise InputError(f"confidence must be in (0.5, 1), got {self.confidence}")
         if not isinstance(self.seed, int | np.integer) or self.seed < 0:
@@ -80,22 +91,40 @@ def estimate_from_features(samples: Samples, linear: Mapping[str, Sets], asked: 
         return _estimate(samples, linear, asked)
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """The curve of one allocation: accuracy (or balanced accuracy) [G] at fine ratios [G], with draws of it [D,G].
+
+    rate: [D,G], exponents of the learning curve; grown: [D,G], what is left of the error at the full size.
+    """
+
+    allocation: Allocation
+    evidence: Evidence
+    ratios: FloatArray
+    posterior: Posterior
+    rate: FloatArray
+    grown: FloatArray
+    mean: FloatArray
+    draws: FloatArray
+
+    @property
+    def best(self) -> int:
+        return int(self.mean.argmax())
+
+
 def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
-    n, size, max_ratio = len(samples.real), asked.num_real, asked.max_ratio
-    evidence = gather(samples, linear, ratio_grid(max_ratio), real_weight=asked.real_weight, seed=asked.seed)
-    ratios = fine_ratios(max_ratio)
-    posterior = Posterior(np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance)
-    rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
-    grown = (n / size) ** rate  # what is left of the error at the full size
-    others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
-    draws = 1 - (1 - posterior.draw(DRAWS, asked.seed, others)) * grown
-    mean = 1 - (1 - posterior.mean) * np.median(grown, axis=0)
-    best = int(mean.argmax())
-    first, last = near_best_interval(draws, best, asked.confidence)
-    pick = _rounded(ratios[best], max_ratio)
+    # Where classes are equal the allocations are one, and one is enough.
+    compared = ALLOCATIONS if uneven(samples.real_counts) else (asked.allocation or ALLOCATIONS[0],)
+    found = {each: _predict(samples, linear, asked, each) for each in compared}
+    # Of those that are as good as the best, the one that comes first.
+    level = max(float(each.mean.max()) for each in found.values()) - NEAR
+    best = next(name for name, each in found.items() if each.mean.max() >= level)
+    chosen = found[asked.allocation or best]
+    pick, interval = _picked(chosen, asked)
+    evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
-    band = np.quantile(draws, [tail, 1 - tail], axis=0).clip(0, 1)
-    verdict, reason, probabilities = _verdict(samples, evidence, ratios, mean, draws)
+    band = np.quantile(chosen.draws, [tail, 1 - tail], axis=0).clip(0, 1)
+    verdict, reason, probabilities = _verdict(samples, evidence, ratios, mean, chosen.draws)
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
@@ -105,7 +134,10 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
     answers = {name: _METHODS[name](samples, evidence, asked) for name in asked.methods if name != "probe"}
     return RatioEstimate(
         ratio=pick,
-        interval=(_rounded(ratios[first], max_ratio), _rounded(ratios[last], max_ratio)),
+        interval=interval,
+        allocation=chosen.allocation,
+        allocations={each: _of_allocation(found.get(each, chosen), asked) for each in ALLOCATIONS},
+        metric=asked.metric,
         verdict=verdict,
         reason=reason,
         curve=Curve(
@@ -116,15 +148,60 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         ),
         methods={"probe": probe, **answers},
         weights=_best_weights(evidence),
-        real_equivalent=_real_equivalent(mean, ratios, float(np.median(rate[:, 0]))),
-        classes=_per_class(samples, evidence, ratios, posterior, np.median(grown, axis=0)),
+        real_equivalent=_real_equivalent(mean, ratios, float(np.median(chosen.rate[:, 0]))),
+        classes=_per_class(samples, evidence, ratios, chosen.posterior, np.median(chosen.grown, axis=0)),
         spectra=_spectra(samples),
         warnings=tuple(_warnings(samples, evidence)),
         confidence=asked.confidence,
-        max_ratio=max_ratio,
-        num_real=size,
-        num_real_given=n,
+        max_ratio=asked.max_ratio,
+        num_real=asked.num_real,
+        num_real_given=len(samples.real),
         num_synthetic=len(samples.synthetic),
+    )
+
+
+def _predict(samples: Samples, linear: Mapping[str, Sets], asked: Question, allocation: Allocation) -> Predicted:
+    mix, balanced = Mix(allocation, asked.real_weight), asked.metric == "balanced_accuracy"
+    evidence = gather(samples, linear, ratio_grid(asked.max_ratio), mix, balanced=balanced, seed=asked.seed)
+    ratios = fine_ratios(asked.max_ratio)
+    posterior = Posterior(np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance)
+    rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
+    grown = (len(samples.real) / asked.num_real) ** rate
+    others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
+    return Predicted(
+        allocation=allocation,
+        evidence=evidence,
+        ratios=ratios,
+        posterior=posterior,
+        rate=rate,
+        grown=grown,
+        mean=1 - (1 - posterior.mean) * np.median(grown, axis=0),
+        draws=1 - (1 - posterior.draw(DRAWS, asked.seed, others)) * grown,
+    )
+
+
+def _picked(found: Predicted, asked: Question) -> tuple[float, tuple[float, float]]:
+    """The best ratio and its interval."""
+    ratios = found.ratios
+    first, last = near_best_interval(found.draws, found.best, asked.confidence)
+    interval = (_rounded(ratios[first], asked.max_ratio), _rounded(ratios[last], asked.max_ratio))
+    return _rounded(ratios[found.best], asked.max_ratio), interval
+
+
+def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
+    """Both measures at the allocation's own best ratio."""
+    evidence, grown = found.evidence, np.median(found.grown, axis=0)
+    points, fine = np.log2(1 + evidence.grid), np.log2(1 + found.ratios)
+    other = class_balanced(evidence.plain, evidence.labels) if asked.metric == "accuracy" else evidence.plain
+    curve = 1 - (1 - Posterior(points, evidence.scores, fine, weights=other).mean) * grown
+    both = [float(each[found.best].clip(0, 1)) for each in (found.mean, curve)]
+    accuracy, balanced = both if asked.metric == "accuracy" else both[::-1]
+    ratio, interval = _picked(found, asked)
+    return AllocationEstimate(
+        ratio=ratio,
+        interval=interval,
+        accuracy=round(accuracy, 6),
+        balanced_accuracy=round(balanced, 6),
     )
 
 
@@ -224,17 +301,19 @@ def _per_class(
 
 
 def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
-    return closed_form(samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio).to_dict()
+    return closed_form(
+        samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio, target=samples.target
+    ).to_dict()
 
 
 def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
-    linear = list(evidence.linear.values())[-1]  # the richest family
-    real, synthetic = random_relu(linear[:2], np.random.default_rng(0))
+    richest = list(evidence.linear.values())[-1]
+    labels = [samples.real_labels, samples.synthetic_labels]
+    if samples.target_labels is not None:
+        labels.append(samples.target_labels)
     return exact_risk_on_images(
-        real,
-        samples.real_labels,
-        synthetic,
-        samples.synthetic_labels,
+        random_relu(richest[: len(labels)], np.random.default_rng(0)),
+        labels,
         num_classes=samples.num_classes,
         num_real=asked.num_real,
         max_ratio=asked.max_ratio,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_synth.allocation import Allocation
 from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, ridge_scores, scored_rows
@@ -36,10 +37,10 @@ class Evidence:
     """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
 
     grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
-    importance: [s], each image's share in the mean. sizes: ridge scores with half of the real images [h,R] and with all
-    [s,R], or None where they are too few. weighted: ratios [P], weights of a real image [P] and scores [s,P], or None
-    where a weight was given. linear: features by family. share_there: [R], of the asked synthetic images, those that
-    are there.
+    importance: [s], each image's share in the mean; plain: the same where classes do not count alike. sizes: ridge
+    scores with half of the real images [h,R] and with all [s,R], or None where they are too few. weighted: ratios [P],
+    weights of a real image [P] and scores [s,P], or None where a weight was given. linear: features by family.
+    share_there: [R], of the asked synthetic images, those that are there.
     """
 
     grid: FloatArray
@@ -47,6 +48,7 @@ class Evidence:
     probes: FloatArray
     labels: IntArray
     importance: FloatArray
+    plain: FloatArray
     sizes: tuple[FloatArray, FloatArray] | None
     weighted: tuple[FloatArray, FloatArray, FloatArray] | None
     linear: Mapping[str, Sets]
@@ -58,15 +60,27 @@ class Evidence:
         return _first(self.linear)
 
 
+class Mix(NamedTuple):
+    """How a training mixes its images.
+
+    allocation: which class gets how many synthetic ones. real_weight: λ of Eq. 7, the weight of the real images' mean
+    loss; None for uniform weights, 1/ratio.
+    """
+
+    allocation: Allocation
+    real_weight: float | None
+
+
 def gather(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, *, real_weight: float | None, seed: int
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, *, balanced: bool, seed: int
 ) -> Evidence:
     """Run the probe at every ratio of the grid [R], at half the real images, and over weights of the real set.
 
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
-    real_weight: λ of Eq. 7, the weight of the real images' mean loss; None for uniform weights, 1/ratio.
+    balanced: whether classes or images count alike.
     """
-    pilot = Pilot(samples.synthetic_labels, samples.asked(grid))
+    real_weight = mix.real_weight
+    pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
     weight = np.ones(len(grid)) if real_weight is None else np.where(grid > 0, real_weight * grid, 1.0)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
@@ -97,8 +111,8 @@ def gather(
             )
             for name in names
         ]
-        sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, seed) if n >= MIN_HALVED else None
-        weighing = pool.submit(_weighted_scores, samples, linear, grid, seed) if real_weight is None else None
+        sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, mix, seed) if n >= MIN_HALVED else None
+        weighing = pool.submit(_weighted_scores, samples, linear, grid, mix, seed) if real_weight is None else None
         try:
             ridge, networks = fitting.result(), np.stack([task.result() for task in training])
             sizes = sizing.result() if sizing else None
@@ -109,13 +123,16 @@ def gather(
     if samples.target_labels is None:
         ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
         networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
+    labels, plain = held(_first(linear)).labels, _importance(samples, linear, rows)
+    importance = class_balanced(plain, labels) if balanced else plain
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
     return Evidence(
         grid=grid,
         scores=scores.clip(0.0, 1.0),
-        probes=np.concatenate([ridge.mean(axis=1), networks.mean(axis=1)]),
-        labels=held(_first(linear)).labels,
-        importance=_importance(samples, linear, rows),
+        probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in (ridge, networks)]),
+        labels=labels,
+        importance=importance,
+        plain=plain,
         sizes=sizes,
         weighted=weighted,
         linear=linear,
@@ -196,11 +213,11 @@ def _full_size(scores: FloatArray, samples: Samples, rows: IntArray, pilot: Pilo
 
 
 def _scores_by_size(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, weight: FloatArray, seed: int
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, weight: FloatArray, mix: Mix, seed: int
 ) -> tuple[FloatArray, FloatArray]:
     """Ridge scores with half of the real images, in either half [h,R], and with all of them [s,R]."""
     half = stratified_folds(samples.real_labels, 2, np.random.default_rng([seed, 2]))
-    members = Pilot(samples.synthetic_labels, samples.asked(grid)).members
+    members = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation)).members
     pilot_halves = [np.sort(np.concatenate([rows[side::2] for rows in members])) for side in (0, 1)]
     found: list[FloatArray] = []
     for own in (np.flatnonzero(half == 0), np.flatnonzero(half == 1), np.arange(len(half))):
@@ -208,7 +225,7 @@ def _scores_by_size(
         counts = np.bincount(labels, minlength=samples.num_classes).astype(np.int64)
         # Half of the real images see half of the pilot, so that both reach equally far.
         seen = np.arange(len(samples.synthetic)) if len(own) == len(half) else pilot_halves[len(found)]
-        pilot = Pilot(samples.synthetic_labels[seen], samples.asked(grid, counts))
+        pilot = Pilot(samples.synthetic_labels[seen], samples.asked(grid, mix.allocation, counts))
         rows = scored_rows(labels, seed, SIDE_ROWS)
         parts = {name: [sets[0], sets[1][seen], *sets[2:]] for name, sets in linear.items()}
         fits = _ridge(samples, parts, pilot, rows, weight, seed=seed, own=own)
@@ -217,11 +234,11 @@ def _scores_by_size(
 
 
 def _weighted_scores(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, seed: int
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, seed: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Ridge scores at every ratio above 0 and every weight of a real image: ratios [P], weights [P], scores [s,P]."""
     ratios, weights = (a.ravel() for a in np.meshgrid(grid[grid > 0], REAL_WEIGHTS, indexing="ij"))
-    pilot = Pilot(samples.synthetic_labels, samples.asked(ratios))
+    pilot = Pilot(samples.synthetic_labels, samples.asked(ratios, mix.allocation))
     rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
     # What is compared are weights at one ratio: a correction beyond the pilot would move all of them.
     fits = _ridge(samples, linear, pilot, rows, weights, fit=_Fit(correct=False), seed=seed)
@@ -241,4 +258,11 @@ def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) ->
     model.fit(np.concatenate([source, target]), np.r_[np.zeros(len(source)), np.ones(len(target))])
     ratio = np.exp(model.decision_function(source[rows])).clip(0.1, 10.0)
     share: FloatArray = ratio / ratio.sum()
+    return share
+
+
+def class_balanced(importance: FloatArray, labels: IntArray) -> FloatArray:
+    """The same shares within each class, and of each class that is scored the same. [s] -> [s]"""
+    of_class = np.bincount(labels, weights=importance)
+    share: FloatArray = importance / of_class[labels] / np.count_nonzero(of_class)
     return share

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ray_synth.allocation import Allocation
 from ray_synth.bound.curve import Verdict
 from ray_synth.errors import InputError
 from ray_synth.records import record
@@ -21,6 +22,16 @@ class Curve:
     error: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocationEstimate:
+    """What one allocation would give at its own best ratio: predicted accuracy and balanced accuracy."""
+
+    ratio: float
+    interval: tuple[float, float]
+    accuracy: float
+    balanced_accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,9 @@ class RatioEstimate:
     """What is predicted before training. Ratios are synthetic over real, in [0, max_ratio].
 
     interval: with probability `confidence` it holds a ratio within .003 accuracy of the best.
+    allocation: the recommended one, or the one that was asked for; allocations: what each would give. On real sets of
+    equal classes they are one.
+    metric: what the curve is of: accuracy, or balanced_accuracy, in which classes count alike.
     real_equivalent: synthetic images that are worth one real image at the predicted ratio; None where they are worth
     nothing, or where nothing tells.
     weights: the best `real_weight` at each ratio and its worth; empty where a weight was given.
@@ -74,6 +88,9 @@ class RatioEstimate:
 
     ratio: float
     interval: tuple[float, float]
+    allocation: Allocation
+    allocations: Mapping[Allocation, AllocationEstimate]
+    metric: str
     verdict: Verdict
     reason: str
     curve: Curve

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_synth.allocation import Allocation, synthetic_counts
 from ray_synth.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -38,11 +39,9 @@ class Samples:
     def real_counts(self) -> IntArray:
         return np.bincount(self.real_labels, minlength=self.num_classes).astype(np.int64)
 
-    def asked(self, ratios: FloatArray, counts: IntArray | None = None) -> IntArray:
+    def asked(self, ratios: FloatArray, allocation: Allocation, counts: IntArray | None = None) -> IntArray:
         """Synthetic images of each class at each ratio to the real ones (or to other counts): [R,C]."""
-        per_class = self.real_counts if counts is None else counts
-        asked: IntArray = np.floor(np.outer(ratios, per_class) + 0.5).astype(np.int64)
-        return asked
+        return synthetic_counts(self.real_counts if counts is None else counts, ratios, allocation)
 
 
 def checked_samples(

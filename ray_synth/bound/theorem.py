@@ -64,13 +64,17 @@ class ClosedForm:
         return asdict(self)
 
 
-def closed_form(real: np.ndarray, synthetic: np.ndarray, *, num_real: int, max_ratio: float) -> ClosedForm:
+def closed_form(
+    real: np.ndarray, synthetic: np.ndarray, *, num_real: int, max_ratio: float, target: np.ndarray | None = None
+) -> ClosedForm:
     """Corollary 2.2.1 by proxies (Shidani et al., 2025, section 6): RAPSD distance, spectral slope, data variance.
 
-    real, synthetic: uint8 [N,H,W,C] of one size. Decays below 1/2 are raised to it.
+    real, synthetic, target: uint8 [N,H,W,C] of one size. With a sample of the domain that is meant, D is the synthetic
+    images' distance to that (the closed form knows no term for the real ones' own). Decays below 1/2 are raised to it.
     """
     real_spectrum = rapsd(real)
-    discrepancy = rapsd_distance(real_spectrum, rapsd(synthetic)) / 255.0**2
+    goal = real_spectrum if target is None else rapsd(target)
+    discrepancy = rapsd_distance(goal, rapsd(synthetic)) / 255.0**2
     variance = _pixel_variance(real) / 255.0**2
     slope = real_spectrum.slope if math.isfinite(real_spectrum.slope) else -2.0
     decays = {"2d": -slope / 4, "1d": -slope / 2}

@@ -9,7 +9,6 @@ import numpy as np
 from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
-from ray_synth.data.images import synthetic_counts
 from ray_synth.data.source import ImageSource
 from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
@@ -42,15 +41,15 @@ class ExperimentData:
     def at(self, setting: Setting) -> tuple[TrainingData, ImageSource, Classifier]:
         """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
         the setting's values. Without a synthetic image the real ones are used anyway."""
-        e, synthetic_images = self.experiment, synthetic_counts(self.real.counts, setting.synthetic_ratio)
+        e, counts = self.experiment, setting.synthetic_counts(self.real.counts, self.experiment)
         classifier = setting.applied_to(e.classifier)
         mixed = mix(
             self.real,
             self.synthetic,
-            synthetic_ratio=setting.synthetic_ratio,
+            counts,
             partition=e.partition.model_copy(update={"num_clusters": setting.num_clusters}),
             seed=derive_seed("partition", e.seed),
-            use_real=e.data.use_real or not synthetic_images.any(),
+            use_real=e.data.use_real or not counts.any(),
             online=classifier.algorithm == "lightweight",
             features=self.features,
         )

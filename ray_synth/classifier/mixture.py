@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_synth.config import PartitionSettings
-from ray_synth.data.images import first_per_class, synthetic_counts
+from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.features.cache import cached, features_folder
@@ -49,31 +49,30 @@ class TrainingData:
 def mix(
     real: ImageSource,
     synthetic: ImageSource,
+    counts: np.ndarray,
     *,
-    synthetic_ratio: float,
     partition: PartitionSettings,
     seed: int,
     use_real: bool = True,
     online: bool = False,
     features: np.ndarray | None = None,
 ) -> TrainingData:
-    """The training data at a ratio: all real images, the first round(ratio * n_c) synthetic ones of each class c, and
-    k-means regions over both.
+    """All real images, the first synthetic ones of each class, and k-means regions over both.
 
     Args:
+        counts: [C], synthetic images of each class (`ray_synth.allocation`).
         partition: clusters (no more than samples), iterations, and the features that k-means looks at.
-        use_real: False leaves the real images out; the ratio still counts against them.
+        use_real: False leaves the real images out.
         online: leave the regions to be found while training, and keep the features for it.
         features: [n+m,d] of all real and synthetic images, where they are known already.
 
     Raises:
-        InputError: a ratio that asks for more synthetic images than there are, or for no image at all.
+        InputError: more synthetic images asked for than there are, or no image at all.
     """
-    counts = synthetic_counts(real.counts, synthetic_ratio)
     missing = int(np.maximum(counts - synthetic.counts, 0).sum())
     if missing:
         raise InputError(
-            f"synthetic_ratio {synthetic_ratio:g} needs {missing} more synthetic image(s) than exist; "
+            f"{missing} more synthetic image(s) than exist are asked for; "
             f"type ray-synth generate EXPERIMENT.yaml --set generate.images_per_class={int(counts.max())}"
         )
     rows = first_per_class(synthetic.labels, counts)
@@ -81,8 +80,8 @@ def mix(
     kept = real if use_real else real.take(np.zeros(0, dtype=np.int64))
     if len(kept) + len(chosen) == 0:
         raise InputError(
-            f"no image is left to train on: data.use_real is false and synthetic_ratio is {synthetic_ratio:g}; "
-            "use a ratio above 0"
+            "no image is left to train on: data.use_real is false and no synthetic image is asked for; use a "
+            "synthetic_ratio above 0"
         )
     if features is None:
         features = partition_features([kept, chosen], partition.features)

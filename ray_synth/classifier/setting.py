@@ -1,4 +1,5 @@
-"""What a training of an experiment trains with: the ratio, the regions and the classifier section's changed values."""
+"""What a training of an experiment trains with: the ratio, which class gets how many, the regions and the classifier
+section's changed values."""
 
 from __future__ import annotations
 
@@ -7,17 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import ArrayLike
+
+from ray_synth.allocation import Allocation, IntArray, synthetic_counts
 from ray_synth.config import SEARCHED, Classifier, Experiment, changed, digest
 
-RATIO = "synthetic_ratio"
+RATIO, ALLOCATION = "synthetic_ratio", "allocation"
+TRAINING = 2  # part of digests: raise it where the same setting trains another network than before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What one training trains with. `classifier`: lambda_1, lambda_2, and by dotted name whatever else is searched."""
+    """What one training trains with. `classifier`: lambda_1, lambda_2, and by dotted name whatever else is searched.
+
+    allocation: where it is searched; None takes the experiment's.
+    """
 
     synthetic_ratio: float
     num_clusters: int
+    allocation: Allocation | None = None
     classifier: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
@@ -25,15 +34,25 @@ class Setting:
         return digest("setting", self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat: synthetic_ratio, lambda_1, lambda_2, num_clusters, then what else is searched."""
+        """Flat: synthetic_ratio, allocation if it is searched, lambda_1, lambda_2, num_clusters, then what else is."""
         values = dict(self.classifier)
         lambdas: dict[str, Any] = {name: values.pop(name) for name in ("lambda_1", "lambda_2") if name in values}
-        return {RATIO: self.synthetic_ratio, **lambdas, "num_clusters": self.num_clusters, **values}
+        allocation = {} if self.allocation is None else {ALLOCATION: self.allocation}
+        return {RATIO: self.synthetic_ratio, **allocation, **lambdas, "num_clusters": self.num_clusters, **values}
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> Setting:
         values = dict(flat)
-        return cls(synthetic_ratio=values.pop(RATIO), num_clusters=values.pop("num_clusters"), classifier=values)
+        return cls(
+            synthetic_ratio=values.pop(RATIO),
+            num_clusters=values.pop("num_clusters"),
+            allocation=values.pop(ALLOCATION, None),
+            classifier=values,
+        )
+
+    def synthetic_counts(self, real_counts: ArrayLike, experiment: Experiment) -> IntArray:
+        """Synthetic images of each class. [C] -> [C]"""
+        return synthetic_counts(real_counts, self.synthetic_ratio, self.allocation or experiment.data.allocation)
 
     def applied_to(self, classifier: Classifier) -> Classifier:
         """The classifier section with this setting's values."""
@@ -47,6 +66,7 @@ def default_setting(experiment: Experiment, num_classes: int, synthetic_ratio: f
     return Setting(
         synthetic_ratio=synthetic_ratio,
         num_clusters=experiment.partition.clusters(num_classes),
+        allocation=experiment.data.allocation if ALLOCATION in experiment.sweep.searched else None,
         classifier={name: _at(raw, name) for name in dict.fromkeys(("lambda_1", "lambda_2", *searched))},
     )
 

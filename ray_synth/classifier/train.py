@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,8 @@ def fit(
     """Train a classifier with Eq. 7.
 
     Every update takes half a batch of real and half a batch of synthetic images (a whole one where a side is empty);
-    with `weighting: uniform` the real side's weight is n/m, so in expectation each image weighs the same. What step t
+    with `weighting: uniform` the sides weigh n/(n+m) and m/(n+m), so in expectation each image weighs the same and the
+    loss has one size at every ratio. What step t
     draws follows from the seed and t alone, so a training that was killed and goes on from its checkpoint ends in the
     same weights.
 
@@ -159,9 +160,10 @@ class _Training:
         model = build_model(settings, data.real.shape, data.real.class_names, seed=derive_seed("weights", seed))
         self.model: nn.Module = model.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         both = len(data.real) > 0 and len(data.synthetic) > 0
-        self.real_weight = settings.real_weight
+        self.weights = (settings.real_weight, 1.0)  # of the two sides' cross-entropies
         if settings.weighting == "uniform":
-            self.real_weight = len(data.real) / len(data.synthetic) if both else 1.0
+            images = len(data.real) + len(data.synthetic)
+            self.weights = (len(data.real) / images, len(data.synthetic) / images)
         self.regularized = both and (settings.lambda_1 > 0 or settings.lambda_2 > 0)
         self.kept = _Kept()
         also: dict[str, Stateful] = {"kept": self.kept}
@@ -250,16 +252,25 @@ class _Training:
             clean_outputs = outputs if same else [gathered(part) for part in clean_outputs]
             labels, regions, rows = ([gathered(part) for part in parts] for parts in (labels, regions, rows))
         s = self.settings
-        weights: dict[str, Any] = {"real_weight": self.real_weight, "lambda_1": s.lambda_1, "lambda_2": s.lambda_2}
         if not apart and self.regularized:
-            return regularized_loss(*outputs, *labels, *regions, variant=s.variant, **weights).total
+            loss = regularized_loss(*outputs, *labels, *regions, variant=s.variant)
+            return self._weighted(loss.real, loss.synthetic, loss.discrepancy, loss.robustness)
         discrepancy = robustness = logits.new_zeros(())
         if self.bank is not None:
             discrepancy, robustness = self.bank.terms(torch.cat(clean_outputs), torch.cat(rows), len(rows[0]))
         elif self.regularized:
             discrepancy, robustness = region_terms(*clean_outputs, *regions, variant=s.variant)
-        entropies = [_cross_entropy(z, y, binary=s.targets.binary) for z, y in zip(outputs, labels, strict=True)]
-        return self.real_weight * entropies[0] + entropies[1] + s.lambda_1 * discrepancy + s.lambda_2 * robustness
+        ours, theirs = (_cross_entropy(z, y, binary=s.targets.binary) for z, y in zip(outputs, labels, strict=True))
+        return self._weighted(ours, theirs, discrepancy, robustness)
+
+    def _weighted(
+        self, real: torch.Tensor, synthetic: torch.Tensor, discrepancy: torch.Tensor, robustness: torch.Tensor
+    ) -> torch.Tensor:
+        """Eq. 7; with uniform weights over 1 + λ, which makes its cross-entropies the mean over all images: neither the
+        learning rate nor λ₁ and λ₂ then mean something else at another ratio."""
+        ours, theirs = self.weights
+        regularizers = self.settings.lambda_1 * discrepancy + self.settings.lambda_2 * robustness
+        return ours * real + theirs * synthetic + regularizers
 
     def evaluate(self) -> float:
         """Validation accuracy; the weights are kept if they are to be. Gives the accuracy of what is kept."""

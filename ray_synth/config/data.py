@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ray_synth.allocation import Allocation
 from ray_synth.catalog import CATALOG
 from ray_synth.config.section import Section, short
 
@@ -30,6 +31,11 @@ class Data(Section):
     )
     shots: int | None = Field(10, ge=1, description="real training images per class; null takes the whole pool")
     use_real: bool = Field(True, description="false: train on synthetic images alone; the ratio still counts real ones")
+    allocation: Allocation = Field(
+        "fill",
+        description="which class gets how many synthetic images: fill brings classes towards equal totals, the rarest "
+        "first; equal; proportional to its real ones",
+    )
     generator_split: Literal["disjoint", "shared"] = "disjoint"
     generator_fraction: float = Field(0.33, gt=0, lt=1)
     validation_fraction: float = Field(0.25, gt=0, lt=1)

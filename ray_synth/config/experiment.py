@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,9 @@ class Estimate(Section):
         8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
     )
     confidence: float = Field(0.9, gt=0.5, lt=1)
+    metric: Literal["accuracy", "balanced_accuracy"] = Field(
+        "accuracy", description="what is predicted: under the real images' class shares, or all classes alike"
+    )
 
 
 class Evaluate(Section):

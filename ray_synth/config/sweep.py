@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ray_synth.allocation import ALLOCATIONS
 from ray_synth.config.classifier import Classifier
 from ray_synth.config.section import Section, changed, keys_of
 from ray_synth.errors import did_you_mean
@@ -54,7 +55,8 @@ SPACE: dict[str, dict[str, Any]] = {
     "lambda_2": {"low": 0.01, "high": 1.0, "scale": "log"},
     "clusters_per_class": {"low": 0.5, "high": 4.0},
 }
-SEARCHED = ("synthetic_ratio", "num_clusters", "clusters_per_class")  # and the keys of the classifier section
+# And the keys of the classifier section.
+SEARCHED = ("synthetic_ratio", "allocation", "num_clusters", "clusters_per_class")
 NOT_SEARCHED = ("evaluations", "num_workers", "gather", "keep")  # of the classifier section
 METRICS = ("accuracy", "balanced_accuracy")  # what a trial reports, on the validation set
 
@@ -192,9 +194,16 @@ def _samples(dimension: Dimension) -> tuple[Any, ...]:
 
 
 def _check_searched(name: str, dimension: Dimension) -> None:
-    """The ratio and the clusters are numbers, of which the classifier section knows nothing."""
+    """The ratio, the allocation and the clusters, of which the classifier section knows nothing."""
     if dimension.tied_to is not None:
         raise ValueError(f"sweep.space.{name} cannot be tied; give low and high, or choices")
+    if name == "allocation":
+        if not set(dimension.choices or ("a range",)) <= set(ALLOCATIONS):
+            raise ValueError(
+                f"sweep.space.allocation: choices among {', '.join(ALLOCATIONS)} are allowed, got "
+                f"{list(_ends(dimension))}; type --set 'sweep.space.allocation.choices=[fill,proportional]'"
+            )
+        return
     for value in _ends(dimension):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= 100_000 or (value == 0 and name != "synthetic_ratio"):

@@ -72,8 +72,3 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
     rank = np.empty(len(labels), dtype=np.int64)
     rank[order] = np.arange(len(labels)) - starts
     return rank
-
-
-def synthetic_counts(real_counts: np.ndarray, synthetic_ratio: float) -> np.ndarray:
-    """Synthetic images per class at a ratio: class c with n_c real ones gets round(ratio * n_c). [C] -> [C]"""
-    return np.floor(np.asarray(real_counts) * synthetic_ratio + 0.5).astype(np.int64)

@@ -54,3 +54,15 @@ def class_said(label: int, class_names: Sequence[str]) -> str:
 def _probe_said(terms: Mapping[str, Any]) -> str:
     accuracy = terms["accuracy"]
     return f"the prediction; held-out accuracy {accuracy[0]:.3f} with real data only, at most {max(accuracy):.3f}"
+
+
+def allocation_said(estimate: RatioEstimate) -> str:
+    """What the recommended allocation gives and the others would; nothing where it makes no difference."""
+    found = estimate.allocations
+    if len({(each.ratio, each.accuracy, each.balanced_accuracy) for each in found.values()}) < 2:
+        return ""
+    said = (
+        f"{name} {each.accuracy:.3f} (balanced {each.balanced_accuracy:.3f}) at ratio {each.ratio:.3g}"
+        for name, each in sorted(found.items(), key=lambda item: item[0] != estimate.allocation)
+    )
+    return "; ".join(said)

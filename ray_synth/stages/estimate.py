@@ -59,6 +59,7 @@ class Estimate(Stage):
             self._seed,
             images.pilot.tolist(),
             images.trained_on,
+            self.experiment.data.allocation,
             self.inputs.digests["train"],
         )
 
@@ -93,6 +94,8 @@ class Estimate(Stage):
             synthetic.labels[rows],
             max_ratio=self.limit,
             real_weight=self._real_weight,
+            allocation=self.experiment.data.allocation,
+            metric=self.experiment.estimate.metric,
             confidence=self.experiment.estimate.confidence,
             seed=self._seed,
         )
@@ -158,6 +161,8 @@ class Estimate(Stage):
             synthetic.labels,
             max_ratio=self.limit,
             real_weight=self._real_weight,
+            allocation=self.experiment.data.allocation,
+            metric=self.experiment.estimate.metric,
             confidence=self.experiment.estimate.confidence,
             seed=0,
         )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.allocation import Allocation, largest_ratio, synthetic_counts, uneven
 from ray_synth.config import digest, said
-from ray_synth.data.images import held, synthetic_counts
+from ray_synth.data.images import held
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
@@ -97,9 +98,20 @@ class Generate(Stage):
 
     # How many.
 
+    @property
+    def allocations(self) -> tuple[Allocation, ...]:
+        """Those that trainings may ask for."""
+        return self.experiment.sweep.choices_of("allocation") or (self.experiment.data.allocation,)
+
+    @property
+    def allocated(self) -> tuple[str, ...]:
+        """What trainings depend on, for their digests: nothing where classes are equal, and all allocations one."""
+        return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts) else ()
+
     def counts(self, ratio: float) -> np.ndarray:
-        """Synthetic images of each class at a ratio. [C]"""
-        return synthetic_counts(self.inputs.real_counts, ratio)
+        """Synthetic images of each class that are enough for a ratio, however they are allocated. [C]"""
+        counts = [synthetic_counts(self.inputs.real_counts, ratio, each) for each in self.allocations]
+        return np.asarray(np.max(counts, axis=0))
 
     @functools.cached_property
     def most_per_class(self) -> int:
@@ -108,7 +120,7 @@ class Generate(Stage):
         if e.generate.images_per_class is not None:
             return e.generate.images_per_class
         limit = max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)
-        wanted = int(np.ceil(limit * self.inputs.real_counts.max()))
+        wanted = int(self.counts(limit).max())
         return min([wanted, *(self._base.available or ())])
 
     @property
@@ -145,7 +157,8 @@ class Generate(Stage):
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
-        return min(limit, self.most_per_class / int(self.inputs.real_counts.max()))
+        real, most = self.inputs.real_counts, self.most_per_class
+        return min(limit, *(largest_ratio(real, most, each) for each in self.allocations))
 
     # What they are.
 
@@ -205,7 +218,7 @@ class Generate(Stage):
         wanted = min(e.sweep.top_ratio, e.estimate.max_ratio)
         if self.max_ratio(wanted) >= wanted:
             return said
-        need = int(np.ceil(wanted * self.inputs.real_counts.max()))
+        need = int(self.counts(wanted).max())
         return (
             f"{said}\n  note: ratio {wanted:g} needs {need} images per class; "
             f"type --set generate.images_per_class={need} to search it"

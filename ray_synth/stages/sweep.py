@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import TRAINING
 from ray_synth.config import digest, said
 from ray_synth.errors import InputError
 from ray_synth.hardware.measure import Measure
@@ -77,6 +78,7 @@ class Sweep(Stage):
         e, prior = self.experiment, self.prior
         return digest(
             "sweep",
+            TRAINING,
             said(self.settings, without=WHO_TRIES),
             said(e.classifier, without={"num_workers"}),
             e.partition,
@@ -86,6 +88,7 @@ class Sweep(Stage):
             self.max_ratio,
             {} if prior is None else prior.to_dict(),
             self.of(Generate).trained_on,
+            *self.of(Generate).allocated,
             self.inputs.digests["train"],
             self.inputs.digests["validation"],
         )

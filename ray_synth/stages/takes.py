@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ray_synth.data.images import synthetic_counts
 from ray_synth.hardware.measure import Measure
 from ray_synth.stages.inputs import Inputs
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def sides_of(inputs: Inputs, setting: Setting) -> tuple[int, int]:
     """Real and synthetic images that a training at a setting takes."""
-    synthetic = int(synthetic_counts(inputs.real_counts, setting.synthetic_ratio).sum())
+    synthetic = int(setting.synthetic_counts(inputs.real_counts, inputs.experiment).sum())
     return (int(inputs.real_counts.sum()) if inputs.experiment.data.use_real or not synthetic else 0), synthetic
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import TRAINING
 from ray_synth.config import digest
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
@@ -66,6 +67,7 @@ class Train(Stage):
         e = self.experiment
         return digest(
             "train",
+            TRAINING,
             [[t.name, t.setting.to_dict(), t.seed] for t in self.trainings()],
             e.classifier,
             e.partition,
@@ -73,6 +75,7 @@ class Train(Stage):
             e.data.use_real,
             e.seed,
             self.of(Generate).trained_on,
+            *self.of(Generate).allocated,
             self.inputs.digests["train"],
             self.inputs.digests["validation"],
         )

@@ -49,7 +49,9 @@ class Search:
         self.grid = grid_in_turn(experiment, space)
         self.prior: RatioPrior | None = None
         if prior is not None and prior.curve is not None and settings.sampler != "grid":
-            self.prior = RatioPrior(prior.curve, prior.confidence, space.ratio_range)
+            self.prior = RatioPrior(
+                prior.curve, prior.confidence, space.ratio_range, choices=space.dimensions[RATIO].choices
+            )
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.running: dict[int, optuna.Trial] = {}

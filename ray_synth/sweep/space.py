@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from ray_synth.classifier.setting import RATIO, Setting, default_setting
+from ray_synth.classifier.setting import ALLOCATION, RATIO, Setting, default_setting
 from ray_synth.config import Dimension, Experiment
 from ray_synth.errors import InputError
 
@@ -55,6 +55,7 @@ class Space:
         return Setting(
             synthetic_ratio=self._within_range(RATIO, float(ratio), round(ratio, 4)),
             num_clusters=max(1, round(clusters)),
+            allocation=values.pop(ALLOCATION, None),
             classifier={
                 **self.default.classifier,
                 **{name: self._like(name, value) for name, value in values.items()},
@@ -102,8 +103,8 @@ class Space:
         return [self.setting(dict(zip(self.dimensions, point, strict=True))) for point in itertools.product(*indices)]
 
     def _value(self, name: str, setting: Setting) -> Any:
-        if name == RATIO:
-            return setting.synthetic_ratio
+        if name in (RATIO, ALLOCATION):
+            return getattr(setting, name)
         if name == "clusters_per_class":
             return setting.num_clusters / self.num_classes
         return setting.num_clusters if name == "num_clusters" else setting.classifier[name]

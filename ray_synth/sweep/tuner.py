@@ -18,7 +18,6 @@ from ray.tune.search import Searcher
 
 from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.config import Experiment
-from ray_synth.data.images import synthetic_counts
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import WorkError
 from ray_synth.nodes import cluster_nodes
@@ -64,10 +63,13 @@ def run_sweep(
     shown(ledger, {})
     try:
         while search.left:
-            ratio = max((ledger.starts[i].setting.synthetic_ratio for i in search.again), default=0.0)
-            synthetic = images(ratio)
-            if (synthetic_counts(real.counts, ratio) > synthetic.counts).any():
-                raise WorkError(f"a trial at ratio {ratio:g} needs more synthetic images than there can be")
+            waiting = [ledger.starts[i].setting for i in search.again]
+            synthetic = images(max((setting.synthetic_ratio for setting in waiting), default=0.0))
+            for setting in waiting:
+                if (setting.synthetic_counts(real.counts, experiment) > synthetic.counts).any():
+                    raise WorkError(
+                        f"a trial at ratio {setting.synthetic_ratio:g} needs more synthetic images than there can be"
+                    )
             data = ExperimentData.of(experiment, real, synthetic, validation)
             work = SweepData(url=folder.absolute_url, data=data)
             before = search.left
@@ -184,7 +186,7 @@ class LedgerSearcher(Searcher):
         start = self.search.propose() if self.search.left else None
         if start is None:
             return None if self.running else Searcher.FINISHED
-        wanted = synthetic_counts(self.real_counts, start.setting.synthetic_ratio)
+        wanted = start.setting.synthetic_counts(self.real_counts, self.search.experiment)
         if (wanted > self.available).any():
             self.search.again.append(start.trial_id)  # next, when its images are there
             return Searcher.FINISHED
@@ -232,7 +234,7 @@ class LedgerSearcher(Searcher):
             accuracy_std=math.nan if failed else float(result.get("accuracy_std", math.nan)),
             balanced_accuracy=math.nan if failed else float(result.get("balanced_accuracy", math.nan)),
             gpu_seconds=round(seconds * self.slots.gpus, 3),
-            num_synthetic=int(synthetic_counts(self.real_counts, start.setting.synthetic_ratio).sum()),
+            num_synthetic=int(start.setting.synthetic_counts(self.real_counts, self.search.experiment).sum()),
             evaluations=len(result.get("history", ())),
             origin=start.origin,
             setting=start.setting,

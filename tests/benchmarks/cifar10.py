@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import mix
 from ray_synth.classifier.train import fit
 from ray_synth.config import Augment, Classifier, Diffusion, Generate, PartitionSettings
@@ -171,7 +172,7 @@ def trained(real: ImageSet, synthetic: ImageSet, ratio: float, updates: int, see
     data = mix(
         real,
         synthetic,
-        synthetic_ratio=ratio,
+        synthetic_counts(real.counts, ratio, "fill"),
         partition=PartitionSettings(num_clusters=1),
         seed=seed,
         features=np.zeros((len(real) + len(synthetic), 1), np.float32),  # without the two terms regions do nothing

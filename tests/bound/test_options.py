@@ -171,3 +171,32 @@ def test_samples_of_one_distribution_are_no_distance_apart() -> None:
     shifted = excess_distance(rng.normal(size=(60, 8)) + 1.0, rng.normal(size=(240, 8)))
     assert np.median(same) < 0.6
     assert shifted == pytest.approx(np.sqrt(8), rel=0.2)  # a shift of the mean by 1 in 8 dimensions
+
+
+def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
+    """One to twenty real digits a class: what fill gives is more, above all for the mean over classes."""
+    pool, many = splits.generator, [20, 1, 20, 2, 20, 3, 10, 20, 5, 2]
+    rows = np.concatenate([np.flatnonzero(pool.labels == c)[:count] for c, count in enumerate(many)])
+    real, synthetic = pool.take(rows), splits.test
+    images = (real.images(), real.labels, synthetic.images(), synthetic.labels)
+    best = estimate_ratio(*images, max_ratio=1, methods=("probe",))
+    assert (best.allocation, set(best.allocations)) == ("fill", {"fill", "equal", "proportional"})
+    fill, rare = best.allocations["fill"], best.allocations["proportional"]
+    assert fill.accuracy > rare.accuracy
+    assert fill.balanced_accuracy > rare.balanced_accuracy + 0.03
+    assert fill.accuracy == pytest.approx(1 - min(best.curve.error), abs=1e-5)
+    asked = {"allocation": "proportional", "metric": "balanced_accuracy"}
+    alike = estimate_ratio(*images, max_ratio=1, methods=("probe",), **asked)
+    rare = alike.allocations["proportional"]
+    assert (alike.allocation, alike.ratio, alike.metric) == ("proportional", rare.ratio, "balanced_accuracy")
+    assert rare.balanced_accuracy == pytest.approx(1 - min(alike.curve.error), abs=1e-5)
+    assert RatioEstimate.from_dict(alike.to_dict()) == alike
+    for wrong, words in (({"allocation": "rarest"}, "fill, equal, proportional"), ({"metric": "f1"}, "balanced_")):
+        with pytest.raises(InputError, match=words):
+            estimate_ratio(*images, **wrong)
+
+
+def test_on_equal_classes_the_allocations_are_one(good: RatioEstimate) -> None:
+    assert good.allocation == "fill"
+    assert len({(each.ratio, each.accuracy, each.balanced_accuracy) for each in good.allocations.values()}) == 1
+    assert good.allocations["equal"].ratio == good.ratio

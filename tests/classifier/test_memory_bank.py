@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.losses import region_terms
 from ray_synth.classifier.memory_bank import MemoryBank
 from ray_synth.classifier.mixture import TrainingData, mix
@@ -17,7 +18,7 @@ def data_of(splits: Splits) -> TrainingData:
     return mix(
         splits.train,
         splits.generator,
-        synthetic_ratio=0.5,
+        synthetic_counts(splits.train.counts, 0.5, "fill"),
         partition=PartitionSettings(num_clusters=15),
         seed=0,
         online=True,

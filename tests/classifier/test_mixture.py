@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
 from ray_synth.classifier.train import _Side
 from ray_synth.config import Augment, PartitionSettings
@@ -21,7 +22,8 @@ from ray_synth.training.team import Team
 
 
 def mixed(real: ImageSource, synthetic: ImageSource, clusters: int = 20, **how: Any) -> TrainingData:
-    return mix(real, synthetic, synthetic_ratio=2, partition=PartitionSettings(num_clusters=clusters), seed=0, **how)
+    counts = synthetic_counts(real.counts, 2, "fill")
+    return mix(real, synthetic, counts, partition=PartitionSettings(num_clusters=clusters), seed=0, **how)
 
 
 def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> None:

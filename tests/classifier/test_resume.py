@@ -15,6 +15,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.train import Fitted, _Training, fit
 from ray_synth.config import Augment, Classifier, Data, PartitionSettings, Schedule, Targets
@@ -45,7 +46,7 @@ def data_of(splits: Splits, settings: Classifier) -> TrainingData:
     return mix(
         splits.train,
         splits.generator,
-        synthetic_ratio=2,
+        synthetic_counts(splits.train.counts, 2, "fill"),
         partition=PartitionSettings(num_clusters=20, iterations=20),
         seed=0,
         online=settings.algorithm == "lightweight",

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier import train
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.predict import accuracy_of
-from ray_synth.classifier.train import _Side, fit, num_updates, recipe_of
+from ray_synth.classifier.train import _Side, _Training, fit, num_updates, recipe_of
 from ray_synth.config import Classifier, PartitionSettings, Schedule
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits
@@ -27,7 +29,7 @@ def mixed(splits: Splits, ratio: float, num_clusters: int = 20, **how: Any) -> T
     return mix(
         splits.train,
         splits.generator,
-        synthetic_ratio=ratio,
+        synthetic_counts(splits.train.counts, ratio, "fill"),
         partition=PartitionSettings(num_clusters=num_clusters, iterations=20),
         seed=0,
         **how,
@@ -48,7 +50,7 @@ def test_the_mix_holds_exactly_the_ratio_and_is_a_prefix(splits: Splits) -> None
 def test_a_ratio_beyond_the_images_says_how_many_are_missing(splits: Splits) -> None:
     with pytest.raises(
         InputError,
-        match=r"more synthetic image\(s\) than exist; type ray-synth generate .* --set generate.images_per_class=160",
+        match=r"more synthetic image\(s\) than exist are asked for; type .* --set generate.images_per_class=160",
     ):
         mixed(splits, 16)
 
@@ -74,7 +76,7 @@ def test_one_side_may_be_empty(splits: Splits) -> None:
     assert len(only_synthetic.synthetic) == 100
     for sides in (mixed(splits, 0), only_synthetic):
         assert fit(sides, splits.validation, QUICK, seed=0).accuracy > 0.3
-    with pytest.raises(InputError, match=r"data\.use_real is false and synthetic_ratio is 0; use a ratio above 0"):
+    with pytest.raises(InputError, match=r"data\.use_real is false and no synthetic image is asked for"):
         mixed(splits, 0, use_real=False)
 
 
@@ -108,23 +110,47 @@ def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: Ima
     torch.testing.assert_close(halves[1].images, whole.images[1::2])
 
 
-def test_uniform_weighting_weighs_every_image_the_same(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = []
-    original = train.regularized_loss
-    monkeypatch.setattr(
-        train, "regularized_loss", lambda *a, **k: weights.append(k["real_weight"]) or original(*a, **k)
+def test_uniform_weights_are_the_mean_over_all_images_at_every_ratio(splits: Splits) -> None:
+    """Sides that lose the same lose that, whatever the ratio, so a learning rate and λ mean the same at each."""
+
+    def weighted(ratio: float, *terms: float, **changes: Any) -> float:
+        settings = QUICK.model_copy(update={"lambda_1": 0.3, "lambda_2": 0.7, **changes})
+        training = _Training(mixed(splits, ratio), splits.validation, settings, seed=0, team=Team())
+        return float(training._weighted(*map(torch.tensor, terms)))
+
+    for ratio in (0.5, 1.0, 4.0):
+        assert weighted(ratio, 1, 1, 0, 0) == pytest.approx(1)
+        assert weighted(ratio, 1, 0, 0, 0) == pytest.approx(1 / (1 + ratio))
+        assert weighted(ratio, 0, 0, 1, 0) == pytest.approx(0.3)
+        assert weighted(ratio, 0, 0, 0, 1) == pytest.approx(0.7)
+        assert weighted(ratio, 1, 1, 1, 1, weighting="fixed") == pytest.approx(4 + 1 + 0.3 + 0.7)
+    assert weighted(0, 1, 0, 0, 0) == 1
+
+
+def test_the_first_step_of_sgd_is_that_of_pooled_images(splits: Splits) -> None:
+    """An oracle: plain cross-entropy over both sets at once, its gradient drawn from torch alone."""
+    data = mixed(splits, 0.5)
+    settings = QUICK.model_copy(
+        update={"updates": 1, "evaluations": 1, "batch_size": 2 * len(data.synthetic), "lambda_1": 0.0, "lambda_2": 0.0}
     )
-    one = QUICK.model_copy(update={"updates": 1, "evaluations": 1})
-    for ratio in (0.5, 4.0):
-        fit(mixed(splits, ratio), splits.validation, one, seed=0)
-    fit(mixed(splits, 4.0), splits.validation, one.model_copy(update={"weighting": "fixed"}), seed=0)
-    assert weights == [2.0, 0.25, 4.0]
+    training = _Training(data, splits.validation, settings, seed=0, team=Team())
+    model = training.model
+    batches = [side.batch(0, Team(), Augmentation()) for side in training.sides]
+    outputs = [model(batch.images) for batch in batches]
+    pooled = sum(
+        F.cross_entropy(z, batch.labels) * len(side)
+        for z, batch, side in zip(outputs, batches, (data.real, data.synthetic), strict=True)
+    ) / (len(data.real) + len(data.synthetic))
+    ours = training._total(
+        *batches, torch.cat(outputs), torch.cat(outputs), [batch.labels for batch in batches], apart=False
+    )
+    torch.testing.assert_close(ours, pooled)
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     original = train.regularized_loss
     monkeypatch.setattr(
-        train, "regularized_loss", lambda *a, **k: original(*a, **k)._replace(total=a[0].sum() * float("nan"))
+        train, "regularized_loss", lambda *a, **k: original(*a, **k)._replace(real=a[0].sum() * float("nan"))
     )
     with pytest.raises(WorkError, match=r"lower classifier\.learning_rate"):
         fit(mixed(splits, 1), splits.validation, QUICK, seed=0)

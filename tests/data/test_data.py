@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ray_synth.config import Data, load_experiment
-from ray_synth.data.images import ImageSet, first_per_class, rank_in_class, synthetic_counts
+from ray_synth.data.images import ImageSet, first_per_class, rank_in_class
 from ray_synth.data.readers import read_folder
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits, split
@@ -76,11 +76,6 @@ def test_a_lower_ratio_is_a_prefix_of_a_higher_one(labels: list[int], counts: li
     assert set(first_per_class(y, wanted // 2)) <= set(chosen)
     for label in range(5):
         assert rank_in_class(y)[y == label].tolist() == list(range((y == label).sum()))
-
-
-def test_the_ratio_is_synthetic_over_real_per_class() -> None:
-    assert synthetic_counts(np.array([10, 3, 0]), 0.25).tolist() == [3, 1, 0]  # half rounds up
-    assert synthetic_counts(np.array([10, 3, 0]), 16).tolist() == [160, 48, 0]
 
 
 def test_a_folder_is_read_in_one_size_and_mode_and_says_so(image_folder: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.config import load_experiment
-from ray_synth.data.images import synthetic_counts
 from ray_synth.data.published import data_are_here, published_splits
 from ray_synth.errors import InputError
 from ray_synth.generator.artifacts import WEIGHTS
@@ -85,7 +85,7 @@ def test_a_training_takes_the_images_that_its_classes_take(
     setting = next(iter(run.of(Train).settings().values()))
     real, synthetic = sides_of(run.inputs, type(setting)(synthetic_ratio=ratio, num_clusters=3))
     assert (real, synthetic) == (10 * shots, 10 * math.floor(shots * ratio + 0.5))
-    assert synthetic == synthetic_counts(np.full(10, shots), ratio).sum()
+    assert synthetic == synthetic_counts(np.full(10, shots), ratio, "fill").sum()
 
 
 def test_epochs_grow_with_the_ratio(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_without_a_number_trials_and_final_trainings_make_what_they_need(tmp_pat
     run = run_in(tmp_path, **{**UNNAMED, **SHORT, "sweep.max_ratio": 4.0, "estimate.max_ratio": 100.0})
     work = work_of(run)  # four real images a class, twelve of the pilot, sixteen for the sweep
     assert (made(work)[0], made(work, "sweep")[0]) == (120, 40)
-    predicted = int(synthetic_counts(np.array([4]), math.sqrt(101) - 1)[0])
+    predicted = int(synthetic_counts(np.array([4]), math.sqrt(101) - 1, "fill")[0])
     assert made(work, "train")[0] == 10 * (predicted - 16)
     estimated(run)
     work = work_of(run)

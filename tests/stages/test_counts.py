@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.train import num_updates
 from ray_synth.config import load_experiment
-from ray_synth.data.images import synthetic_counts
 from ray_synth.pipeline import Run, folder_of, loaded
 from ray_synth.planning.work import Work, work_of
 from ray_synth.progress import Reporter
@@ -83,7 +83,7 @@ def takes_of(job: Run, name: str) -> Mapping[str, float]:
 
 
 def synthetic_of(job: Run, ratio: float) -> int:
-    return int(synthetic_counts(job.inputs.real_counts, ratio).sum())
+    return int(synthetic_counts(job.inputs.real_counts, ratio, "fill").sum())
 
 
 def real_of(job: Run, ratio: float) -> int:

@@ -210,6 +210,24 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
     assert len({t.setting.digest for t in tpe.ledger.trials}) == len(tpe.ledger.trials) == 6
 
 
+def test_the_allocation_is_a_choice_like_others(tmp_path: Path) -> None:
+    space = {"synthetic_ratio": {"choices": [0, 1]}, "allocation": {"choices": ["proportional", "fill"]},
+             "lambda_1": None, "lambda_2": None, "clusters_per_class": None}  # fmt: skip
+    e = experiment(space=space, sampler="grid", prior="none", num_trials=50)
+    engine = search(RunFolder(tmp_path), e)
+    run(engine)
+    settings = [trial.setting for trial in engine.ledger.trials]
+    assert {(s.synthetic_ratio, s.allocation) for s in settings} == {
+        (ratio, name) for ratio in (0.0, 1.0) for name in ("proportional", "fill")
+    }
+    assert all(Setting.from_dict(setting.to_dict()) == setting for setting in settings)
+    assert {tuple(s.synthetic_counts([9, 3], e)) for s in settings if s.synthetic_ratio} == {(9, 3), (3, 9)}
+    assert "allocation" not in default_setting(experiment(), 10, 1.0).to_dict()
+    for choices in ({"choices": ["rarest"]}, {"low": 0, "high": 1}):
+        with pytest.raises(InputError, match=r"sweep\.space\.allocation: choices among fill, equal, proportional"):
+            experiment(space={"allocation": choices})
+
+
 def test_extending_a_finished_sweep(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     run(search(folder, experiment()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_synth.report.methods import allocation_said
 from ray_synth.report.plots import ratio_curve
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.shown import Shown, drawn
@@ -10,4 +11,5 @@ from ray_synth.report.sections.shown import Shown, drawn
 def prediction(results: RunResults) -> Shown:
     summary, estimate = results.summary, results.estimate
     curve = drawn(ratio_curve(estimate, results.trials, summary.best_ratio, summary.predicted_ratio))
-    return Shown("prediction.html", {"summary": summary, "estimate": estimate, "curve": curve})
+    said = allocation_said(estimate)
+    return Shown("prediction.html", {"summary": summary, "estimate": estimate, "curve": curve, "allocation": said})

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.predict import accuracy_of
 from ray_synth.classifier.train import fit
@@ -87,10 +88,11 @@ def shots_of(pool: ImageSet, seed: int) -> ImageSet:
 @functools.lru_cache(maxsize=2)
 def mixture(images: str, dataset: str, seed: int, per_class: int, clusters: float, online: bool) -> TrainingData:
     data = sets(images, dataset)
+    real = shots_of(data["pool"], seed)
     return mix(
-        shots_of(data["pool"], seed),
+        real,
         data["synthetic"],
-        synthetic_ratio=per_class / SHOTS,
+        synthetic_counts(real.counts, per_class / SHOTS, "fill"),
         partition=PartitionSettings(clusters_per_class=clusters),
         seed=derive_seed("partition", seed),
         online=online,
