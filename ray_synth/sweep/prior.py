@@ -67,15 +67,26 @@ def first_ratios(prior: Prior, low: float, high: float) -> list[float]:
 class RatioPrior:
     """Draws ratios from what the prediction and the trials so far say."""
 
-    def __init__(self, curve: Curve, confidence: float, ratio_range: tuple[float, float], *, size: int = 65):
-        """confidence: of the curve's band."""
+    def __init__(
+        self,
+        curve: Curve,
+        confidence: float,
+        ratio_range: tuple[float, float],
+        *,
+        choices: Sequence[float] | None = None,
+        size: int = 65,
+    ):
+        """confidence: of the curve's band. choices: the ratios that may be tried, where not all of the range may."""
         low, high = np.log2(1 + np.asarray(ratio_range))
         self.u = np.linspace(low, high, size)
+        self.between = (self.u[1] - self.u[0]) / 2
+        if choices is not None:
+            self.u, self.between = np.log2(1 + np.unique(np.asarray(choices, dtype=float))), 0.0
         at = np.log2(1 + np.asarray(curve.ratio, dtype=float))
         self.predicted = np.interp(self.u, at, 1 - np.asarray(curve.error, dtype=float))
         band = np.interp(self.u, at, np.asarray(curve.high, dtype=float) - np.asarray(curve.low, dtype=float))
         self.stray = np.maximum(band / 2, 1e-3) / _normal_quantile(confidence)
-        self.kernel = np.exp(-0.5 * ((self.u[:, None] - self.u) / LENGTH) ** 2) + 1e-9 * np.eye(size)
+        self.kernel = np.exp(-0.5 * ((self.u[:, None] - self.u) / LENGTH) ** 2) + 1e-9 * np.eye(len(self.u))
 
     def propose(
         self, ratios: Sequence[float], values: Sequence[float], *, tried: Sequence[float], turn: int, seed: int
@@ -106,7 +117,7 @@ class RatioPrior:
         _, i, noise = fits[chosen]
         _, mean, scale = beliefs[i]
         drawn = _draw(mean, scale * self.kernel, counts, means, noise, rng)
-        best = self.u[int(np.argmax(drawn))] + rng.uniform(-0.5, 0.5) * (self.u[1] - self.u[0])
+        best = self.u[int(np.argmax(drawn))] + rng.uniform(-1, 1) * self.between
         return float(2 ** np.clip(best, self.u[0], self.u[-1]) - 1)
 
     def _binned(self, ratios: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray, float]:

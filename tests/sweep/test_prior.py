@@ -42,6 +42,18 @@ def test_first_ratios_are_the_pick_none_and_the_ends() -> None:
     assert first_ratios(Prior(ratio=0.0, interval=(0.0, 4.0)), 1.0, 16.0) == [0.0, 1.0, 4.0]
 
 
+def test_among_choices_only_these_are_far_or_near() -> None:
+    """Halfway between two choices nothing can be tried: that is no reason to try a neighbour again and again."""
+    curve = prediction(4.0).curve
+    assert curve is not None
+    prior = RatioPrior(curve, 0.9, (0.0, 16.0), choices=[16.0, 0.0, 4.0])
+    values = [truth(ratio, 4.0) for ratio in (4.0, 0.0, 16.0)]
+    proposed = [prior.propose([4.0, 0.0, 16.0], values, tried=[4.0, 0.0, 16.0], turn=t, seed=t) for t in range(40)]
+    assert set(np.round(proposed, 6)) <= {0.0, 4.0, 16.0}
+    assert np.mean(np.isclose(proposed, 4.0)) > 0.6  # where the truth and the prediction have it
+    assert prior.propose([], [], tried=[4.0, 0.0], turn=0, seed=0) == pytest.approx(16.0)  # not yet seen
+
+
 def test_a_narrow_band_is_trusted_and_a_wide_one_is_not() -> None:
     sure = drawn(prior_of(4.0, band=0.005), [], [])
     unsure = drawn(prior_of(4.0, band=0.1), [], [])
