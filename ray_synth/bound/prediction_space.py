@@ -19,7 +19,8 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class BoundTerms:
-    """Theorem 3.3's terms before L_h; `total` adds them up with it. Sums run over regions that hold both kinds.
+    """Theorem 3.3's terms before L_h; `total` adds them up with it. Sums run over regions that hold a real sample; one
+    that holds no synthetic sample has g_i = 0, and its real loss stands in full.
 
     discrepancy: Σ (g_i/g) d̄(G_i,S_i); robustness: Σ (g_i/g) R(G_i,Z_i); synthetic_loss: F(P_g,h); imbalance:
     Σ (n_i/n − g_i/g) F(S_i,h); real_robustness: Σ (n_i/n) d̄(S_i, P₀|Z_i), 0 where no validation outputs were given;
@@ -57,7 +58,7 @@ def prediction_space_bound(
     synthetic: Side,
     *,
     num_regions: int,
-    lipschitz: float = math.sqrt(2),
+    lipschitz: float | None = None,
     loss_bound: float | None = None,
     delta: float = 0.05,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
@@ -66,7 +67,8 @@ def prediction_space_bound(
 
     Args:
         num_regions: K.
-        lipschitz: L_h, of the loss in the output.
+        lipschitz: L_h, of the loss in the output; default exp(C_h), for a cross-entropy up to C_h has probabilities
+            from exp(−C_h). (√2 is its constant in the logits, not in softmax outputs: there it has none.)
         loss_bound: C_h; default the largest loss seen.
         delta: the bound holds with probability 1 − delta.
         validation: outputs [v,C] and regions [v] of real samples not trained on.
@@ -79,14 +81,16 @@ def prediction_space_bound(
         )
     losses_s, losses_g = (np.asarray(side.losses, dtype=np.float64) for side in (real, synthetic))
     r_s, r_g = np.asarray(real.regions), np.asarray(synthetic.regions)
-    regions = np.intersect1d(r_s, r_g)
+    regions = np.unique(r_s)
+    covered = np.isin(r_s, r_g)
     g, n = int(np.isin(r_g, regions).sum()), len(h_s)
     discrepancy = robustness = imbalance = real_robustness = 0.0
     for i in regions:
         s_i, g_i = h_s[r_s == i], h_g[r_g == i]
-        share_g, share_n = len(g_i) / g, len(s_i) / n
-        discrepancy += share_g * _mean_distance(s_i, g_i)
-        robustness += share_g * _mean_distance(g_i, g_i)
+        share_g, share_n = len(g_i) / max(g, 1), len(s_i) / n
+        if len(g_i):
+            discrepancy += share_g * _mean_distance(s_i, g_i)
+            robustness += share_g * _mean_distance(g_i, g_i)
         imbalance += (share_n - share_g) * float(losses_s[r_s == i].mean())
         if validation is not None:
             v_i = np.asarray(validation[0], dtype=np.float64)[np.asarray(validation[1]) == i]
@@ -95,6 +99,7 @@ def prediction_space_bound(
     width = math.sqrt(2 * num_regions * math.log(2) + 2 * math.log(2 / delta))
     complexity = largest * (math.sqrt(real.share / n) + math.sqrt(synthetic.share / max(g, 1))) * width
     synthetic_loss = float(losses_g.mean())
+    slope = math.exp(min(largest, 700.0)) if lipschitz is None else lipschitz
     return BoundTerms(
         discrepancy=discrepancy,
         robustness=robustness,
@@ -102,8 +107,8 @@ def prediction_space_bound(
         imbalance=imbalance,
         real_robustness=real_robustness,
         complexity=complexity,
-        total=lipschitz * (discrepancy + robustness + real_robustness) + synthetic_loss + imbalance + complexity,
-        covered_real=float(np.isin(r_s, regions).mean()),
+        total=slope * (discrepancy + robustness + real_robustness) + synthetic_loss + imbalance + complexity,
+        covered_real=float(covered.mean()),
     )
 
 
@@ -112,7 +117,7 @@ def asymptotic_complexity(*, num_real: int, num_regions: int, loss_bound: float,
     return loss_bound / math.sqrt(num_real) * math.sqrt(2 * num_regions * math.log(2) - 2 * math.log(delta))
 
 
-def macro_bound(synthetic_loss: float, across: float, within: float, *, lipschitz: float = math.sqrt(2)) -> float:
+def macro_bound(synthetic_loss: float, across: float, within: float, *, lipschitz: float) -> float:
     """Corollary 3.5: F(P_g,h) + L_h[d̄(P₀,P_g) + d̄(P₀,P₀)], a bound on the loss averaged over regions."""
     return synthetic_loss + lipschitz * (across + within)
 

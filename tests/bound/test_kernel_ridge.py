@@ -164,16 +164,32 @@ def test_the_prediction_space_terms_are_those_of_the_theorem() -> None:
         expected["discrepancy"] += len(t) / g * np.mean([np.linalg.norm(a - b) for a in s for b in t])
         expected["robustness"] += len(t) / g * np.mean([np.linalg.norm(a - b) for a in t for b in t])
         expected["imbalance"] += (len(s) / n - len(t) / g) * l_s[r_s == i].mean()
+    expected["imbalance"] += 3 / n * l_s[r_s == 2].mean()  # no synthetic sample speaks for this region
     for name, value in expected.items():
         assert getattr(terms, name) == pytest.approx(value)
     assert terms.synthetic_loss == pytest.approx(l_g.mean())
     assert terms.covered_real == 5 / 8
     assert terms.real_robustness == 0
     whole = prediction_space_bound(*sides, num_regions=4, validation=(h_s, r_s))
-    assert whole.total == pytest.approx(terms.total + np.sqrt(2) * whole.real_robustness)
+    slope = np.exp(max(l_s.max(), l_g.max()))  # of a cross-entropy that is nowhere larger
+    assert whole.total == pytest.approx(terms.total + slope * whole.real_robustness)
+    assert whole.real_robustness == pytest.approx(
+        sum((r_s == i).sum() / n * np.mean([np.linalg.norm(a - b) for a in h_s[r_s == i] for b in h_s[r_s == i]])
+            for i in range(3))
+    )  # fmt: skip
     limit = asymptotic_complexity(num_real=8, num_regions=4, loss_bound=1.0)
     assert limit < prediction_space_bound(*sides, num_regions=4, loss_bound=1.0).complexity
-    assert macro_bound(1.0, 0.2, 0.3) == pytest.approx(1 + np.sqrt(2) * 0.5)
+    assert macro_bound(1.0, 0.2, 0.3, lipschitz=3.0) == pytest.approx(1 + 3 * 0.5)
+
+
+def test_a_region_without_synthetic_samples_counts_with_its_whole_loss() -> None:
+    """50 real samples at loss 0 beside synthetic ones, 50 at loss 5 alone: half of them lose 5."""
+    outputs = np.full((100, 2), 0.5)
+    real = Side(outputs=outputs, losses=np.repeat([0.0, 5.0], 50), regions=np.repeat([0, 1], 50))
+    synthetic = Side(outputs=outputs, losses=np.zeros(100), regions=np.zeros(100, dtype=int))
+    terms = prediction_space_bound(real, synthetic, num_regions=2)
+    assert terms.imbalance == pytest.approx(2.5)
+    assert terms.covered_real == 0.5
 
 
 def test_wrong_terms_are_refused() -> None:
