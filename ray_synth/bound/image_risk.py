@@ -158,7 +158,8 @@ def _summed(squares: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityTerms:
-    """W₂ beyond what two samples of one distribution show, the intrinsic dimension, and the constants used."""
+    """W₂ beyond what two samples of one distribution show (distance, and of the target shift) in units of the real
+    images' own spread, the intrinsic dimension, and the constants used."""
 
     ratio: float
     distance: float
@@ -177,13 +178,15 @@ def stability_on_images(
 ) -> StabilityTerms:
     """The stability bound with W₂ and dimension measured on features [n,d], [m,d] and calibrated constants.
 
-    With a target domain's features, the synthetic images' distance is to the target, and the real images' own is the
-    shift.
+    Distances are in units of the real features' root mean squared distance from their mean, so neither their scale nor
+    their origin matters. With a target domain's features, the synthetic images' distance is to the target, and the real
+    images' own is the shift.
     """
     goal = real if target is None else target
     dimension = _dimension(np.concatenate([real, synthetic]))
-    distance = excess_distance(goal, synthetic)
-    shift = 0.0 if target is None else excess_distance(target, real)
+    spread = max(float(np.sqrt(real.var(axis=0).sum())), 1e-12)
+    distance = excess_distance(goal, synthetic) / spread
+    shift = 0.0 if target is None else excess_distance(target, real) / spread
     ratio = stability_ratio(
         distance=distance,
         num_real=num_real,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_synth.bound.image_risk import ExactRiskTerms, LabelGap, exact_risk_on_images
+from ray_synth.bound.image_risk import ExactRiskTerms, LabelGap, exact_risk_on_images, stability_on_images
 from ray_synth.bound.kernel_ridge import exact_risk, shifted_bias
 
 D, CLASSES = 40, 5
@@ -74,3 +74,13 @@ def test_the_risk_is_the_closed_forms() -> None:
         assert gap.risk(10**9, strength) == pytest.approx(
             shifted_bias(ours, meant, theirs, mu, strength=strength), rel=1e-4
         )
+
+
+def test_the_stability_bound_knows_neither_scale_nor_origin() -> None:
+    """The same images through an encoder of another norm are the same distance apart."""
+    real, synthetic, target = drawn(80, 0)[0], drawn(400, 1)[0] + 0.3, drawn(200, 2)[0] - 0.1
+    plain = stability_on_images(real, synthetic, num_real=80, max_ratio=16.0, target=target)
+    moved = [7.0 * each - 100.0 for each in (real, synthetic, target)]
+    scaled = stability_on_images(*moved[:2], num_real=80, max_ratio=16.0, target=moved[2])
+    for name in ("ratio", "distance", "dimension", "shift"):
+        assert getattr(scaled, name) == pytest.approx(getattr(plain, name), rel=1e-6)

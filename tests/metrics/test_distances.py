@@ -61,6 +61,9 @@ def test_above_the_limit_it_is_sliced_and_says_so() -> None:
     assert far.method == "sliced"
     assert far.value == pytest.approx(2.0 * np.sqrt(5), rel=0.1)
     assert sliced_wasserstein(a, a + 2.0) <= wasserstein_distance(a, a + 2.0)
+    shift = np.full(a.shape[1], 5.0 / np.sqrt(a.shape[1]))
+    for p in (1, 2):  # of a shift by 5, whatever the power
+        assert transport(a, a + shift, p=p, max_exact=100).value == pytest.approx(5.0, rel=0.1)
 
 
 def test_gaussian_w2_of_samples_comes_to_the_closed_form() -> None:

@@ -7,6 +7,7 @@ draws its own batch uniformly from its own real and synthetic images. Batched ma
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,8 +22,21 @@ BATCH = 64
 SEEDS = 3
 
 
-def accuracies(cell: CellData, family: str, *, seeds: int = SEEDS, device: str = "cpu") -> np.ndarray:
-    """Test accuracy [R, seeds]. Seeds differ in weights and batches; they are the same for every ratio."""
+def accuracies(
+    cell: CellData,
+    family: str,
+    *,
+    counts: Sequence[np.ndarray] | None = None,
+    seeds: int = SEEDS,
+    device: str = "cpu",
+    balanced: bool = False,
+) -> np.ndarray:
+    """Test accuracy [R, seeds]. Seeds differ in weights and batches; they are the same for every ratio.
+
+    counts: synthetic images of each class, R times [C]; default proportional at RATIOS. balanced: mean recall instead.
+    """
+    if counts is None:
+        counts = [prefix_counts(cell.y_real, ratio, cell.num_classes) for ratio in RATIOS]
     images = np.concatenate([cell.real, cell.synthetic])
     labels = torch.from_numpy(np.concatenate([cell.y_real, cell.y_synthetic])).to(device)
     n = len(cell.real)
@@ -31,13 +45,15 @@ def accuracies(cell: CellData, family: str, *, seeds: int = SEEDS, device: str =
     if family == "linear":
         x, test = _features(x, n, x), _features(x, n, test)
     rows = []
-    for ratio in RATIOS:
-        counts = prefix_counts(cell.y_real, ratio, cell.num_classes)
-        rows.append(np.concatenate([np.arange(n), n + first_per_class(cell.y_synthetic, counts)]))
-    model = _Batched(family, x.shape[1:], cell.num_classes, len(RATIOS), seeds, device)
+    for wanted in counts:
+        rows.append(np.concatenate([np.arange(n), n + first_per_class(cell.y_synthetic, wanted)]))
+    model = _Batched(family, x.shape[1:], cell.num_classes, len(counts), seeds, device)
     model.train(x, labels, rows)
-    right = model.predict(test) == torch.from_numpy(cell.y_test).to(device)
-    return right.float().mean(dim=1).reshape(len(RATIOS), seeds).cpu().numpy()
+    right = (model.predict(test) == torch.from_numpy(cell.y_test).to(device)).float().cpu().numpy()
+    found = right.mean(axis=1)
+    if balanced:
+        found = np.mean([right[:, cell.y_test == c].mean(axis=1) for c in np.unique(cell.y_test)], axis=0)
+    return np.asarray(found.reshape(len(counts), seeds))
 
 
 def _features(x: torch.Tensor, n: int, points: torch.Tensor) -> torch.Tensor:
