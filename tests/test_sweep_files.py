@@ -105,7 +105,7 @@ def test_what_a_file_is_made_of_stays() -> None:
     assert (small.generator.kind, small.generator.model_dump()["strength"]) == ("stable_diffusion", 0.75)
     assert small.classifier.model.startswith("open_clip:")
     assert (small.classifier.algorithm, small.classifier.targets.cutmix) == ("lightweight", 1.0)
-    assert set(small.sweep.searched) == {"synthetic_ratio", "learning_rate", "weight_decay"}
+    assert set(small.sweep.searched) == {"synthetic_ratio", "clusters_per_class", "learning_rate", "weight_decay"}
     grid = shrunk(load_experiment(SWEEPS / "real_fake" / "imagenet100.yaml"), Path("models"))
     assert (grid.sweep.sampler, grid.sweep.searched["synthetic_ratio"].choices) == ("grid", (0, 1, 2))
     assert (grid.classifier.optimizer, grid.classifier.num_workers, grid.sweep.workers_per_trial) == ("sgd", 1, 1)
