@@ -26,6 +26,7 @@ def estimate_ratio(
     num_real: int | None = None,
     max_ratio: float = 16.0,
     real_weight: float | None = None,
+    use_real: bool = True,
     features: Any = "auto",
     methods: Sequence[str] = METHODS,
     allocation: Allocation | None = None,
@@ -48,6 +49,8 @@ def estimate_ratio(
             curve is then extrapolated along the learning curve between half of the images and all.
         max_ratio: the largest ratio considered. Ratios beyond the synthetic images given are extrapolated by weight.
         real_weight: λ of Eq. 7 (`weighting: fixed`); None for uniform weights.
+        use_real: False asks how many synthetic images to train on without the real ones, which then only score. Ratio 0
+            still means the real ones alone.
         features: "auto" (built in, nothing is downloaded), or what `features.encoders.encoder_of` takes: a function or
             torch module from images to features, an Encoder, "open_clip:MODEL:/path/to/weights" or
             "timm:NAME:/path/to/weights".
@@ -77,6 +80,7 @@ def estimate_ratio(
         methods=methods,
         allocation=allocation,
         metric=metric,
+        use_real=use_real,
         confidence=confidence,
         seed=seed,
     )

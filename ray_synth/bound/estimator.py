@@ -59,6 +59,7 @@ class Question:
     seed: int
     allocation: Allocation | None = None
     metric: str = "accuracy"
+    use_real: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_real, int | np.integer) or self.num_real < self.num_given:
@@ -148,7 +149,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         ),
         methods={"probe": probe, **answers},
         weights=_best_weights(evidence),
-        real_equivalent=_real_equivalent(mean, ratios, float(np.median(chosen.rate[:, 0]))),
+        real_equivalent=_real_equivalent(mean, ratios, float(np.median(chosen.rate[:, 0]))) if asked.use_real else None,
         classes=_per_class(samples, evidence, ratios, chosen.posterior, np.median(chosen.grown, axis=0)),
         spectra=_spectra(samples),
         warnings=tuple(_warnings(samples, evidence)),
@@ -161,13 +162,23 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
 
 
 def _predict(samples: Samples, linear: Mapping[str, Sets], asked: Question, allocation: Allocation) -> Predicted:
-    mix, balanced = Mix(allocation, asked.real_weight), asked.metric == "balanced_accuracy"
+    mix, balanced = Mix(allocation, asked.real_weight, asked.use_real), asked.metric == "balanced_accuracy"
     evidence = gather(samples, linear, ratio_grid(asked.max_ratio), mix, balanced=balanced, seed=asked.seed)
     ratios = fine_ratios(asked.max_ratio)
-    posterior = Posterior(np.log2(1 + evidence.grid), evidence.scores, np.log2(1 + ratios), weights=evidence.importance)
+    # Without real images the curve has a jump at 0, where they are all that is trained on.
+    smooth = np.arange(len(evidence.grid)) >= (0 if asked.use_real else 1)
+    posterior = Posterior(
+        np.log2(1 + evidence.grid[smooth]), evidence.scores[:, smooth], np.log2(1 + ratios), weights=evidence.importance
+    )
     rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
     grown = (len(samples.real) / asked.num_real) ** rate
     others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
+    mean, draws = posterior.mean.copy(), posterior.draw(DRAWS, asked.seed, others)
+    if not asked.use_real:
+        none = evidence.scores[:, 0]
+        mean[0] = evidence.importance @ none
+        noise = float(np.sqrt((evidence.importance**2) @ (none - mean[0]) ** 2))
+        draws[:, 0] = mean[0] + noise * np.random.default_rng([asked.seed, 501]).normal(size=DRAWS)
     return Predicted(
         allocation=allocation,
         evidence=evidence,
@@ -175,8 +186,8 @@ def _predict(samples: Samples, linear: Mapping[str, Sets], asked: Question, allo
         posterior=posterior,
         rate=rate,
         grown=grown,
-        mean=1 - (1 - posterior.mean) * np.median(grown, axis=0),
-        draws=1 - (1 - posterior.draw(DRAWS, asked.seed, others)) * grown,
+        mean=1 - (1 - mean) * np.median(grown, axis=0),
+        draws=1 - (1 - draws) * grown,
     )
 
 

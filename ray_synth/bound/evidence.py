@@ -29,6 +29,7 @@ SIDE_ROWS = 500
 LEARNING = 0.85  # error falls as (images of a class)^-0.85 while they are few
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
 MAX_THREADS = 4
+NOTHING = 1e-9  # what a real image weighs that is not trained on
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
 
 
@@ -64,11 +65,18 @@ class Mix(NamedTuple):
     """How a training mixes its images.
 
     allocation: which class gets how many synthetic ones. real_weight: λ of Eq. 7, the weight of the real images' mean
-    loss; None for uniform weights, 1/ratio.
+    loss; None for uniform weights, 1/ratio. use_real: false trains on synthetic images alone, where there are any.
     """
 
     allocation: Allocation
     real_weight: float | None
+    use_real: bool = True
+
+    def weights(self, grid: FloatArray) -> FloatArray:
+        """What a real image weighs at each ratio, a synthetic one weighing 1. [R] -> [R]"""
+        if not self.use_real:
+            return np.where(grid > 0, NOTHING, 1.0)
+        return np.ones(len(grid)) if self.real_weight is None else np.where(grid > 0, self.real_weight * grid, 1.0)
 
 
 def gather(
@@ -79,9 +87,8 @@ def gather(
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
     balanced: whether classes or images count alike.
     """
-    real_weight = mix.real_weight
     pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
-    weight = np.ones(len(grid)) if real_weight is None else np.where(grid > 0, real_weight * grid, 1.0)
+    weight = mix.weights(grid)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
     names = [name for name in NETWORK_INPUTS if name in linear]
@@ -112,7 +119,8 @@ def gather(
             for name in names
         ]
         sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, mix, seed) if n >= MIN_HALVED else None
-        weighing = pool.submit(_weighted_scores, samples, linear, grid, mix, seed) if real_weight is None else None
+        free = mix.real_weight is None and mix.use_real
+        weighing = pool.submit(_weighted_scores, samples, linear, grid, mix, seed) if free else None
         try:
             ridge, networks = fitting.result(), np.stack([task.result() for task in training])
             sizes = sizing.result() if sizing else None
@@ -121,8 +129,9 @@ def gather(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if samples.target_labels is None:
-        ridge = _full_size(ridge, samples, rows, pilot, left_out=1.0)
-        networks = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)
+        seen = slice(None) if mix.use_real else grid == 0  # elsewhere no real image is missing
+        ridge[..., seen] = _full_size(ridge, samples, rows, pilot, left_out=1.0)[..., seen]
+        networks[..., seen] = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)[..., seen]
     labels, plain = held(_first(linear)).labels, _importance(samples, linear, rows)
     importance = class_balanced(plain, labels) if balanced else plain
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)

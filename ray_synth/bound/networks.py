@@ -49,7 +49,10 @@ def network_scores(
     beyond = np.flatnonzero(pilot.share_there < 1).tolist()
     mixes = [(pilot.rows(i), float(real_weight[i])) for i in range(len(pilot.counts))]
     mixes += [(pilot.rows(i, every=QUARTERS), float(real_weight[i])) for i in beyond]
-    sides = [(kept[fold], n + rows, weight) for rows, weight in mixes for fold in range(FOLDS)]
+    # Those that are kept weigh as much as all would: the mix is that of the ratio.
+    sides = [
+        (kept[fold], n + rows, weight * n / max(len(kept[fold]), 1)) for rows, weight in mixes for fold in range(FOLDS)
+    ]
     x = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32))
     labels = torch.from_numpy(np.concatenate([real_labels, pilot.labels]))
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))

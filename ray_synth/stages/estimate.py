@@ -60,6 +60,7 @@ class Estimate(Stage):
             images.pilot.tolist(),
             images.trained_on,
             self.experiment.data.allocation,
+            self.experiment.data.use_real,
             self.inputs.digests["train"],
         )
 
@@ -94,6 +95,7 @@ class Estimate(Stage):
             synthetic.labels[rows],
             max_ratio=self.limit,
             real_weight=self._real_weight,
+            use_real=self.experiment.data.use_real,
             allocation=self.experiment.data.allocation,
             metric=self.experiment.estimate.metric,
             confidence=self.experiment.estimate.confidence,
@@ -161,6 +163,7 @@ class Estimate(Stage):
             synthetic.labels,
             max_ratio=self.limit,
             real_weight=self._real_weight,
+            use_real=self.experiment.data.use_real,
             allocation=self.experiment.data.allocation,
             metric=self.experiment.estimate.metric,
             confidence=self.experiment.estimate.confidence,

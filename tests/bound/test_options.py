@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -200,3 +202,19 @@ def test_on_equal_classes_the_allocations_are_one(good: RatioEstimate) -> None:
     assert good.allocation == "fill"
     assert len({(each.ratio, each.accuracy, each.balanced_accuracy) for each in good.allocations.values()}) == 1
     assert good.allocations["equal"].ratio == good.ratio
+
+
+def test_without_real_images_in_training_synthetic_ones_answer_alone(splits: Splits) -> None:
+    """Another question: at ratio 0 the same, above it the real images that help are missing, and labels that are all
+    wrong leave nothing."""
+    real, pool = splits.train, splits.generator
+    images = (real.images(), real.labels, pool.images())
+    question: dict[str, Any] = {"max_ratio": 1.0, "methods": ("probe",)}
+    both = estimate_ratio(*images, pool.labels, **question)
+    alone = estimate_ratio(*images, pool.labels, **question, use_real=False)
+    assert alone.curve.error[0] == pytest.approx(both.curve.error[0], abs=0.03)
+    assert alone.curve.error[-1] > both.curve.error[-1] + 0.01
+    assert (alone.real_equivalent, alone.weights) == (None, ())
+    wrong = estimate_ratio(*images, (pool.labels + 1) % 10, **question, use_real=False)
+    assert wrong.ratio == 0
+    assert wrong.curve.error[-1] > 0.8
