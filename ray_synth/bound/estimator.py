@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import LEARNING, Evidence, Mix, Sets, class_balanced, gather
+from ray_synth.bound.evidence import LEARNING, Evidence, Mix, Sets, class_balanced, gather, gather_briefly
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
@@ -114,13 +114,13 @@ class Predicted:
 
 
 def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
-    # Where classes are equal the allocations are one, and one is enough.
-    compared = ALLOCATIONS if uneven(samples.real_counts) else (asked.allocation or ALLOCATIONS[0],)
-    found = {each: _predict(samples, linear, asked, each) for each in compared}
+    brief: dict[Allocation, Predicted] = {}
+    if uneven(samples.real_counts):  # where classes are equal all allocations are one
+        brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
     # Of those that are as good as the best, the one that comes first.
-    level = max(float(each.mean.max()) for each in found.values()) - NEAR
-    best = next(name for name, each in found.items() if each.mean.max() >= level)
-    chosen = found[asked.allocation or best]
+    level = max((float(each.mean.max()) for each in brief.values()), default=0.0) - NEAR
+    best = next((name for name, each in brief.items() if each.mean.max() >= level), ALLOCATIONS[0])
+    chosen = _predict(samples, linear, asked, asked.allocation or best, gather)
     pick, interval = _picked(chosen, asked)
     evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
@@ -137,7 +137,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         ratio=pick,
         interval=interval,
         allocation=chosen.allocation,
-        allocations={each: _of_allocation(found.get(each, chosen), asked) for each in ALLOCATIONS},
+        allocations=_of_allocations(chosen, brief, asked),
         metric=asked.metric,
         verdict=verdict,
         reason=reason,
@@ -161,9 +161,15 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
     )
 
 
-def _predict(samples: Samples, linear: Mapping[str, Sets], asked: Question, allocation: Allocation) -> Predicted:
+def _predict(
+    samples: Samples,
+    linear: Mapping[str, Sets],
+    asked: Question,
+    allocation: Allocation,
+    gathered: Callable[..., Evidence],
+) -> Predicted:
     mix, balanced = Mix(allocation, asked.real_weight, asked.use_real), asked.metric == "balanced_accuracy"
-    evidence = gather(samples, linear, ratio_grid(asked.max_ratio), mix, balanced=balanced, seed=asked.seed)
+    evidence = gathered(samples, linear, ratio_grid(asked.max_ratio), mix, balanced=balanced, seed=asked.seed)
     ratios = fine_ratios(asked.max_ratio)
     # Without real images the curve has a jump at 0, where they are all that is trained on.
     smooth = np.arange(len(evidence.grid)) >= (0 if asked.use_real else 1)
@@ -197,6 +203,31 @@ def _picked(found: Predicted, asked: Question) -> tuple[float, tuple[float, floa
     first, last = near_best_interval(found.draws, found.best, asked.confidence)
     interval = (_rounded(ratios[first], asked.max_ratio), _rounded(ratios[last], asked.max_ratio))
     return _rounded(ratios[found.best], asked.max_ratio), interval
+
+
+def _of_allocations(
+    chosen: Predicted, brief: Mapping[Allocation, Predicted], asked: Question
+) -> dict[Allocation, AllocationEstimate]:
+    """What each would give: the chosen one as predicted in full, the others by how far they are from it in brief."""
+    here = _of_allocation(chosen, asked)
+    if not brief:
+        return dict.fromkeys(ALLOCATIONS, here)
+    found = {name: _of_allocation(each, asked) for name, each in brief.items()}
+    base = found[chosen.allocation]
+
+    def moved(value: float, by: float) -> float:
+        return round(float(np.clip(value + by, 0, 1)), 6)
+
+    return {
+        name: here
+        if name == chosen.allocation
+        else replace(
+            each,
+            accuracy=moved(here.accuracy, each.accuracy - base.accuracy),
+            balanced_accuracy=moved(here.balanced_accuracy, each.balanced_accuracy - base.balanced_accuracy),
+        )
+        for name, each in found.items()
+    }
 
 
 def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:

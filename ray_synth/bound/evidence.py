@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -128,22 +129,47 @@ def gather(
         except BaseException:  # Ctrl-C must not wait for what has not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if samples.target_labels is None:
-        seen = slice(None) if mix.use_real else grid == 0  # elsewhere no real image is missing
-        ridge[..., seen] = _full_size(ridge, samples, rows, pilot, left_out=1.0)[..., seen]
-        networks[..., seen] = _full_size(networks, samples, rows, pilot, left_out=1 / FOLDS)[..., seen]
-    labels, plain = held(_first(linear)).labels, _importance(samples, linear, rows)
-    importance = class_balanced(plain, labels) if balanced else plain
+    shrunk = functools.partial(_full_size, samples=samples, rows=rows, pilot=pilot, use_real=mix.use_real)
+    ridge, networks = shrunk(ridge, left_out=1.0), shrunk(networks, left_out=1 / FOLDS)
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
+    found = _evidence(samples, linear, grid, pilot, rows, [ridge, networks], balanced=balanced)
+    return replace(found, scores=scores.clip(0.0, 1.0), sizes=sizes, weighted=weighted)
+
+
+def gather_briefly(
+    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, *, balanced: bool, seed: int
+) -> Evidence:
+    """`gather` by ridge regression alone and without its side questions: to compare mixes with each other."""
+    pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
+    n, rows = len(samples.real), scored_rows(samples.real_labels, seed, SIDE_ROWS)
+    fit = _Fit(3 if n < 30 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
+    ridge = _ridge(samples, linear, pilot, rows, mix.weights(grid), fit=fit, seed=seed)
+    ridge = _full_size(ridge, samples=samples, rows=rows, pilot=pilot, left_out=1.0, use_real=mix.use_real)
+    return _evidence(samples, linear, grid, pilot, rows, [ridge], balanced=balanced)
+
+
+def _evidence(
+    samples: Samples,
+    linear: Mapping[str, Sets],
+    grid: FloatArray,
+    pilot: Pilot,
+    rows: IntArray,
+    probes: Sequence[FloatArray],
+    *,
+    balanced: bool,
+) -> Evidence:
+    """From scores [families,s,R] of each kind of probe, which count alike."""
+    labels, plain = _held(samples, rows)(_first(linear)).labels, _importance(samples, linear, rows)
+    importance = class_balanced(plain, labels) if balanced else plain
     return Evidence(
         grid=grid,
-        scores=scores.clip(0.0, 1.0),
-        probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in (ridge, networks)]),
+        scores=np.mean([each.mean(axis=0) for each in probes], axis=0).clip(0.0, 1.0),
+        probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in probes]),
         labels=labels,
         importance=importance,
         plain=plain,
-        sizes=sizes,
-        weighted=weighted,
+        sizes=None,
+        weighted=None,
         linear=linear,
         share_there=pilot.share_there,
     )
@@ -207,16 +233,23 @@ def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> C
     return lambda parts: HeldOut(samples.real_labels[rows], rows=rows if places is None else places)
 
 
-def _full_size(scores: FloatArray, samples: Samples, rows: IntArray, pilot: Pilot, *, left_out: float) -> FloatArray:
-    """Scores as if the image had not been missing from its class: with few real images that is much of the class.
+def _full_size(
+    scores: FloatArray, *, samples: Samples, rows: IntArray, pilot: Pilot, left_out: float, use_real: bool
+) -> FloatArray:
+    """Scores [F,s,R] as if the image had not been missing from its class: with few real images that is much of it.
 
-    left_out: images of its class missing (from 1), or the share of all that is (below 1).
+    left_out: images of its class missing (from 1), or the share of all that is (below 1). use_real: without them none
+    is missing but where nothing else is trained on.
     """
+    if samples.target_labels is not None:
+        return scores
     classes = samples.real_labels[rows]
     real = samples.real_counts[classes].astype(np.float64)[:, None]
     everything = real + pilot.counts[:, classes].T
     missing = np.minimum(left_out if left_out >= 1 else left_out * real, real)
     shrunk = (np.maximum(everything - missing, 0.5) / everything) ** LEARNING
+    if not use_real:
+        shrunk[:, pilot.counts.sum(axis=1) > 0] = 1.0
     full: FloatArray = 1 - (1 - scores) * shrunk
     return full
 
