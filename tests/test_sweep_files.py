@@ -112,6 +112,7 @@ def test_what_a_file_is_made_of_stays() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SLOW)
 def test_a_file_runs_in_small_to_its_report(name: str, elsewhere: Path) -> None:
     command = [sys.executable, "-m", "ray_synth.cli", "run", str(SWEEPS / name), "--smoke"]

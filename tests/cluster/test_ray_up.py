@@ -28,6 +28,7 @@ NEEDED = ("ip", "dropbear", "dropbearkey", "ssh", "ssh-keygen", "rsync")
 MISSING = [name for name in NEEDED if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(os.geteuid() != 0 or bool(MISSING), reason=f"needs root and {', '.join(MISSING)}"),
 ]
 ENVIRONMENT = Path(sys.executable).parent.parent

@@ -166,6 +166,7 @@ def test_everything_that_conditions_an_image_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_image_that_kills_its_worker_is_set_aside_and_the_rest_completes(
     settings: dict[str, Any], undisturbed: Path, tmp_path: Path
 ) -> None:
