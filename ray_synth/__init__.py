@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _ROOMS = {
     "run": "ray_synth.pipeline",
     "estimate_ratio": "ray_synth.estimate",
+    "rank_generators": "ray_synth.estimate",
+    "Ranked": "ray_synth.bound.result",
     "RatioEstimate": "ray_synth.bound.result",
     "regularized_loss": "ray_synth.classifier.losses",
     "RegularizedLoss": "ray_synth.classifier.losses",

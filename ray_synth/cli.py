@@ -9,7 +9,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,7 +228,12 @@ MaybeExperimentFile = Annotated[Path | None, typer.Argument(metavar="[EXPERIMENT
 Real = Annotated[
     Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")
 ]
-Synthetic = Annotated[Path | None, typer.Option("--synthetic", metavar="DIR", help="synthetic images, laid out alike")]
+Synthetic = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--synthetic", metavar="DIR", help="synthetic images, laid out alike; repeat it to rank several generators"
+    ),
+]
 Target = Annotated[
     Path | None,
     typer.Option(
@@ -316,8 +321,9 @@ def estimate(
     """Example: ray-synth estimate --real photos/train --synthetic generated --json
 
     \b
-    With a picture:
+    With a picture, and for several generators:
     ray-synth estimate --real photos/train --synthetic generated --plot ratio.png
+    ray-synth estimate --real photos/train --synthetic prompt-a --synthetic prompt-b
 
     Predict the best synthetic ratio before training: from two image folders, or from an experiment file
     (ray-synth estimate sweeps/digits.yaml --out runs/digits), after the stages that it needs.
@@ -328,43 +334,36 @@ def estimate(
     with _exit_codes(reporter):
         from ray_synth.errors import InputError
 
-        if (real is None) != (synthetic is None) or (experiment is None) == (real is None):
+        if (real is None) != (not synthetic) or (experiment is None) == (real is None):
             raise InputError(
                 "give either an experiment file or both folders; type ray-synth estimate --real DIR --synthetic DIR"
             )
         _check_picture(plot)
-        settings: dict[str, Any] = {
-            "target": target,
-            "num_real": num_real,
-            "max_ratio": max_ratio,
+        settings: dict[str, Any] = {"target": target, "num_real": num_real, "max_ratio": max_ratio}
+        settings |= {
             "real_weight": real_weight,
+            "features": features,
+            "allocation": allocation,
+            "metric": metric,
+            "confidence": confidence,
         }
-        settings |= {"features": features, "allocation": allocation, "metric": metric, "confidence": confidence}
         costs: dict[str, Any] = {"cost_per_image": cost_per_image, "cost_per_update": cost_per_update}
         costs |= {"updates": updates, "budget": budget, "tolerance": tolerance}
-        if real is not None and synthetic is not None:
+        if real is not None and synthetic:
             if set_ or out is not None or smoke:
                 raise InputError(
                     "--set, --out and --smoke belong to an experiment file; leave them out with --real and --synthetic"
                 )
-            found = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
-            said, names, cheapest, result = found.estimate, found.class_names, found.cheapest, found.to_dict()
+            ranked = _estimate_folders(real, synthetic, {**settings, "seed": seed}, costs, reporter)
+            result = _ranking(ranked)
         else:
             _refuse_folder_options({**settings, **costs})
-            from ray_synth.bound.result import RatioEstimate
-            from ray_synth.pipeline import run as run_pipeline
-            from ray_synth.stages import Estimate
-
-            words = _Words(Path(str(experiment)), set_, out, seed, smoke).given
-            result = run_pipeline(str(experiment), **words, until=Estimate.name, reporter=reporter)
-            said, names, cheapest = RatioEstimate.from_dict(result), (), None
-        from ray_synth import tables
-
-        _show(result, lambda _: tables.print_estimate(said, names, cheapest), as_json)
+            result, ranked = _estimate_run(_Words(Path(str(experiment)), set_, out, seed, smoke), reporter)
+        _show(result, lambda _: _print_estimates(ranked), as_json)
         if plot is not None:
             from ray_synth.report.plots import estimate_picture, write_picture
 
-            write_picture(estimate_picture(said, names), plot)
+            write_picture(estimate_picture(ranked[0][0].estimate, ranked[0][0].class_names), plot)
             reporter.say(f"picture: {plot}")
 
 
@@ -377,16 +376,53 @@ def _check_picture(file: Path | None) -> None:
 
 
 def _estimate_folders(
-    real: Path, synthetic: Path, settings: dict[str, Any], costs: dict[str, Any], reporter: Reporter
-) -> FolderEstimate:
-    """The estimate of two folders; what was not given (None) is left to the defaults."""
-    from ray_synth.folders import cheapest, checked_costs, estimate_folders
+    real: Path, synthetic: Sequence[Path], settings: dict[str, Any], costs: dict[str, Any], reporter: Reporter
+) -> Sequence[tuple[FolderEstimate, float]]:
+    """An estimate of each synthetic folder with its probability of being the best, the best first; what was not given
+    (None) is left to the defaults."""
+    from ray_synth.folders import cheapest, checked_costs, estimate_folders, rank_folders
 
     prices = checked_costs(costs)
-    found = estimate_folders(real, synthetic, **{name: value for name, value in settings.items() if value is not None})
-    for note in found.notes:
+    given = {name: value for name, value in settings.items() if value is not None}
+    if len(synthetic) == 1:
+        found: Sequence[tuple[FolderEstimate, float]] = ((estimate_folders(real, synthetic[0], **given), 1.0),)
+    else:
+        found = rank_folders(real, synthetic, **given)
+    for note in found[0][0].notes:
         reporter.say(f"note: {note}")
-    return found if prices is None else replace(found, cheapest=cheapest(found.estimate, prices))
+    if prices is None:
+        return found
+    return [(replace(each, cheapest=cheapest(each.estimate, prices)), share) for each, share in found]
+
+
+def _estimate_run(words: _Words, reporter: Reporter) -> tuple[dict[str, Any], Sequence[tuple[FolderEstimate, float]]]:
+    """The estimate of an experiment, after the stages that it needs: as in the run folder, and as of folders."""
+    from ray_synth.bound.result import RatioEstimate
+    from ray_synth.folders import FolderEstimate
+    from ray_synth.pipeline import run as run_pipeline
+    from ray_synth.stages import Estimate
+
+    result = run_pipeline(str(words.experiment), **words.given, until=Estimate.name, reporter=reporter)
+    found = FolderEstimate(estimate=RatioEstimate.from_dict(result), class_names=(), notes=())
+    return result, ((found, 1.0),)
+
+
+def _print_estimates(ranked: Sequence[tuple[FolderEstimate, float]]) -> None:
+    from ray_synth import tables
+
+    if len(ranked) > 1:
+        tables.print_generators([(each.generator, share, each.estimate) for each, share in ranked])
+    best = ranked[0][0]
+    tables.print_estimate(best.estimate, best.class_names, best.cheapest)
+
+
+def _ranking(ranked: Sequence[tuple[FolderEstimate, float]]) -> dict[str, Any]:
+    """The estimate of the best, JSON-ready; of several all stand beside it, as `generators`."""
+    result = ranked[0][0].to_dict()
+    if len(ranked) > 1:
+        named = [{"name": each.generator, "probability": share, **each.to_dict()} for each, share in ranked]
+        result["generators"] = named
+    return result
 
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], None], as_json: bool) -> None:

@@ -1,17 +1,18 @@
-"""Two labelled image sets in, a `RatioEstimate` out: their features are taken here, the rest is `bound.estimator`."""
+"""Labelled image sets in, a `RatioEstimate` or generators ranked out: features are taken here, the rest is `bound`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ray_synth.allocation import Allocation
-from ray_synth.bound.estimator import METHODS, Question, estimate_from_features
+from ray_synth.bound.estimator import METHODS, Predicted, Question, predicted_from_features
 from ray_synth.bound.networks import one_thread
-from ray_synth.bound.result import RatioEstimate
-from ray_synth.bound.samples import checked_samples
+from ray_synth.bound.ranking import best_probabilities
+from ray_synth.bound.result import Ranked, RatioEstimate
+from ray_synth.bound.samples import Samples, checked_samples
 from ray_synth.errors import InputError
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
 from ray_synth.features.families import linear_families
@@ -68,25 +69,86 @@ def estimate_ratio(
     Raises:
         InputError: arrays that do not fit together, fewer than two real classes or four real images.
     """
-    samples = checked_samples(
-        real_images, real_labels, synthetic_images, synthetic_labels, target_images, target_labels
-    )
-    encoder, given = _encoder(features), len(samples.real)
-    asked = Question(
-        num_given=given,
-        num_real=given if num_real is None else num_real,
-        max_ratio=max_ratio,
-        real_weight=real_weight,
-        methods=methods,
-        allocation=allocation,
-        metric=metric,
-        use_real=use_real,
-        confidence=confidence,
-        seed=seed,
-    )
+    asked = {
+        "num_real": num_real,
+        "max_ratio": max_ratio,
+        "real_weight": real_weight,
+        "use_real": use_real,
+        "methods": methods,
+        "allocation": allocation,
+        "metric": metric,
+        "confidence": confidence,
+        "seed": seed,
+    }
+    generators = {"synthetic": (synthetic_images, synthetic_labels)}
+    found = _estimates(real_images, real_labels, generators, asked, features, target_images, target_labels)
+    return found["synthetic"][0]
+
+
+def rank_generators(
+    real_images: np.ndarray,
+    real_labels: np.ndarray,
+    generators: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    features: Any = "auto",
+    target_images: np.ndarray | None = None,
+    target_labels: np.ndarray | None = None,
+    **asked: Any,
+) -> tuple[Ranked, ...]:
+    """Predict which generator (prompt, guidance, model, adapter) trains a classifier best, from a pilot of each.
+
+    Each is estimated as by `estimate_ratio`, in features that are fitted to all pilots together, and taken at its own
+    best ratio. Pilots of one size make a fair comparison: a larger one tells more.
+
+    Args:
+        generators: name -> images and labels of its pilot.
+        features, target_images, target_labels, asked: the other arguments of `estimate_ratio`.
+
+    Returns:
+        With the probability of being the best, and the estimate; the most probable first.
+
+    Raises:
+        InputError: no generator, or arrays that do not fit together (its name stands before the reason).
+    """
+    if not generators:
+        raise InputError('generators must hold at least one pilot, got none; give {"name": (images, labels), ...}')
+    found = _estimates(real_images, real_labels, generators, asked, features, target_images, target_labels)
+    shares = best_probabilities([predicted for _, predicted in found.values()], int(asked.get("seed", 0)))
+    ranked = [
+        Ranked(name=name, probability=round(float(share), 4), estimate=estimate)
+        for (name, (estimate, _)), share in zip(found.items(), shares, strict=True)
+    ]
+    return tuple(sorted(ranked, key=lambda each: (-each.probability, min(each.estimate.curve.error))))
+
+
+def _estimates(
+    real_images: np.ndarray,
+    real_labels: np.ndarray,
+    generators: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    asked: Mapping[str, Any],
+    features: Any,
+    target_images: np.ndarray | None,
+    target_labels: np.ndarray | None,
+) -> dict[str, tuple[RatioEstimate, Predicted]]:
+    """By generator, in features that are fitted to all images together."""
+    samples: dict[str, Samples] = {}
+    for name, (images, labels) in generators.items():
+        try:
+            samples[name] = checked_samples(real_images, real_labels, images, labels, target_images, target_labels)
+        except InputError as error:
+            raise InputError(f"{name}: {error}" if len(generators) > 1 else str(error)) from None
+    first, encoder = next(iter(samples.values())), _encoder(features)
+    given = len(first.real)
+    size = asked.get("num_real")
+    question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
+    sets = [first.real, *(each.synthetic for each in samples.values()), *first.sets[2:]]
     with one_thread():
-        linear = linear_families(samples.sets, encoder=encoder, seed=seed)
-    return estimate_from_features(samples, linear, asked)
+        families = linear_families(sets, encoder=encoder, seed=question.seed)
+    found = {}
+    for place, (name, each) in enumerate(samples.items(), start=1):
+        own = {family: [rows[0], rows[place], *rows[1 + len(samples) :]] for family, rows in families.items()}
+        found[name] = predicted_from_features(each, own, question)
+    return found
 
 
 def _encoder(features: Any) -> Encoder | None:

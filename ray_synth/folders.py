@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.readers import read_folder, read_unlabelled
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
-from ray_synth.estimate import estimate_ratio
+from ray_synth.estimate import estimate_ratio, rank_generators
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
 
@@ -38,6 +38,7 @@ class FolderEstimate:
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     cheapest: Mapping[str, float] | None = None  # where images and updates have a cost
+    generator: str = ""  # the folder, where there are several
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate, JSON-ready, with a `class_name` beside every label, and the cheapest ratio."""
@@ -59,26 +60,65 @@ def estimate_folders(
     Raises:
         InputError: no class in common, or a folder that cannot be read.
     """
-    # A wrong path is found before any image is read.
-    encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
-    real_set = read_folder(real)
-    height, width, channels = real_set.shape
-    unified: dict[str, Any] = {"size": (height, width), "channels": channels}
-    notes = [f"real: {note}" for note in real_set.notes]
-    synthetic_set = _matched(read_folder(synthetic, **unified), real_set.class_names, "synthetic", notes)
-    if target is not None:
-        settings["target_images"], settings["target_labels"] = _read_target(
-            target, unified, real_set.class_names, notes
-        )
+    sets = _Folders.read(real, target, features)
+    images = sets.synthetic(synthetic)
     estimate = estimate_ratio(
-        real_set.images(),
-        real_set.labels,
-        synthetic_set.images(),
-        synthetic_set.labels,
-        features=encoder,
+        sets.real.images(), sets.real.labels, images.images(), images.labels, **sets.asked, **settings
+    )
+    return FolderEstimate(estimate=estimate, class_names=sets.real.class_names, notes=tuple(sets.notes))
+
+
+def rank_folders(
+    real: Path, synthetic: Sequence[Path], target: Path | None = None, *, features: str = "auto", **settings: Any
+) -> tuple[tuple[FolderEstimate, float], ...]:
+    """Several folders of generators ranked: an estimate of each, with the probability that it is the best; best first.
+
+    Arguments and errors as of `estimate_folders`.
+    """
+    sets = _Folders.read(real, target, features)
+    generators = {str(folder): sets.synthetic(folder, str(folder)) for folder in synthetic}
+    if len(generators) < len(synthetic):
+        raise InputError(f"--synthetic names a folder twice: {', '.join(map(str, synthetic))}; give each once")
+    ranked = rank_generators(
+        sets.real.images(),
+        sets.real.labels,
+        {name: (images.images(), images.labels) for name, images in generators.items()},
+        **sets.asked,
         **settings,
     )
-    return FolderEstimate(estimate=estimate, class_names=real_set.class_names, notes=tuple(notes))
+    names, notes = sets.real.class_names, tuple(sets.notes)
+    return tuple(
+        (FolderEstimate(estimate=each.estimate, class_names=names, notes=notes, generator=each.name), each.probability)
+        for each in ranked
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """The real images as the others are to be, what else every estimate is asked, and notes of what was unified."""
+
+    real: ImageSource
+    unified: dict[str, Any]
+    asked: dict[str, Any]
+    notes: list[str]
+
+    @classmethod
+    def read(cls, real: Path, target: Path | None, features: str) -> _Folders:
+        # A wrong path is found before any image is read.
+        encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
+        real_set = read_folder(real)
+        height, width, channels = real_set.shape
+        unified: dict[str, Any] = {"size": (height, width), "channels": channels}
+        asked: dict[str, Any] = {"features": encoder}
+        notes = [f"real: {note}" for note in real_set.notes]
+        if target is not None:
+            images, labels = _read_target(target, unified, real_set.class_names, notes)
+            asked |= {"target_images": images, "target_labels": labels}
+        return cls(real=real_set, unified=unified, asked=asked, notes=notes)
+
+    def synthetic(self, folder: Path, said: str = "synthetic") -> ImageSource:
+        """said: what notes call it."""
+        return _matched(read_folder(folder, **self.unified), self.real.class_names, said, self.notes)
 
 
 def checked_costs(given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -147,7 +187,7 @@ def _matched(images: ImageSource, class_names: tuple[str, ...], side: str, notes
             "rename the class folders so that they match"
         )
     if only_real:
-        outcome = "they stay real only" if side == "synthetic" else "they are not scored"
+        outcome = "they are not scored" if side == "target" else "they stay real only"
         notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
     if only_here:
         notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")

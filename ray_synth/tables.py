@@ -108,6 +108,16 @@ def print_estimate(
         console.print(f"\nwarning: {warning}", style="yellow")
 
 
+def print_generators(ranked: Sequence[tuple[str, float, RatioEstimate]]) -> None:
+    """Generators by name with the probability that each is the best one, best first."""
+    table = _columns("generators", "generator", "best with", "ratio", "predicted error there", "verdict")
+    for name, probability, estimate in ranked:
+        error = estimate.error_at(estimate.ratio)
+        table.add_row(name, f"{probability:.0%}", f"{estimate.ratio:.3g}", f"{error:.3f}", estimate.verdict)
+    _console().print(table)
+    _console().print(f"\nthe first of them, {ranked[0][0]}:")
+
+
 def print_plan(plan: Mapping[str, Any]) -> None:
     """What a run will cost: its stages, totals, the scaling curve, what the prediction saves, and what to doubt."""
     console, kind = _console(), plan["kind"].upper()

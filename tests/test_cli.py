@@ -151,6 +151,23 @@ def test_estimate_draws_and_counts_costs(tmp_path: Path, digits: ImageSet) -> No
         assert image.format == "PNG"
 
 
+def test_several_synthetic_folders_are_ranked(tmp_path: Path, digits: ImageSet) -> None:
+    real = write_folder(tmp_path / "real", digits, classes=(0, 1, 2), each=10)
+    good = write_folder(tmp_path / "good", digits, classes=(0, 1, 2), each=40, skip=10)
+    bad = write_folder(tmp_path / "bad", digits, classes=(0, 1, 2), each=40, skip=50)
+    (bad / "digit 0").rename(bad / "other")
+    (bad / "digit 1").rename(bad / "digit 0")
+    (bad / "other").rename(bad / "digit 1")  # each under the other's name
+    words = ["estimate", "--real", real, "--synthetic", bad, "--synthetic", good, "--max-ratio", "1"]
+    done = ray_synth(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [each["name"] for each in result["generators"]] == [str(good), str(bad)]
+    assert result["generators"][0]["probability"] > 0.7
+    assert result["ratio"] == result["generators"][0]["ratio"]
+    refused(ray_synth(*words, "--synthetic", good), "names a folder twice", "give each once")
+
+
 def test_estimate_refuses_before_any_image_is_read() -> None:
     sides = ["--real", "nowhere", "--synthetic", "nowhere"]
     refused(ray_synth("estimate", *sides, "--plot", "ratio.jpg"), "ratio.jpg", ".png", "--plot ratio.png")

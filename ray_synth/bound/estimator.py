@@ -52,11 +52,11 @@ class Question:
 
     num_given: int
     num_real: int
-    max_ratio: float
-    real_weight: float | None
-    methods: Sequence[str]
-    confidence: float
-    seed: int
+    max_ratio: float = 16.0
+    real_weight: float | None = None
+    methods: Sequence[str] = METHODS
+    confidence: float = 0.9
+    seed: int = 0
     allocation: Allocation | None = None
     metric: str = "accuracy"
     use_real: bool = True
@@ -86,8 +86,10 @@ class Question:
             raise InputError(f"seed must be an integer >= 0, got {self.seed!r}")
 
 
-def estimate_from_features(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
-    """The estimate, on frozen features of every set: matrices [n_k,d] by family. Runs on one thread."""
+def predicted_from_features(
+    samples: Samples, linear: Mapping[str, Sets], asked: Question
+) -> tuple[RatioEstimate, Predicted]:
+    """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread."""
     with one_thread():
         return _estimate(samples, linear, asked)
 
@@ -96,7 +98,8 @@ def estimate_from_features(samples: Samples, linear: Mapping[str, Sets], asked: 
 class Predicted:
     """The curve of one allocation: accuracy (or balanced accuracy) [G] at fine ratios [G], with draws of it [D,G].
 
-    rate: [D,G], exponents of the learning curve; grown: [D,G], what is left of the error at the full size.
+    rate: [D,G], exponents of the learning curve; grown: [D,G], what is left of the error at the full size; astray: [G],
+    the standard deviation of a classifier's curve about the probes'.
     """
 
     allocation: Allocation
@@ -107,13 +110,14 @@ class Predicted:
     grown: FloatArray
     mean: FloatArray
     draws: FloatArray
+    astray: FloatArray
 
     @property
     def best(self) -> int:
         return int(self.mean.argmax())
 
 
-def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> RatioEstimate:
+def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> tuple[RatioEstimate, Predicted]:
     brief: dict[Allocation, Predicted] = {}
     if uneven(samples.real_counts):  # where classes are equal all allocations are one
         brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
@@ -133,7 +137,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         "verdict_probability": probabilities,
     }
     answers = {name: _METHODS[name](samples, evidence, asked) for name in asked.methods if name != "probe"}
-    return RatioEstimate(
+    estimate = RatioEstimate(
         ratio=pick,
         interval=interval,
         allocation=chosen.allocation,
@@ -159,6 +163,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         num_real_given=len(samples.real),
         num_synthetic=len(samples.synthetic),
     )
+    return estimate, chosen
 
 
 def _predict(
@@ -194,6 +199,7 @@ def _predict(
         grown=grown,
         mean=1 - (1 - mean) * np.median(grown, axis=0),
         draws=1 - (1 - draws) * grown,
+        astray=np.sqrt(np.diag(others)),
     )
 
 

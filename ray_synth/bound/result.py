@@ -161,5 +161,17 @@ class RatioEstimate:
         return record(cls, plain, "estimate.json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One generator among several: the probability that it is the best one, at its own best ratio."""
+
+    name: str
+    probability: float
+    estimate: RatioEstimate
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "probability": self.probability, **self.estimate.to_dict()}
+
+
 def _listed(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
