@@ -75,10 +75,10 @@ def rank_folders(
 
     Arguments and errors as of `estimate_folders`.
     """
+    if len({*map(str, synthetic)}) < len(synthetic):
+        raise InputError(f"--synthetic names a folder twice: {', '.join(map(str, synthetic))}; give each once")
     sets = _Folders.read(real, target, features)
     generators = {str(folder): sets.synthetic(folder, str(folder)) for folder in synthetic}
-    if len(generators) < len(synthetic):
-        raise InputError(f"--synthetic names a folder twice: {', '.join(map(str, synthetic))}; give each once")
     ranked = rank_generators(
         sets.real.images(),
         sets.real.labels,

@@ -132,8 +132,8 @@ def gather(
     shrunk = functools.partial(_full_size, samples=samples, rows=rows, pilot=pilot, use_real=mix.use_real)
     ridge, networks = shrunk(ridge, left_out=1.0), shrunk(networks, left_out=1 / FOLDS)
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
-    found = _evidence(samples, linear, grid, pilot, rows, [ridge, networks], balanced=balanced)
-    return replace(found, scores=scores.clip(0.0, 1.0), sizes=sizes, weighted=weighted)
+    found = _evidence(samples, linear, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
+    return replace(found, sizes=sizes, weighted=weighted)
 
 
 def gather_briefly(
@@ -145,7 +145,7 @@ def gather_briefly(
     fit = _Fit(3 if n < 30 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
     ridge = _ridge(samples, linear, pilot, rows, mix.weights(grid), fit=fit, seed=seed)
     ridge = _full_size(ridge, samples=samples, rows=rows, pilot=pilot, left_out=1.0, use_real=mix.use_real)
-    return _evidence(samples, linear, grid, pilot, rows, [ridge], balanced=balanced)
+    return _evidence(samples, linear, grid, pilot, rows, ridge.mean(axis=0), [ridge], balanced=balanced)
 
 
 def _evidence(
@@ -154,16 +154,17 @@ def _evidence(
     grid: FloatArray,
     pilot: Pilot,
     rows: IntArray,
+    scores: FloatArray,
     probes: Sequence[FloatArray],
     *,
     balanced: bool,
 ) -> Evidence:
-    """From scores [families,s,R] of each kind of probe, which count alike."""
+    """From the scores [s,R], and those of each kind of probe [families,s,R]."""
     labels, plain = _held(samples, rows)(_first(linear)).labels, _importance(samples, linear, rows)
     importance = class_balanced(plain, labels) if balanced else plain
     return Evidence(
         grid=grid,
-        scores=np.mean([each.mean(axis=0) for each in probes], axis=0).clip(0.0, 1.0),
+        scores=scores.clip(0.0, 1.0),
         probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in probes]),
         labels=labels,
         importance=importance,
