@@ -1,6 +1,7 @@
-"""Cells in, `truth.csv` out, a row per cell, family and ratio; what stands there is not measured again.
+"""Cells in, `truth.csv` out, a row per cell, family, allocation and ratio; what stands there is not measured again.
 
-    python -m tests.benchmarks.ratiobench.build --datasets digits --minutes 30
+    python -m tests.benchmarks.ratiobench.build --minutes 30
+    python -m tests.benchmarks.ratiobench.build --part 0/2 --table part-0.csv     # one of two processes
 
 Resumable cell by cell: stop it at any time and start it again.
 """
@@ -10,63 +11,84 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from tests.benchmarks.ratiobench.cells import RATIOS, all_cells, load_cell
-from tests.benchmarks.ratiobench.truth import SEEDS, accuracies
+from ray_synth.allocation import synthetic_counts
+from tests.benchmarks.ratiobench.cells import RATIOS, Cell, CellData, all_cells, load_cell
+from tests.benchmarks.ratiobench.truth import FAMILIES, SCRATCH, SEEDS, accuracies
 
 TABLE = Path(__file__).with_name("truth.csv")
-FIELDS = ("dataset", "num_real", "generator", "half", "family", "ratio", *(f"accuracy_{i}" for i in range(SEEDS)))
-FAMILIES = {"cifar10": ("cnn", "linear")}  # the others: all three
+MOST = max(SEEDS.values())  # where there is one seed it stands for both
+KEY = ("dataset", "num_real", "draw", "generator", "half", "family", "allocation", "ratio")
+FIELDS = (*KEY, *(f"{kind}_{seed}" for kind in ("accuracy", "shared") for seed in range(MOST)))
+TURNS = 3  # what is measured after any time is a fair share of all
+LIKE_PHOTOGRAPHS = ("fashion_mnist", "cifar10")  # where a network pretrained on photographs is worth its while
 
 
-def measured() -> set[tuple[str, str]]:
-    if not TABLE.exists():
+def families_of(cell: Cell) -> tuple[str, ...]:
+    return FAMILIES if cell.dataset in LIKE_PHOTOGRAPHS else SCRATCH
+
+
+def measured(table: Path) -> set[tuple[str, str]]:
+    if not table.exists():
         return set()
-    with TABLE.open(newline="") as file:
-        return {(f"{r['dataset']}/{r['num_real']}/{r['generator']}", r["family"]) for r in csv.DictReader(file)}
+    with table.open(newline="") as file:
+        return {(Cell(r["dataset"], int(r["num_real"]), r["draw"], r["generator"]).name, r["family"])
+                for r in csv.DictReader(file)}  # fmt: skip
+
+
+def rows_of(cell: Cell, data: CellData, families: list[str], device: str) -> Iterator[list[object]]:
+    mixes = [("none", 0.0)] + [(each, ratio) for each in cell.allocations for ratio in RATIOS[1:]]
+    counts = [synthetic_counts(data.real_counts, r, "fill" if name == "none" else name) for name, r in mixes]  # type: ignore[arg-type]
+    for family in families:
+        plain, shared = accuracies(data, family, counts, device=device)
+        for place, (allocation, ratio) in enumerate(mixes):
+            key = [cell.dataset, cell.num_real, cell.draw, cell.generator, cell.half, family, allocation, f"{ratio:g}"]
+            yield key + [f"{v:.4f}" for kind in (plain, shared) for v in np.resize(kind[place], MOST)]
+
+
+def _loaded(cells: list[Cell], loaders: int) -> Iterator[tuple[Cell, CellData]]:
+    """loaders: processes that load ahead, all cells; 0 loads each when its turn comes."""
+    if not loaders:
+        yield from ((cell, load_cell(cell)) for cell in cells)
+        return
+    with ProcessPoolExecutor(loaders, mp_context=get_context("spawn")) as pool:
+        yield from zip(cells, pool.map(load_cell, cells), strict=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", default=["digits"], help="digits fashion_mnist cifar10 pneumoniamnist")
-    parser.add_argument("--minutes", type=float, default=150.0, help="stop after the cell that ends past this")
+    parser.add_argument("--minutes", type=float, default=180.0, help="stop after the cell that ends past this")
+    parser.add_argument("--part", default="0/1", help="I/N: every Nth cell from I")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument("--generators", default="", help="only generators whose name starts like this; !name: no such")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--loaders", type=int, default=0, help="processes that load cells ahead, where memory is ample")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    start, done = time.monotonic(), measured()
-    wanted = [cell for cell in all_cells() if cell.dataset in options.datasets]
-    for number, cell in enumerate(wanted, 1):
-        families = [f for f in FAMILIES.get(cell.dataset, ("mlp", "cnn", "linear")) if (cell.name, f) not in done]
-        if not families:
-            continue
-        data = load_cell(cell)
-        rows = []
-        for family in families:
-            values = accuracies(data, family, device=device)
-            for ratio, row in zip(RATIOS, values, strict=True):
-                rows.append(
-                    [
-                        cell.dataset,
-                        cell.num_real,
-                        cell.generator,
-                        cell.half,
-                        family,
-                        f"{ratio:g}",
-                        *(f"{v:.5f}" for v in row),
-                    ]
-                )
-        fresh = not TABLE.exists()
-        with TABLE.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if fresh:
-                writer.writerow(FIELDS)
-            writer.writerows(rows)
+    start, done = time.monotonic(), measured(options.table)
+    part, parts = map(int, options.part.split("/"))
+    named = options.generators.lstrip("!")
+    chosen = [c for c in all_cells() if c.generator.startswith(named) != options.generators.startswith("!")]
+    chosen = [cell for start in range(TURNS) for cell in chosen[start::TURNS]]
+    left = {c: [f for f in families_of(c) if f in options.families and (c.name, f) not in done] for c in chosen[part::parts]}
+    left = {cell: families for cell, families in left.items() if families}
+    for number, (cell, data) in enumerate(_loaded(list(left), options.loaders), 1):
+        rows = list(rows_of(cell, data, left[cell], device))
+        fresh = not options.table.exists()
+        with options.table.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows] if fresh else rows)
         elapsed = (time.monotonic() - start) / 60
-        print(f"{number}/{len(wanted)} {cell.name} {elapsed:.1f} min", flush=True)
+        print(f"{number}/{len(left)} {cell.name} {elapsed:.1f} min", flush=True)
         if elapsed > options.minutes:
             break
 

@@ -10,41 +10,59 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_synth.allocation import ALLOCATIONS, Allocation, synthetic_counts
 from ray_synth.seeding import derive_seed
-from tests.benchmarks.ratiobench.generators import DIFFUSION, GENERATORS
+from tests.benchmarks.ratiobench.generators import generator_of
 
 RATIOS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-MAX_TEST = 1500
+DRAWS = ("even", "natural", "1:20")
+STEEP = 20.0  # real images of the commonest class for one of the rarest, where a draw is "1:20"
+MAX_TEST = 2000
+MAX_TRAIN = 8000  # images, half of them for generators
 
-# Tuning half: what may be looked at while the estimator is made. The rest judges.
-TUNING_GENERATORS = ("real", "gaussian-5", "collapsed-3", "labels-50", "noisy", "negative", "diffusion-600")
-TUNING_DATASETS = ("digits", "fashion_mnist")
 FILES = {
+    "mnist": "mnist_full.npz",
     "fashion_mnist": "fashion_mnist_dev_20k5k.npz",
     "cifar10": "cifar10_dev_10k5k.npz",
-    "pneumoniamnist": "pneumoniamnist28_imbalanced.npz",
 }
+SIZES = {"digits": (30, 120), "mnist": (40, 100), "fashion_mnist": (40, 100, 400), "cifar10": (50, 100, 400)}
+
+# What may be looked at while the estimator is made. The rest judges: other generators, on other real images.
+TUNING = ("real", "gaussian-5", "collapsed-3", "labels-50", "noisy", "blends", "diffusion-600-0")
+JUDGING = (
+    "gaussian-20", "smote", "collapsed-10", "blurred", "shifted", "labels-20", "labels-80", "negative",
+    "diffusion-300-0", "diffusion-600-0.5",
+)  # fmt: skip
+OF_EACH = {"tuning": 3, "judging": 4}  # generators of each half for one data set, size and draw, in turn
+LARGEST_DIFFUSION = 100  # real images up to which there are samples of diffusion models
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
+    """Every cell draws its own real images."""
+
     dataset: str
     num_real: int
+    draw: str
     generator: str
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}/{self.num_real}/{self.generator}"
+        return f"{self.dataset}/{self.num_real}/{self.draw}/{self.generator}"
 
     @property
     def half(self) -> str:
-        tuning = self.dataset in TUNING_DATASETS and self.generator.startswith(TUNING_GENERATORS)
-        return "tuning" if tuning else "judging"
+        return "tuning" if self.generator in TUNING else "judging"
+
+    @property
+    def allocations(self) -> tuple[Allocation, ...]:
+        """Those that are swept: where classes are even all are one."""
+        return ("fill",) if self.draw == "even" else ("fill", "proportional")
 
 
 @dataclass(frozen=True, eq=False)
 class CellData:
-    """uint8 images [.,H,W,C] and labels; synthetic images by class, max(RATIOS) times the class's real ones."""
+    """uint8 images [.,H,W,C] and labels; of each class as many synthetic images as any allocation asks for."""
 
     real: np.ndarray
     y_real: np.ndarray
@@ -54,23 +72,26 @@ class CellData:
     y_test: np.ndarray
     num_classes: int
 
+    @property
+    def real_counts(self) -> np.ndarray:
+        return np.bincount(self.y_real, minlength=self.num_classes)
+
 
 def all_cells() -> Iterator[Cell]:
-    """In the order in which they are built: cheap datasets first."""
-    sizes = [
-        *[("digits", n) for n in (20, 50, 100, 200, 400)],
-        *[("fashion_mnist", n) for n in (100, 500, 20)],
-        *[("cifar10", n) for n in (100, 500)],
-        ("pneumoniamnist", 100),
-        ("fashion_mnist", 2000),
-    ]
-    for dataset, num_real in sizes:
-        for generator in (*GENERATORS, *(DIFFUSION if dataset == "digits" else ())):
-            yield Cell(dataset, num_real, generator)
+    """In the order in which they are built; of each half the generators take turns over data sets, sizes and draws."""
+    turn = dict.fromkeys(OF_EACH, 0)
+    for dataset, sizes in SIZES.items():
+        for num_real in sizes:
+            for draw in DRAWS:
+                for half, names in (("tuning", TUNING), ("judging", JUDGING)):
+                    there = [n for n in names if num_real <= LARGEST_DIFFUSION or not n.startswith("diffusion")]
+                    for _ in range(OF_EACH[half]):
+                        yield Cell(dataset, num_real, draw, there[turn[half] % len(there)])
+                        turn[half] += 1
 
 
-@functools.lru_cache(maxsize=2)
-def _dataset(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=4)
+def dataset_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Train images and labels, test images and labels."""
     if name == "digits":
         from ray_synth.data.readers import read_digits
@@ -86,32 +107,49 @@ def _dataset(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         names = [str(n) for n in data["split_names"]]
         images, labels, split = data["images"], data["labels"], data["split"]
     train, test = split == names.index("train"), split == names.index("test")
-    return images[train], labels[train], images[test][:MAX_TEST], labels[test][:MAX_TEST]
+    return images[train][:MAX_TRAIN], labels[train][:MAX_TRAIN], images[test][:MAX_TEST], labels[test][:MAX_TEST]
+
+
+@functools.lru_cache(maxsize=4)
+def halves(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training images that real sets are drawn from, and those that generators see: each class in halves."""
+    _, y, _, _ = dataset_of(name)
+    rng = np.random.default_rng(derive_seed("ratiobench", name, "halves"))
+    members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
+    ours = np.concatenate([rows[: len(rows) // 2] for rows in members])
+    return ours, np.concatenate([rows[len(rows) // 2 :] for rows in members])
+
+
+def class_sizes(draw: str, num_real: int, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Real images of each class, at least one. "1:20" falls evenly in its logarithm, over classes in random order."""
+    classes = int(y.max()) + 1
+    if draw == "natural":
+        return np.maximum(np.bincount(rng.choice(y, num_real, replace=False), minlength=classes), 1)
+    share = np.ones(classes) if draw == "even" else STEEP ** (-rng.permutation(classes) / (classes - 1))
+    return np.maximum(np.round(num_real * share / share.sum()), 1).astype(np.int64)
 
 
 def load_cell(cell: Cell) -> CellData:
-    """Real images drawn by class in the dataset's proportions; the generator sees the other half of the set."""
-    x, y, test, y_test = _dataset(cell.dataset)
-    rng = np.random.default_rng(derive_seed("ratiobench", cell.dataset, cell.num_real))
-    classes = np.unique(y)
-    share = np.bincount(y, minlength=len(classes)) / len(y)
-    chosen, pool = [], []
-    for c in classes:
-        members = rng.permutation(np.flatnonzero(y == c))
-        wanted = max(2, round(cell.num_real * share[c]))
-        chosen.append(members[:wanted])
-        pool.append(members[max(wanted, len(members) // 2) :])
-    real, rest = np.concatenate(chosen), np.concatenate(pool)
-    counts = np.bincount(y[real])
-    draw = np.random.default_rng(derive_seed("ratiobench", cell.name))
-    make = GENERATORS.get(cell.generator) or DIFFUSION[cell.generator]
-    images, labels = make(x[rest], y[rest], int(counts.max() * max(RATIOS)), draw)
-    per_class = len(images) // len(classes)
-    # The order within a class is the generator's; keep each class's first max ratio x n_c.
-    rank = np.arange(len(images)) % per_class
-    keep = rank < counts[labels] * max(RATIOS)
-    return CellData(x[real], y[real], images[keep], labels[keep], test, y_test, len(classes))
+    x, y, test, y_test = dataset_of(cell.dataset)
+    rng = np.random.default_rng(derive_seed("ratiobench", cell.name))
+    ours, pool = halves(cell.dataset)
+    sizes = class_sizes(cell.draw, cell.num_real, y[ours], rng)
+    drawn = [rng.permutation(ours[y[ours] == c])[:size] for c, size in enumerate(sizes)]
+    real = np.concatenate(drawn)
+    most = np.max([synthetic_counts(sizes, max(RATIOS), each) for each in ALLOCATIONS], axis=0)
+    images, labels = generator_of(cell.generator)(x[pool], y[pool], int(most.max()), rng)
+    # By class in order: each class's first.
+    rank = np.arange(len(images)) % (len(images) // len(sizes))
+    keep = rank < most[labels]
+    return CellData(x[real], y[real], images[keep], labels[keep], test, y_test, len(sizes))
 
 
-def prefix_counts(y_real: np.ndarray, ratio: float, num_classes: int) -> np.ndarray:
-    return np.floor(np.bincount(y_real, minlength=num_classes) * ratio + 0.5).astype(np.int64)
+def pilot_of(data: CellData, share: float = 4.0, fewest: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Synthetic images and labels that an estimate may see: `share` per real image, at least `fewest` in all, and of
+    each class as many as any allocation asks for."""
+    ratio = min(max(share, fewest / len(data.real)), max(RATIOS))
+    wanted = np.max([synthetic_counts(data.real_counts, ratio, each) for each in ALLOCATIONS], axis=0)
+    first = np.concatenate([np.flatnonzero(data.y_synthetic == c)[:k] for c, k in enumerate(wanted)])
+    rows = np.sort(first)
+    return data.synthetic[rows], data.y_synthetic[rows]
+

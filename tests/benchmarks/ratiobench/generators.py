@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from tests.benchmarks.ratiobench.diffusion import VARIANCES, diffusion
 
 Labelled = tuple[np.ndarray, np.ndarray]
 PerClass = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -41,6 +40,7 @@ def gaussian(rank: int) -> PerClass:
         flat = x.reshape(len(x), -1)
         mean = flat.mean(axis=0)
         _, s, v = np.linalg.svd(flat - mean, full_matrices=False)
+        v *= np.sign(v[np.arange(len(v)), np.abs(v).argmax(axis=1)])[:, None]  # the same on every machine
         r = min(rank, len(s))
         z = rng.normal(size=(count, r)) * s[:r] / np.sqrt(max(len(x) - 1, 1))
         return (mean + z @ v[:r]).reshape(count, *x.shape[1:])
@@ -58,6 +58,11 @@ def smote(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     j = near[i, rng.integers(near.shape[1], size=count)]
     t = rng.uniform(size=(count, 1))
     return (flat[i] * (1 - t) + flat[j] * t).reshape(count, *x.shape[1:])
+
+
+def blends(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of three images of the class, drawn again each time."""
+    return x[rng.integers(len(x), size=(count, 3))].mean(axis=1)
 
 
 def collapsed(modes: int) -> PerClass:
@@ -119,7 +124,9 @@ GENERATORS = {
     "gaussian-5": by_class(gaussian(5)),
     "gaussian-20": by_class(gaussian(20)),
     "smote": by_class(smote),
+    "blends": by_class(blends),
     "collapsed-3": by_class(collapsed(3)),
+    "collapsed-10": by_class(collapsed(10)),
     "blurred": by_class(blurred(1.0)),
     "noisy": by_class(noisy(60.0)),
     "shifted": by_class(shifted(0.13)),
@@ -128,6 +135,13 @@ GENERATORS = {
     "labels-50": wrong_labels(0.5),
     "labels-80": wrong_labels(0.8),
 }
-# Training steps of a small diffusion model, and the variance of the noise added to its samples. Slow to sample on a
-# CPU: digits only.
-DIFFUSION = {f"diffusion-{steps}-{v:g}": diffusion(steps, v) for steps in (100, 600) for v in VARIANCES}
+
+
+def generator_of(name: str) -> Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Labelled]:
+    """By name; "diffusion-STEPS-VARIANCE" is a small diffusion model, trained so long, with noise on what it samples."""
+    if name in GENERATORS:
+        return GENERATORS[name]
+    from tests.benchmarks.ratiobench.diffusion import diffusion
+
+    _, steps, variance = name.split("-")
+    return diffusion(int(steps), float(variance))
