@@ -49,10 +49,9 @@ def network_scores(
     beyond = np.flatnonzero(pilot.share_there < 1).tolist()
     mixes = [(pilot.rows(i), float(real_weight[i])) for i in range(len(pilot.counts))]
     mixes += [(pilot.rows(i, every=QUARTERS), float(real_weight[i])) for i in beyond]
-    # Those that are kept weigh as much as all would: the mix is that of the ratio.
-    sides = [
-        (kept[fold], n + rows, weight * n / max(len(kept[fold]), 1)) for rows, weight in mixes for fold in range(FOLDS)
-    ]
+    # Those of a class that are kept weigh as much as all of it: the mix is that of the ratio.
+    heavy = [_weight_of_all(real_labels, rows) for rows in kept]
+    sides = [(kept[fold], n + rows, weight * heavy[fold]) for rows, weight in mixes for fold in range(FOLDS)]
     x = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32))
     labels = torch.from_numpy(np.concatenate([real_labels, pilot.labels]))
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))
@@ -70,6 +69,18 @@ def network_scores(
     return extrapolated(whole, quartered, pilot.share_there)
 
 
+def _weight_of_all(labels: NDArray[np.int64], rows: NDArray[np.int64]) -> FloatArray:
+    """Weights [k] of these rows that make each class's sum the number of its images."""
+    if not REWEIGH:
+        return np.full(len(rows), len(labels) / max(len(rows), 1))
+    number, left = np.bincount(labels), np.bincount(labels[rows], minlength=int(labels.max()) + 1)
+    weights: FloatArray = (number / np.maximum(left, 1))[labels[rows]]
+    return weights
+
+
+REWEIGH = True
+
+
 def stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Fold of each image: every class spread evenly, and the folds of one size. [n]"""
     order = rng.permutation(len(labels))
@@ -82,12 +93,12 @@ def stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Gener
 def _train(
     x: torch.Tensor,
     labels: torch.Tensor,
-    sides: list[tuple[NDArray[np.int64], NDArray[np.int64], float]],
+    sides: list[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]],
     num_classes: int,
     *,
     seed: list[int],
 ) -> list[torch.Tensor]:
-    """One network per entry of `sides`: real rows, synthetic rows, a real row's weight. All share starts and draws."""
+    """One network per entry of `sides`: real rows, synthetic rows, real rows' weights. All share starts and draws."""
     random = torch.Generator().manual_seed(int(np.random.SeedSequence([*seed, 11]).generate_state(1)[0]))
     rng = np.random.default_rng([*seed, 13])
     weights: list[torch.Tensor] = []
@@ -111,11 +122,13 @@ def _train(
 
 
 def _drawn(
-    pick: FloatArray, real: NDArray[np.int64], synthetic: NDArray[np.int64], real_weight: float
+    pick: FloatArray, real: NDArray[np.int64], synthetic: NDArray[np.int64], weights: FloatArray
 ) -> NDArray[np.int64]:
-    """Rows at uniform numbers `pick`: real ones first, each `real_weight` times as likely as a synthetic one."""
-    share = real_weight * len(real) / (real_weight * len(real) + len(synthetic))
-    index: NDArray[np.int64] = real[(pick / share * len(real)).astype(np.int64).clip(max=len(real) - 1)]
+    """Rows at uniform numbers `pick`: real ones first, each `weights` times as likely as a synthetic one."""
+    upto = np.cumsum(weights)
+    share = upto[-1] / (upto[-1] + len(synthetic))
+    place = np.searchsorted(upto, pick / share * upto[-1], side="right")
+    index: NDArray[np.int64] = real[place.clip(max=len(real) - 1)]
     if share < 1:
         place = ((pick - share) / (1 - share) * len(synthetic)).astype(np.int64)
         index = np.where(pick < share, index, synthetic[place.clip(0, len(synthetic) - 1)])

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import json
 import os
-import sys
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +26,6 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-import ray_synth
 from ray_synth.bound.result import Curve, RatioEstimate
 from ray_synth.config import load_experiment
 from ray_synth.runs import RunFolder
@@ -39,7 +35,7 @@ from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from tests.benchmarks.ratiobench.build import TABLE
 from tests.benchmarks.ratiobench.cells import RATIOS, Cell
-from tests.benchmarks.ratiobench.rules import curves, estimate_cell
+from tests.benchmarks.ratiobench.rules import Case, curves, estimates
 
 FloatArray = NDArray[np.float64]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,8 +50,10 @@ def noise() -> dict[Cell, float]:
     variances: dict[Cell, list[float]] = defaultdict(list)
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file):
-            seeds = [float(value) for name, value in row.items() if name.startswith("accuracy_")]
-            variances[Cell(row["dataset"], int(row["num_real"]), row["generator"])].append(float(np.var(seeds, ddof=1)))
+            if row["family"] == "mlp":  # of which there are several
+                seeds = [float(value) for name, value in row.items() if name.startswith("accuracy_")]
+                cell = Cell(row["dataset"], int(row["num_real"]), row["draw"], row["generator"])
+                variances[cell].append(float(np.var(seeds, ddof=1)))
     return {cell: float(np.sqrt(np.mean(values))) for cell, values in variances.items()}
 
 
@@ -131,8 +129,8 @@ def turned_over(estimate: RatioEstimate, curve: FloatArray) -> RatioEstimate:
 RULES = ("prior", "prior, window 4", "wrong prior", "wrong prior, window 4", "TPE", "random", "grid of 8")
 
 
-def cell_trials(task: tuple[Cell, FloatArray, float, RatioEstimate, int]) -> tuple[Cell, dict[str, list[int]]]:
-    cell, curve, deviation, estimate, repetitions = task
+def cell_trials(task: tuple[Case, FloatArray, float, RatioEstimate, int]) -> tuple[Case, dict[str, list[int]]]:
+    case, curve, deviation, estimate, repetitions = task
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     wrong = turned_over(estimate, curve)
     counts: dict[str, list[int]] = {name: [] for name in RULES}
@@ -151,42 +149,17 @@ def cell_trials(task: tuple[Cell, FloatArray, float, RatioEstimate, int]) -> tup
         counts["TPE"].append(optuna_trials(optuna.samplers.TPESampler(seed=seed), objective()))
         counts["random"].append(optuna_trials(optuna.samplers.RandomSampler(seed=seed), objective()))
         counts["grid of 8"].append(grid_trials(objective(), seed))
-    return cell, counts
+    return case, counts
 
 
-def source_digest() -> str:
-    house = Path(ray_synth.__path__[0])
-    files = [house / "estimate.py", *sorted(house.glob("bound/*.py")), *sorted(house.glob("features/*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-
-
-def estimates(cells: list[Cell], kept: Path | None, processes: int) -> dict[str, RatioEstimate]:
-    """Cell -> its estimate."""
-    found: dict[str, RatioEstimate] = {}
-    digest = source_digest()
-    if kept is not None and kept.exists():
-        rows = [json.loads(line) for line in kept.read_text().splitlines()]
-        found = {row["cell"]: RatioEstimate.from_dict(row["estimate"]) for row in rows if row["source"] == digest}
-    missing = [cell for cell in cells if cell.name not in found]
-    with ProcessPoolExecutor(processes) as pool:
-        for number, (cell, estimate, _) in enumerate(pool.map(estimate_cell, missing), 1):
-            found[cell.name] = estimate
-            if kept is not None:
-                with kept.open("a") as file:
-                    row = {"cell": cell.name, "source": digest, "estimate": estimate.to_dict()}
-                    file.write(json.dumps(row) + "\n")
-            print(f"\r{number}/{len(missing)} estimates", end="", file=sys.stderr, flush=True)
-    return found
-
-
-def report(half: str, rows: list[tuple[Cell, dict[str, list[int]]]]) -> None:
+def report(half: str, rows: list[tuple[Case, dict[str, list[int]]]]) -> None:
     means = {name: np.array([np.mean(counts[name]) for _, counts in rows]) for name in RULES}
     repetitions = len(rows[0][1]["TPE"])
-    print(f"\n{half} half: {len(rows)} cells, {repetitions} repetitions; trials until within {NEAR} of the best")
+    print(f"\n{half} half: {len(rows)} cases, {repetitions} repetitions; trials until within {NEAR} of the best")
     print(f"{'':24}{'median':>8}{'mean':>8}{'worst cell':>12}{'cells above TPE + 3':>22}")
     for name in RULES:
-        above = [cell.name for cell, _ in rows]
-        above = [cell for cell, over in zip(above, means[name] > means["TPE"] + 3, strict=True) if over]
+        above = [case.cell.name for case, _ in rows]
+        above = [name for name, over in zip(above, means[name] > means["TPE"] + 3, strict=True) if over]
         print(
             f"{name:24}{np.median(means[name]):8.2f}{means[name].mean():8.2f}{means[name].max():12.1f}{len(above):22}"
             + (f"   {', '.join(above[:3])}" if above and name.startswith(("prior", "wrong")) else "")
@@ -203,16 +176,20 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    truth = {c: np.mean(list(f.values()), axis=0) for c, f in curves().items() if options.half in (c.half, "both")}
+    truth = {
+        case: np.mean(list(by.values()), axis=0)
+        for case, by in curves().items()
+        if options.half in (case.half, "both") and case.group == "scratch"
+    }
     if not os.environ.get("RAY_SYNTH_DATA"):
-        truth = {cell: curve for cell, curve in truth.items() if cell.dataset == "digits"}
+        truth = {case: curve for case, curve in truth.items() if case.cell.dataset == "digits"}
         print("RAY_SYNTH_DATA is not set: digits only")
     said, deviations = estimates(sorted(truth), options.estimates, options.processes), noise()
-    tasks = [(c, truth[c], deviations[c], said[c.name], options.repetitions) for c in sorted(truth)]
+    tasks = [(c, truth[c], deviations[c.cell], said[c][0], options.repetitions) for c in sorted(truth)]
     with ProcessPoolExecutor(options.processes) as pool:
         results = list(pool.map(cell_trials, tasks))
     for half in ("tuning", "judging"):
-        rows = [(cell, counts) for cell, counts in results if cell.half == half]
+        rows = [(case, counts) for case, counts in results if case.half == half]
         if rows:
             report(half, rows)
 

@@ -80,7 +80,9 @@ def main() -> None:
     named = options.generators.lstrip("!")
     chosen = [c for c in all_cells() if c.generator.startswith(named) != options.generators.startswith("!")]
     chosen = [cell for start in range(TURNS) for cell in chosen[start::TURNS]]
-    left = {c: [f for f in families_of(c) if f in options.families and (c.name, f) not in done] for c in chosen[part::parts]}
+    left = {
+        c: [f for f in families_of(c) if f in options.families and (c.name, f) not in done] for c in chosen[part::parts]
+    }
     left = {cell: families for cell, families in left.items() if families}
     for number, (cell, data) in enumerate(_loaded(list(left), options.loaders), 1):
         rows = list(rows_of(cell, data, left[cell], device))

@@ -11,29 +11,32 @@ import numpy as np
 
 from ray_synth.bound.image_risk import stability_on_images
 from ray_synth.bound.stability import StabilityConstants, stability_ratio
+from ray_synth.features.encoders import encoder_of
 from ray_synth.features.families import linear_families
-from tests.benchmarks.ratiobench.cells import RATIOS, Cell, load_cell
-from tests.benchmarks.ratiobench.rules import at, curves, pilot_of
+from tests.benchmarks.ratiobench.cells import RATIOS, load_cell, pilot_of
+from tests.benchmarks.ratiobench.rules import FEATURES, Case, at, curves
 
 CONSTANTS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # tried for C1 and C2; C3 = 1 sets the scale
 
 
-def terms(cell: Cell) -> tuple[float, float, int]:
+def terms(case: Case) -> tuple[float, float, int]:
     """Distance, dimension and number of real images, as the estimate measures them."""
-    data = load_cell(cell)
+    data = load_cell(case.cell)
     images, _ = pilot_of(data)
-    sets = linear_families([data.real, images], encoder=None, seed=0)["raw"]
+    spec = FEATURES[case.group]
+    encoder = None if spec == "auto" else encoder_of(spec)
+    sets = next(iter(linear_families([data.real, images], encoder=encoder, seed=0).values()))
     found = stability_on_images(sets[0], sets[1], num_real=len(data.real), max_ratio=max(RATIOS))
     return found.distance, found.dimension, len(data.real)
 
 
 def main() -> None:
-    truth = {cell: np.mean(list(by.values()), axis=0) for cell, by in curves().items() if cell.half == "tuning"}
-    measured = {cell: terms(cell) for cell in truth}
+    truth = {case: np.mean(list(by.values()), axis=0) for case, by in curves().items() if case.half == "tuning"}
+    measured = {case: terms(case) for case in truth}
     rows = []
     for c1, c2 in itertools.product(CONSTANTS, CONSTANTS):
         regret = []
-        for cell, (distance, dimension, num_real) in measured.items():
+        for case, (distance, dimension, num_real) in measured.items():
             ratio = stability_ratio(
                 distance=distance,
                 num_real=num_real,
@@ -41,9 +44,9 @@ def main() -> None:
                 max_ratio=max(RATIOS),
                 constants=StabilityConstants(c1=c1, c2=c2),
             )
-            regret.append(truth[cell].max() - at(truth[cell], ratio))
+            regret.append(truth[case].max() - at(truth[case], ratio))
         rows.append((float(np.mean(regret)), float(np.max(regret)), c1, c2))
-    print(f"{len(truth)} cells\n{'mean regret':>12}{'worst':>8}{'C1':>8}{'C2':>8}")
+    print(f"{len(truth)} cases\n{'mean regret':>12}{'worst':>8}{'C1':>8}{'C2':>8}")
     for mean, worst, c1, c2 in sorted(rows)[:5]:
         print(f"{mean:12.4f}{worst:8.3f}{c1:8g}{c2:8g}")
 

@@ -152,4 +152,3 @@ def pilot_of(data: CellData, share: float = 4.0, fewest: int = 400) -> tuple[np.
     first = np.concatenate([np.flatnonzero(data.y_synthetic == c)[:k] for c, k in enumerate(wanted)])
     rows = np.sort(first)
     return data.synthetic[rows], data.y_synthetic[rows]
-

@@ -33,7 +33,7 @@ def main() -> None:
         found = []
         for dataset in DATASETS:
             for size in SIZES:
-                data = load_cell(Cell(dataset, size, name))
+                data = load_cell(Cell(dataset, size, "even", name))
                 keep = np.concatenate([np.flatnonzero(data.y_synthetic == c)[:40] for c in range(data.num_classes)])
                 alarms += warned(data.real, data.y_real, data.synthetic[keep], data.y_synthetic[keep])
                 generators += 1

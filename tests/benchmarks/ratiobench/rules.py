@@ -2,51 +2,87 @@
 
     python -m tests.benchmarks.ratiobench.rules            (make ratiobench)
 
-*Regret* = accuracy at the best ratio of a cell minus accuracy at the ratio that the rule picks (interpolated in
-log2(1 + ratio)), the families' measured curves averaged. Rules see the real images and a pilot of max(4 n, 400)
-synthetic ones, never the test set.
+*Regret* = accuracy at the best ratio of a cell, under one allocation, minus accuracy at the ratio that the rule picks
+(interpolated in log2(1 + ratio)), the measured curves of a group's families averaged: from scratch (MLP, CNN) with the
+built-in features, or pretrained (linear probe, fine-tuning) with that network's. Rules see the real images and a pilot
+of max(4 n, 400) synthetic ones, never the test set. Its class shares are the data set's own; `--shares real` judges
+under the real images' instead, which is what the estimate predicts. Every cell has its own real images, so cells are
+what is drawn again for the intervals of means (90 %).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
 import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+import ray_synth
+from ray_synth.allocation import Allocation
 from ray_synth.bound.result import RatioEstimate
-from ray_synth.data.images import first_per_class
 from ray_synth.estimate import estimate_ratio
 from tests.benchmarks.ratiobench.build import TABLE
-from tests.benchmarks.ratiobench.cells import RATIOS, Cell, CellData, load_cell
+from tests.benchmarks.ratiobench.cells import DRAWS, RATIOS, SIZES, Cell, load_cell, pilot_of
+from tests.benchmarks.ratiobench.truth import PRETRAINED, SCRATCH
 
+FloatArray = NDArray[np.float64]
 NEAR = 0.003  # accuracy within which a ratio counts as best
+NEAR_ALLOCATION = 0.005
 NOTICEABLE = 0.01
+GROUPS = {"scratch": SCRATCH, "pretrained": PRETRAINED}
+FEATURES = {"scratch": "auto", "pretrained": "timm:tf_efficientnet_lite0"}
 
 
-def curves(path: Path = TABLE) -> dict[Cell, dict[str, np.ndarray]]:
-    """Cell -> family -> mean accuracy over seeds at RATIOS, [R]."""
-    found: dict[Cell, dict[str, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+@dataclass(frozen=True, order=True)
+class Case:
+    """What one estimate is asked."""
+
+    cell: Cell
+    group: str
+    allocation: Allocation
+
+    @property
+    def half(self) -> str:
+        return self.cell.half
+
+
+Curves = dict[Case, dict[str, FloatArray]]
+
+
+def curves(path: Path = TABLE, measure: str = "accuracy") -> Curves:
+    """Case -> family -> mean accuracy over seeds at RATIOS, [R]; cases with all ratios. measure: accuracy or shared."""
+    found: dict[tuple[Cell, str], dict[tuple[str, float], float]] = defaultdict(dict)
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            cell = Cell(row["dataset"], int(row["num_real"]), row["generator"])
-            seeds = [float(value) for name, value in row.items() if name.startswith("accuracy_")]
-            found[cell][row["family"]][float(row["ratio"])] = float(np.mean(seeds))
-    return {c: {f: np.array([by[r] for r in RATIOS]) for f, by in fs.items()} for c, fs in found.items()}
+            cell = Cell(row["dataset"], int(row["num_real"]), row["draw"], row["generator"])
+            seeds = [float(value) for name, value in row.items() if name.startswith(measure)]
+            found[cell, row["family"]][row["allocation"], float(row["ratio"])] = float(np.mean(seeds))
+    by: Curves = defaultdict(dict)
+    for (cell, family), values in found.items():
+        group = next(name for name, families in GROUPS.items() if family in families)
+        for allocation in cell.allocations:
+            keys = [("none", 0.0), *((allocation, ratio) for ratio in RATIOS[1:])]
+            by[Case(cell, group, allocation)][family] = np.array([values[key] for key in keys])
+    return dict(by)
 
 
-def at(curve: np.ndarray, ratio: float) -> float:
+def at(curve: FloatArray, ratio: float) -> float:
     return float(np.interp(np.log2(1 + ratio), np.log2(1 + np.asarray(RATIOS)), curve))
 
 
-def true_verdict(curve: np.ndarray) -> str:
+def true_verdict(curve: FloatArray) -> str:
     if curve[1:].max() >= curve[0] + NOTICEABLE:
         return "helps"
     if min(at(curve, 1.0), at(curve, 2.0)) <= curve[0] - NOTICEABLE:
@@ -54,26 +90,24 @@ def true_verdict(curve: np.ndarray) -> str:
     return "no effect"
 
 
-def pilot_of(data: CellData) -> tuple[np.ndarray, np.ndarray]:
-    """The synthetic images and labels that rules may see: 4 per real image, at least 400 in all."""
-    counts = np.bincount(data.y_real, minlength=data.num_classes)
-    share = max(4.0, 400 / len(data.real))
-    rows = first_per_class(data.y_synthetic, np.floor(counts * share + 0.5).astype(np.int64))
-    return data.synthetic[rows], data.y_synthetic[rows]
-
-
-def estimate_cell(cell: Cell) -> tuple[Cell, RatioEstimate, float]:
-    data = load_cell(cell)
+def estimate_case(case: Case) -> tuple[Case, RatioEstimate, float]:
+    data = load_cell(case.cell)
     start = time.process_time()
-    # The truth of this bench was swept with each class in proportion.
-    estimate = estimate_ratio(data.real, data.y_real, *pilot_of(data), max_ratio=max(RATIOS), allocation="proportional")
-    return cell, estimate, time.process_time() - start
+    estimate = estimate_ratio(
+        data.real,
+        data.y_real,
+        *pilot_of(data),
+        max_ratio=max(RATIOS),
+        allocation=case.allocation,
+        features=FEATURES[case.group],
+    )
+    return case, estimate, time.process_time() - start
 
 
 RULES: dict[str, Callable[[RatioEstimate], float]] = {
     "real data only": lambda e: 0.0,
     "always 1": lambda e: 1.0,
-    "always 2": lambda e: 2.0,
+    "always 4": lambda e: 4.0,
     "always 16": lambda e: 16.0,
     "closed form of Beyond Real Data": lambda e: float(e.methods["closed_form"]["ratio"]),
     "stability bound": lambda e: float(e.methods["stability"]["ratio"]),
@@ -86,78 +120,147 @@ RULES: dict[str, Callable[[RatioEstimate], float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=["tuning", "judging", "both"], default="both")
-    parser.add_argument("--datasets", nargs="*", default=[], help="only these; default all")
+    parser.add_argument("--group", choices=list(GROUPS), default="scratch")
+    parser.add_argument("--datasets", nargs="*", default=list(SIZES))
+    parser.add_argument("--shares", choices=["test", "real"], default="test", help="class shares of the accuracy")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--estimates", type=Path, help="JSON lines, read and added to")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--worst", type=int, default=0, help="list this many worst cells of the estimate")
+    parser.add_argument("--worst", type=int, default=0, help="list this many worst cases of the estimate")
     options = parser.parse_args()
-    truth = {
-        c: fs
-        for c, fs in curves().items()
-        if options.half in (c.half, "both") and (not options.datasets or c.dataset in options.datasets)
-    }
     if not os.environ.get("RAY_SYNTH_DATA"):
-        truth = {c: fs for c, fs in truth.items() if c.dataset == "digits"}
+        options.datasets = ["digits"]
         print("RAY_SYNTH_DATA is not set: digits only")
-    results = []
-    with ProcessPoolExecutor(options.processes) as pool:
-        for number, result in enumerate(pool.map(estimate_cell, sorted(truth)), 1):
-            results.append(result)
-            print(f"\r{number}/{len(truth)} cells", end="", file=sys.stderr, flush=True)
+    truth = {
+        case: by
+        for case, by in curves(options.table, "accuracy" if options.shares == "test" else "shared").items()
+        if options.half in (case.half, "both") and case.group == options.group and case.cell.dataset in options.datasets
+    }
+    said = estimates(sorted(truth), options.estimates, options.processes)
     for half in ("tuning", "judging"):
-        rows = [(c, e, s) for c, e, s in results if c.half == half]
+        rows = [(case, *said[case]) for case in sorted(truth) if case.half == half]
         if rows:
-            report(half, rows, truth, options.worst)
+            print(report(half, rows, truth, options.worst))
 
 
-def report(
-    half: str, rows: list[tuple[Cell, RatioEstimate, float]], truth: dict[Cell, dict[str, np.ndarray]], worst: int
-) -> None:
-    pooled = {cell: np.mean(list(truth[cell].values()), axis=0) for cell, _, _ in rows}
-    datasets = sorted({cell.dataset for cell, _, _ in rows})
-    print(f"\n{half} half: {len(rows)} cells")
-    print(f"{'rule':28}{'mean':>8}{'p95':>8}{'worst':>8}" + "".join(f"{d:>16}" for d in datasets))
+def _source() -> str:
+    """Digest of what estimates come from."""
+    house = Path(ray_synth.__path__[0])
+    files = [house / "estimate.py", *sorted(house.glob("bound/*.py")), *sorted(house.glob("features/*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def estimates(cases: list[Case], kept: Path | None, processes: int) -> dict[Case, tuple[RatioEstimate, float]]:
+    """Estimates with their CPU seconds. kept: a file of JSON lines, read and added to; what was made by other source is
+    made again."""
+    found: dict[Case, tuple[RatioEstimate, float]] = {}
+    source, names = _source(), {_name(case): case for case in cases}
+    if kept is not None and kept.exists():
+        for row in map(json.loads, kept.read_text().splitlines()):
+            if row["source"] == source and row["case"] in names:
+                found[names[row["case"]]] = RatioEstimate.from_dict(row["estimate"]), row["seconds"]
+    missing = [case for case in cases if case not in found]
+    with ProcessPoolExecutor(processes) as pool:
+        for number, (case, estimate, seconds) in enumerate(pool.map(estimate_case, missing), 1):
+            found[case] = estimate, seconds
+            if kept is not None:
+                row = {"case": _name(case), "source": source, "seconds": seconds, "estimate": estimate.to_dict()}
+                with kept.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            print(f"\r{number}/{len(missing)} estimates", end="", file=sys.stderr, flush=True)
+    return found
+
+
+def _name(case: Case) -> str:
+    return f"{case.cell.name} {case.group} {case.allocation}"
+
+
+def report(half: str, rows: list[tuple[Case, RatioEstimate, float]], truth: Curves, worst: int) -> str:
+    pooled = {case: np.mean(list(truth[case].values()), axis=0) for case, _, _ in rows}
+    groups = {
+        **{name: [c for c in pooled if c.cell.dataset == name] for name in SIZES},
+        **{name: [c for c in pooled if c.cell.draw == name] for name in DRAWS},
+        **{name: [c for c in pooled if c.allocation == name and c.cell.draw != "even"] for name in ("fill", "proportional")},
+    }  # fmt: skip
+    groups = {name: cases for name, cases in groups.items() if cases}
+    lines = [f"\n{half} half: {len({c.cell for c in pooled})} cells, {len(pooled)} cases"]
+    lines.append(f"{'rule':32}{'mean':>7}{'(90 %)':>16}{'p95':>7}{'worst':>7}" + "".join(f"{n:>14}" for n in groups))
     for name, rule in RULES.items():
-        regret = {c: pooled[c].max() - at(pooled[c], rule(e)) for c, e, _ in rows}
-        values = np.array(list(regret.values()))
-        means = [np.mean([v for c, v in regret.items() if c.dataset == d]) for d in datasets]
-        print(
-            f"{name:28}{values.mean():8.4f}{np.quantile(values, 0.95):8.4f}{values.max():8.4f}"
-            + "".join(f"{m:16.4f}" for m in means)
-        )
-    floor = [
-        pooled[c].max() - pooled[c][curve.argmax()]
-        for c, _, _ in rows
-        for curve in truth[c].values()
-        if len(truth[c]) > 1
-    ]
-    print(f"{'one family for all (floor)':28}{np.mean(floor):8.4f}{np.quantile(floor, 0.95):8.4f}{np.max(floor):8.4f}")
-    agree = [true_verdict(curve) == true_verdict(pooled[c]) for c, _, _ in rows for curve in truth[c].values()]
-    covered, widths, definite, right = [], [], [], []
-    for cell, estimate, _ in rows:
-        grid = np.linspace(*np.log2(1 + np.asarray(estimate.interval)), 50)
-        inside = max(at(pooled[cell], 2**u - 1) for u in grid)
-        covered.append(inside >= pooled[cell].max() - NEAR)
-        widths.append((grid[-1] - grid[0]) / np.log2(1 + max(RATIOS)))
-        definite.append(estimate.verdict != "uncertain")
-        right.append(estimate.verdict == true_verdict(pooled[cell]))
-    sure = np.asarray(definite)
+        regret = {case: float(pooled[case].max()) - at(pooled[case], rule(e)) for case, e, _ in rows}
+        lines.append(_line(name, regret, groups))
+    floor = {
+        case: float(np.mean([pooled[case].max() - pooled[case][curve.argmax()] for curve in truth[case].values()]))
+        for case in pooled
+        if len(truth[case]) > 1
+    }
+    if floor:
+        lines.append(_line("one family for all (floor)", floor, groups))
+    unsure = {c: float(pooled[c].max()) - at(pooled[c], e.ratio) for c, e, _ in rows if e.verdict == "uncertain"}
+    if unsure:
+        lines.append(_line("estimate, where it is uncertain", unsure, groups))
+    lines += [_of_intervals(rows, pooled), _of_verdicts(rows, pooled), _of_allocations(rows, pooled)]
     seconds = [s for _, _, s in rows]
+    lines.append(f"CPU seconds an estimate: median {np.median(seconds):.1f}, worst {max(seconds):.1f}")
+    order = sorted(rows, key=lambda row: at(pooled[row[0]], row[1].ratio) - pooled[row[0]].max())
+    for case, e, _ in order[:worst]:
+        lost = pooled[case].max() - at(pooled[case], e.ratio)
+        name = _name(case)
+        lines.append(f"  {name:52} regret {lost:.3f} at {e.ratio:<6} {e.verdict:10} {pooled[case].round(3)}")
+    return "\n".join(lines)
+
+
+def _line(name: str, regret: dict[Case, float], groups: dict[str, list[Case]]) -> str:
+    values = np.array(list(regret.values()))
+    cells = sorted({case.cell for case in regret})
+    of = {cell: [v for case, v in regret.items() if case.cell == cell] for cell in cells}
+    rng = np.random.default_rng(0)
+    means = [
+        np.mean(np.concatenate([of[cells[i]] for i in rng.integers(len(cells), size=len(cells))])) for _ in range(500)
+    ]
+    low, high = np.quantile(means, [0.05, 0.95])
+    own = [[regret[case] for case in cases if case in regret] for cases in groups.values()]
+    return (
+        f"{name:32}{values.mean():7.4f}{f'({low:.4f}, {high:.4f})':>16}{np.quantile(values, 0.95):7.3f}"
+        f"{values.max():7.3f}" + "".join(f"{np.mean(v):14.4f}" if v else f"{'-':>14}" for v in own)
+    )
+
+
+def _of_intervals(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dict[Case, FloatArray]) -> str:
+    covered, widths = [], []
+    for case, estimate, _ in rows:
+        grid = np.linspace(*np.log2(1 + np.asarray(estimate.interval)), 50)
+        inside = max(at(pooled[case], 2**u - 1) for u in grid)
+        covered.append(inside >= pooled[case].max() - NEAR)
+        widths.append((grid[-1] - grid[0]) / np.log2(1 + max(RATIOS)))
     narrow = float(np.mean(np.asarray(widths) <= 0.5))
-    print(
+    return (
         f"interval: holds a ratio within {NEAR} of the best in {np.mean(covered):.1%}; at most half of the axis in "
         f"{narrow:.0%}, median width {np.median(widths):.2f}"
     )
-    correct = float(np.mean(np.asarray(right)[sure])) if sure.any() else 0.0
-    print(
-        f"verdict: definite in {sure.mean():.0%}, right in {correct:.0%} of those "
-        f"(one family's truth agrees with all families' in {np.mean(agree):.0%})"
+
+
+def _of_verdicts(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dict[Case, FloatArray]) -> str:
+    sure = [(case, e.verdict) for case, e, _ in rows if e.verdict != "uncertain"]
+    right = [verdict == true_verdict(pooled[case]) for case, verdict in sure]
+    return f"verdict: definite in {len(sure) / len(pooled):.0%}, right in {np.mean(right) if right else 0:.0%} of those"
+
+
+def _of_allocations(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dict[Case, FloatArray]) -> str:
+    """Of uneven cells: what is lost by the allocation that is recommended, at its best ratio."""
+    lost = []
+    for case, estimate, _ in rows:
+        best = {c.allocation: float(curve.max()) for c, curve in pooled.items() if c.cell == case.cell}
+        if case.allocation == "fill" and len(best) > 1:
+            there = {name: estimate.allocations[name].accuracy for name in case.cell.allocations}
+            chosen = next(name for name in case.cell.allocations if there[name] >= max(there.values()) - NEAR)
+            lost.append(max(best.values()) - best[chosen])
+    if not lost:
+        return "allocation: no uneven cell"
+    good = float(np.mean(np.asarray(lost) <= NEAR_ALLOCATION))
+    return (
+        f"allocation: best or within {NEAR_ALLOCATION} in {good:.0%} of {len(lost)} uneven cells, mean lost "
+        f"{np.mean(lost):.4f}, worst {max(lost):.3f}"
     )
-    print(f"CPU seconds a cell: median {np.median(seconds):.1f}, worst {max(seconds):.1f}")
-    if worst:
-        order = sorted(rows, key=lambda row: at(pooled[row[0]], row[1].ratio) - pooled[row[0]].max())
-        for cell, e, _ in order[:worst]:
-            lost = pooled[cell].max() - at(pooled[cell], e.ratio)
-            print(f"  {cell.name:34} regret {lost:.3f} at {e.ratio:<6} {e.verdict:10} {pooled[cell].round(3)}")
 
 
 if __name__ == "__main__":
