@@ -28,7 +28,8 @@ def in_order(methods: Mapping[str, object]) -> list[str]:
 
 
 def method_rows(estimate: RatioEstimate) -> list[tuple[str, float, str]]:
-    """A row per method that was asked, and two more for the closed form: it swings with how variance is measured."""
+    """A row per method that was asked; more for the closed form, which swings with how variance is measured, and one for
+    the scaling law as its authors fit it."""
     methods = estimate.methods
     rows = []
     for name in in_order(methods):
@@ -39,6 +40,10 @@ def method_rows(estimate: RatioEstimate) -> list[tuple[str, float, str]]:
             raw, decay = terms["noise_variance_raw"], terms["decay_1d"]
             rows.append(("", float(terms["ratio_raw_variance"]), f"the same, pixels in [0, 255]: σ² = {raw:.3g}"))
             rows.append(("", float(terms["ratio_decay_1d"]), f"the same, decay read in one dimension: r = {decay:.3g}"))
+        alone = terms.get("alone") if name == "scaling_law" else None
+        if alone:
+            said = f"the same, as its authors fit it, to either side alone: {alone['mismatch']:.3f}"
+            rows.append(("", float(alone["ratio"]), said))
     return rows
 
 
