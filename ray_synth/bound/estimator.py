@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ray_synth.bound.evidence import LEARNING, Evidence, Mix, Sets, class_balanc
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
+from ray_synth.bound.proxies import feature_discrepancies, proxy_table
 from ray_synth.bound.random_features import random_relu
 from ray_synth.bound.result import AllocationEstimate, ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
 from ray_synth.bound.samples import Samples
@@ -349,9 +350,19 @@ def _per_class(
 
 
 def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
-    return closed_form(
+    """Its terms, and its ratios under every proxy of them."""
+    found = closed_form(
         samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio, target=samples.target
-    ).to_dict()
+    )
+    sets = evidence.first_family
+    rows = proxy_table(
+        {"RAPSD": found.discrepancy, **feature_discrepancies(sets[2] if len(sets) > 2 else sets[0], sets[1])},
+        variance=found.noise_variance,
+        decays=(found.decay_measured, found.decay_1d),
+        num_real=asked.num_real,
+        max_ratio=asked.max_ratio,
+    )
+    return {**found.to_dict(), "proxies": [asdict(row) for row in rows]}
 
 
 def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def test_every_method_has_its_own_answer_and_terms(good: RatioEstimate) -> None:
     assert all(0 <= terms["ratio"] <= 5.0 and len(terms) > 2 for terms in good.methods.values())
     assert good.methods["stability"]["distance"] < 2.0
     assert good.methods["scaling_law"]["mismatch"] < 0.1  # digits that are as good as real lower the error to its floor
+    proxies = good.methods["closed_form"]["proxies"]
+    assert len({(row["discrepancy"], row["noise"], row["decay"]) for row in proxies}) == len(proxies) == 4 * 3 * 2
+    assert all(0 < row["ratio"] <= 5.0 for row in proxies)
     alone = good.methods["scaling_law"]["alone"]  # as its authors fit it
     assert 0 < alone["ratio"] <= 5.0
     assert alone["mismatch"] < 0.1
