@@ -201,27 +201,19 @@ def stability_on_images(
 
 
 def excess_distance(goal: FloatArray, other: FloatArray) -> float:
-    """W₂ between two samples, less what two halves of `other` show between themselves: 0 for one distribution."""
-    parts = equal_samples(goal, other)
-    if parts is None:
-        return wasserstein_distance(goal, other)
-    ours, first, second = parts
-    across = wasserstein_distance(ours, first)
-    within = wasserstein_distance(first, second)
-    return float(np.sqrt(max(across**2 - within**2, 0.0)))
+    """W₂ between two samples, less what two halves of `other` show between themselves: 0 for one distribution.
 
-
-def equal_samples(goal: FloatArray, other: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """A sample of `goal` and two disjoint ones of `other`, so that distances between any two err alike.
-
-    All of one size, at most 500 and half of `other`; None where that is below 2.
+    Samples of equal size, at most 500 and half of `other`, so that both carry the same sampling error.
     """
     size = min(len(goal), len(other) // 2, MAX_POINTS)
     if size < 2:
-        return None
+        return wasserstein_distance(goal, other)
     spread = np.linspace(0, len(goal) - 1, size).round().astype(np.int64)
     order = np.random.default_rng(0).permutation(len(other))
-    return goal[spread], other[order[:size]], other[order[size : 2 * size]]
+    first, second = other[order[:size]], other[order[size : 2 * size]]
+    across = wasserstein_distance(goal[spread], first)
+    within = wasserstein_distance(first, second)
+    return float(np.sqrt(max(across**2 - within**2, 0.0)))
 
 
 def _dimension(points: FloatArray) -> float:

@@ -2,8 +2,8 @@
 
     RAY_SYNTH_DATA=DATA python -m tests.benchmarks.proxies
 
-Without the probe: spectra, features and Corollary 2.2.1 of Shidani et al., 2025 alone, about a second a cell. *Regret* as
-in `ratiobench.rules`. Rows are discrepancies, columns the scale of pixels that σ² is read at and the decay.
+Without the probe: spectra, features and Corollary 2.2.1 of Shidani et al., 2025 alone, about a second a cell. *Regret*
+as in `ratiobench.rules`. Rows are discrepancies, columns the scale of pixels that σ² is read at and the decay.
 """
 
 from __future__ import annotations

@@ -27,8 +27,19 @@ def test_a_shift_has_its_own_length_in_every_feature_distance() -> None:
     )
 
 
+def test_noise_is_seen_by_all_of_them() -> None:
+    """Two noisy sets are farther apart than a noisy and a clean one: their own distance is too much to take off."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(100, 64)) @ np.diag(1.0 / np.arange(1, 65))
+    other = rng.normal(size=(800, 64)) @ np.diag(1.0 / np.arange(1, 65))
+    found = [feature_discrepancies(real, other + by * rng.normal(size=other.shape)) for by in (0, 0.1, 0.3)]
+    for name in ("FID", "W2", "MMD"):
+        assert found[0][name] < found[1][name] < found[2][name]
+
+
 def test_a_handful_of_images_has_no_distance_of_features() -> None:
     assert feature_discrepancies(np.zeros((5, 2)), np.zeros((3, 2))) == {}
+    assert feature_discrepancies(np.zeros((3, 2)), np.zeros((5, 2))) == {}
     assert feature_discrepancies(np.zeros((5, 2)), np.zeros((4, 2))) == {"FID": 0, "W2": 0, "MMD": 0}
 
 
