@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.estimator import METHODS
+from ray_synth.bound.estimator import METHODS, METRICS
 from ray_synth.bound.image_risk import excess_distance
 from ray_synth.bound.result import RatioEstimate
+from ray_synth.config.sweep import METRICS as OF_A_FILE
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
 from ray_synth.estimate import estimate_ratio
@@ -22,6 +23,11 @@ def good(splits: Splits) -> RatioEstimate:
     """Other real digits as synthetic ones."""
     pool = splits.generator
     return estimate_ratio(splits.train.images(), splits.train.labels, pool.images(), pool.labels, max_ratio=5.0)
+
+
+def test_a_file_and_an_estimate_know_the_same_metrics() -> None:
+    """The rooms do not import each other."""
+    assert METRICS == OF_A_FILE
 
 
 def test_every_method_has_its_own_answer_and_terms(good: RatioEstimate) -> None:
