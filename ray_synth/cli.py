@@ -380,10 +380,14 @@ def _estimate_folders(
 ) -> Sequence[tuple[FolderEstimate, float]]:
     """An estimate of each synthetic folder with its probability of being the best, the best first; what was not given
     (None) is left to the defaults."""
+    from ray_synth.bound.estimator import Question
     from ray_synth.folders import cheapest, checked_costs, estimate_folders, rank_folders
 
     prices = checked_costs(costs)
     given = {name: value for name, value in settings.items() if value is not None}
+    # What is wrong with the words themselves is found before any image is read; `num_real` needs their number.
+    of_folders = ("target", "features", "num_real")
+    Question(num_given=1, num_real=1, **{name: value for name, value in given.items() if name not in of_folders})
     if len(synthetic) == 1:
         found: Sequence[tuple[FolderEstimate, float]] = ((estimate_folders(real, synthetic[0], **given), 1.0),)
     else:

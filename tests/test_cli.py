@@ -173,6 +173,9 @@ def test_estimate_refuses_before_any_image_is_read() -> None:
     refused(ray_synth("estimate", *sides, "--plot", "ratio.jpg"), "ratio.jpg", ".png", "--plot ratio.png")
     refused(ray_synth("estimate", *sides, "--plot", "none/ratio.png"), "mkdir -p none")
     refused(ray_synth("estimate", *sides, "--cost-per-update", "1"), "--updates 10000")
+    refused(ray_synth("estimate", *sides, "--allocation", "even"), "fill, equal, proportional", "'even'")
+    refused(ray_synth("estimate", *sides, "--metric", "f1"), "accuracy or balanced_accuracy", "'f1'")
+    refused(ray_synth("estimate", *sides, "--confidence", "2"), "(0.5, 1)", "2")
     refused(ray_synth("estimate", DIGITS, "--cost-per-image", "1"), "--cost-per-image belongs to --real")
     refused(ray_synth("estimate", DIGITS, "--real-weight", "2"), "--set classifier.real_weight=2")
 

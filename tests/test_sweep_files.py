@@ -59,6 +59,14 @@ def elsewhere(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @every_file
+def test_clusters_are_searched_wherever_regions_are_used(file: Path) -> None:
+    experiment = load_experiment(file)
+    classifier, searched = experiment.classifier, experiment.sweep.searched
+    regions = classifier.lambda_1 > 0 or classifier.lambda_2 > 0 or {"lambda_1", "lambda_2"} & set(searched)
+    assert bool(regions) == bool({"clusters_per_class", "num_clusters"} & set(searched))
+
+
+@every_file
 def test_a_file_loads_and_its_header_says_what_it_takes(file: Path) -> None:
     assert load_experiment(file).name
     header = file.read_text().split("\n\n")[0]

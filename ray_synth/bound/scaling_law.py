@@ -1,9 +1,12 @@
-"""Probe errors at a few sample sizes in, the scaling law of Jain, Montanari & Sasoglu (2024) and its best ratio out.
+"""Errors at a few sample sizes in, the scaling law of Jain, Montanari & Sasoglu (2024) out.
 
 A rival of the estimate, computed beside it; the law is written as its authors' abstract and figures describe it, and
 was not checked against their text. With α = weight of the synthetic side, n real and m synthetic images:
 R(n,m,α) − R⋆ = α²·S∞ + [α²·S(m)^(1/β) + (1−α)²·T(n)^(1/β)]^β, where T(n) = A·n^(−β) is the excess error of real data
 alone, S(m) = B·m^(−β) that of synthetic data alone over its own limit S∞ (arXiv 2402.04376).
+
+Its authors fit all five to trainings on one side alone, and predict every mixture (`fit_alone`). Where there are no
+such trainings, `fit_scaling_law` fits it to the mixtures themselves.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize_scalar, nnls
 
 from ray_synth.errors import InputError
 
 FloatArray = NDArray[np.float64]
+
+EXPONENTS = (0.05, 1.0)  # β; errors do not fall faster than 1/n, and slower than this is not told from a floor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +81,49 @@ def fit_scaling_law(
         if best is None or found.cost < best.cost:
             best = found
     return law(best.x)  # type: ignore[union-attr]
+
+
+def fit_alone(
+    num_real: np.ndarray, real_error: np.ndarray, num_synthetic: np.ndarray, synthetic_error: np.ndarray
+) -> ScalingLaw:
+    """The authors' fit: R⋆ + A·n^(−β) to errors of real data alone, R⋆ + S∞ + B·m^(−β) to those of synthetic data,
+    with one β for both (Jain et al., 2024, Figures 10 and 12). No mixture is looked at.
+
+    For a given β the errors are linear in the other four, which must not be negative: least squares over β of what
+    non-negative least squares leave, so there is one valley to find on a grid, and no start to choose.
+
+    Args:
+        num_real, real_error: [P], two sizes at least. num_synthetic, synthetic_error: [Q], three at least.
+
+    Raises:
+        InputError: fewer sizes, or one that is not above 0.
+    """
+    n, e, m, f = (np.asarray(v, dtype=np.float64) for v in (num_real, real_error, num_synthetic, synthetic_error))
+    if len(n) != len(e) or len(m) != len(f) or len(np.unique(n)) < 2 or len(np.unique(m)) < 3:
+        raise InputError(
+            "the scaling law needs errors at 2 sizes of real data alone and at 3 of synthetic data alone, "
+            f"got {len(np.unique(n))} and {len(np.unique(m))}"
+        )
+    if min(n.min(), m.min()) <= 0:
+        raise InputError(f"sizes must be > 0, got {n.min():g} and {m.min():g}")
+    synthetic = np.r_[np.zeros(len(n)), np.ones(len(m))]
+    errors = np.r_[e, f]
+
+    def solved(exponent: float) -> tuple[FloatArray, float]:
+        powers = np.r_[n, m] ** -exponent
+        columns = np.stack([np.ones(len(errors)), (1 - synthetic) * powers, synthetic * powers, synthetic], axis=1)
+        values, missed = nnls(columns, errors)
+        return values, float(missed)
+
+    grid = np.linspace(*EXPONENTS, 39)
+    best = int(np.argmin([solved(exponent)[1] for exponent in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    exponent = float(minimize_scalar(lambda b: solved(b)[1], bounds=around, method="bounded").x)
+    floor, real_scale, synthetic_scale, mismatch = (float(value) for value in solved(exponent)[0])
+    return ScalingLaw(
+        floor=floor,
+        real_scale=real_scale,
+        synthetic_scale=synthetic_scale,
+        exponent=exponent,
+        mismatch=mismatch,
+    )

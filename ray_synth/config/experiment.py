@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from ray_synth.config.classifier import Classifier, PartitionSettings
 from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
-from ray_synth.config.sweep import Sweep, check_space
+from ray_synth.config.sweep import Metric, Sweep, check_space
 
 
 class Estimate(Section):
@@ -23,7 +23,7 @@ class Estimate(Section):
         8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
     )
     confidence: float = Field(0.9, gt=0.5, lt=1)
-    metric: Literal["accuracy", "balanced_accuracy"] = Field(
+    metric: Metric = Field(
         "accuracy", description="what is predicted: under the real images' class shares, or all classes alike"
     )
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ray_synth.config.experiment import Experiment
 from ray_synth.config.generator import GENERATORS, GeneratorSettings, kind_of
 from ray_synth.config.section import short
-from ray_synth.config.sweep import Dimension
+from ray_synth.config.sweep import FORMS, Dimension
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, did_you_mean
 
@@ -97,8 +97,7 @@ def _replaces(under: Mapping[str, Any], over: Mapping[str, Any], place: tuple[st
     """A generator of another kind has other keys, and so has a searched setting of another form."""
     if place == ("generator",):
         return "kind" in over and over["kind"] != kind_of(under)
-    forms = ({"low", "high", "scale"}, {"choices"}, {"tied_to", "factor"})
-    kept = [form for form in forms if form & set(under)]
+    kept = [form for form in FORMS if form & set(under)]
     return place[:2] == ("sweep", "space") and bool(kept) and not any(form & set(over) for form in kept)
 
 
@@ -144,6 +143,8 @@ def _problem(raw: Any, error: Any) -> str:
         hint = did_you_mean(names[-1], _model_at(names[:-1], generator).model_fields)
         prefix = key.removesuffix(names[-1])
         return f"unknown key {key}; {hint.replace('did you mean ', f'did you mean {prefix}')}"
+    if kind == "model_type" and names[:2] == ["sweep", "space"] and len(names) > 2:
+        return f"{key} must be a range, choices or null, got {received}; type --set {_choices(key, error['input'])}"
     if kind == "missing":
         return f"{key} is missing; add '{names[-1]}: ...' to the file or type --set {key}=VALUE"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -154,6 +155,13 @@ def _problem(raw: Any, error: Any) -> str:
         about = re.split(r"[ :.]", message)[0]
         return f"{key}.{message}" if about in _model_at(names, generator).model_fields else f"{key}: {message}"
     return f"{key}: {message}, got {received}{_example(_model_at(names[:-1], generator), key)}"
+
+
+def _choices(key: str, value: Any) -> str:
+    """What makes a bare value, or a bare list of them, the choices of a searched setting."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    plain = values and all(isinstance(each, str | int | float) for each in values)
+    return f"'{key}.choices=[{', '.join(map(str, values)) if plain else '...'}]'"
 
 
 def _model_at(names: list[str], generator: type[BaseModel]) -> type[BaseModel]:

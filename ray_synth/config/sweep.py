@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -49,16 +49,34 @@ class Dimension(Section):
         return self
 
 
-# What is searched beside the ratio where the file does not say otherwise.
+# What is searched beside the ratio where the file does not say otherwise. Inside lie the pairs that Nguyen et al., 2025
+# (appendix B) choose from: (.1, 1), (2, 20), (20, 200) and (50, 500).
 SPACE: dict[str, dict[str, Any]] = {
-    "lambda_1": {"low": 0.01, "high": 1.0, "scale": "log"},
-    "lambda_2": {"low": 0.01, "high": 1.0, "scale": "log"},
+    "lambda_1": {"tied_to": "lambda_2", "factor": 0.1},
+    "lambda_2": {"low": 0.1, "high": 500.0, "scale": "log"},
     "clusters_per_class": {"low": 0.5, "high": 4.0},
 }
+FORMS = ({"low", "high", "scale"}, {"choices"}, {"tied_to", "factor"})  # keys of a range, a list, a multiple
 # And the keys of the classifier section.
 SEARCHED = ("synthetic_ratio", "allocation", "num_clusters", "clusters_per_class")
 NOT_SEARCHED = ("evaluations", "num_workers", "gather", "keep")  # of the classifier section
-METRICS = ("accuracy", "balanced_accuracy")  # what a trial reports, on the validation set
+Metric = Literal[
+    "accuracy", "balanced_accuracy"
+]  # what the estimate predicts, and a trial reports of the validation set
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+def _over_default(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A range or a multiple of which some keys are given keeps the default's others, where the default is of that form.
+
+    Another form replaces it, and so does a multiple that says of what: the default's factor is of the default's other.
+    """
+
+    def forms(keys: Mapping[str, Any]) -> list[int]:
+        return [number for number, form in enumerate(FORMS) if form & set(keys)]
+
+    whole = "tied_to" in given or forms(given) not in ([], forms(default))
+    return dict(given) if whole else {**default, **given}
 
 
 def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -76,7 +94,10 @@ class Sweep(Section):
     num_trials: int = Field(24, ge=1, le=100_000)
     max_ratio: float = Field(16.0, gt=0, le=1000)
     space: dict[str, Dimension | None] = Field(
-        {}, validate_default=True, description="setting -> what it may be; null leaves a default one fixed"
+        {},
+        validate_default=True,
+        description="setting -> what it may be; null leaves a default one fixed, and what is tied to it by default; "
+        "part of a range, or a factor, keeps the rest of a default of that form",
     )
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     prior: Literal["none", "points", "distribution"] = Field(
@@ -103,18 +124,22 @@ class Sweep(Section):
     @field_validator("space", mode="before")
     @classmethod
     def _with_defaults(cls, given: Any) -> Any:
-        """A default one of which some keys are given keeps the others: `lambda_1: {high: 10}`. Null takes one out."""
+        """What is given laid over `SPACE`; null takes one out, and what is tied to it by default goes with it."""
         if not isinstance(given, dict):
             return given
         given = _flat(given)
         if given.get("num_clusters") and given.get("clusters_per_class"):
             raise ValueError("give either num_clusters or clusters_per_class, not both")
-        space: dict[str, Any] = {}
-        for name in dict.fromkeys((*SPACE, *given)):
-            value = given.get(name, SPACE.get(name))
-            if isinstance(value, dict) and not {"choices", "tied_to"} & set(value):
-                value = {**SPACE.get(name, {}), **value}
-            space[name] = None if name == "clusters_per_class" and given.get("num_clusters") else value
+        space: dict[str, Any] = {name: given.get(name, default) for name, default in SPACE.items()} | given
+        if given.get("num_clusters"):
+            space["clusters_per_class"] = None
+        for name, default in SPACE.items():
+            other = space.get(str(default.get("tied_to")), {})
+            gone = other is None or (isinstance(other, dict) and other.get("tied_to") is not None)
+            if name not in given and "tied_to" in default and gone:
+                space[name] = None
+            if isinstance(space[name], dict):
+                space[name] = _over_default(space[name], default)
         return space
 
     @property

@@ -13,6 +13,7 @@ from ray_synth.report.sections.failures import failures
 from ray_synth.report.sections.images import images
 from ray_synth.report.sections.methods import methods
 from ray_synth.report.sections.prediction import prediction
+from ray_synth.report.sections.proxies import proxies
 from ray_synth.report.sections.search import search
 from ray_synth.report.sections.seconds import seconds
 from ray_synth.report.sections.settings import settings
@@ -29,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "training": training,
     "images": images,
     "methods": methods,
+    "proxies": proxies,
     "search": search,
     "trials": trials,
     "seconds": seconds,

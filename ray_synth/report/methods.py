@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from ray_synth.bound.result import RatioEstimate
@@ -28,7 +29,8 @@ def in_order(methods: Mapping[str, object]) -> list[str]:
 
 
 def method_rows(estimate: RatioEstimate) -> list[tuple[str, float, str]]:
-    """A row per method that was asked, and two more for the closed form: it swings with how variance is measured."""
+    """A row per method that was asked, and what those say that have more than one answer: the closed form swings with
+    what its terms are read from, and the scaling law is fitted in two ways."""
     methods = estimate.methods
     rows = []
     for name in in_order(methods):
@@ -39,7 +41,19 @@ def method_rows(estimate: RatioEstimate) -> list[tuple[str, float, str]]:
             raw, decay = terms["noise_variance_raw"], terms["decay_1d"]
             rows.append(("", float(terms["ratio_raw_variance"]), f"the same, pixels in [0, 255]: σ² = {raw:.3g}"))
             rows.append(("", float(terms["ratio_decay_1d"]), f"the same, decay read in one dimension: r = {decay:.3g}"))
+            rows += [("", *swing(terms["proxies"]))] if terms.get("proxies") else []
+        alone = terms.get("alone") if name == "scaling_law" else None
+        if alone:
+            said = f"the same, as its authors fit it, to either side alone: {alone['mismatch']:.3f}"
+            rows.append(("", float(alone["ratio"]), said))
     return rows
+
+
+def swing(proxies: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
+    """The median ratio of the closed form under all its proxies, and how far they are apart."""
+    ratios = [float(row["ratio"]) for row in proxies]
+    names = ", ".join(dict.fromkeys(row["discrepancy"] for row in proxies))
+    return median(ratios), f"the median under D by {names}, each σ² and decay: {min(ratios):.3g} to {max(ratios):.3g}"
 
 
 def classes_differ(estimate: RatioEstimate) -> bool:

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
+from ray_synth.bound.theorem import risk_bound
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
@@ -30,7 +31,7 @@ from ray_synth.runs import RunFolder
 if TYPE_CHECKING:
     from ray_synth.sweep.ledger import Trial
 
-INK, BLUE, ORANGE, GREY, RED = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f"
+INK, BLUE, ORANGE, GREY, RED, GREEN = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f", "#3a8f5c"
 PICTURES = (".png", ".svg", ".pdf")
 STYLE: Any = {  # the stubs want each key to be a literal
     "font.size": 10,
@@ -61,6 +62,7 @@ def ratio_curve(estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: fl
         axes.set_xlabel("synthetic images per real image (synthetic_ratio)")
         axes.set_ylabel("classification error")
         axes.set_ylim(bottom=0)
+        _draw_bound(axes, estimate)
         figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
@@ -102,6 +104,38 @@ def _draw_prediction(axes: Axes, estimate: RatioEstimate, ratio: float) -> None:
     axes.plot(u, curve.error, color=BLUE, lw=1.8, label="predicted error of the probe")
     axes.fill_between(u, curve.low, curve.high, color=BLUE, alpha=0.16, lw=0, label=f"its band {share}")
     axes.axvline(np.log2(1 + ratio), color=BLUE, lw=1.4, ls="--", label=f"predicted ratio {ratio:.3g}")
+
+
+def _draw_bound(axes: Axes, estimate: RatioEstimate) -> None:
+    """The closed form's bound beside the prediction, over its least, on an axis of its own: its constants are unknown.
+
+    Boldly with the paper's own proxies (Shidani et al., 2025, section 6), thinly with the other discrepancies.
+    """
+    proxies = estimate.methods.get("closed_form", {}).get("proxies", ())
+    shown = [row for row in proxies if (row["noise"], row["decay"]) == (proxies[0]["noise"], proxies[0]["decay"])]
+    if not shown:
+        return
+    top = estimate.max_ratio
+    ratios = np.exp2(np.linspace(np.log2(1 + top / 200), np.log2(1 + top), 200)) - 1
+    beside = axes.twinx()
+    for number, row in enumerate(shown):
+        bound = risk_bound(
+            ratios,
+            discrepancy=row["distance"],
+            noise_variance=row["noise_variance"],
+            num_real=estimate.num_real,
+            decay=row["exponent"],
+        )
+        others = ", ".join(each["discrepancy"] for each in shown[1:])
+        label = {0: f"bound by {row['discrepancy']}, over its least (right)", 1: f"the same by {others}"}.get(number)
+        width = 0.7 if number else 1.6
+        beside.plot(np.log2(1 + ratios), bound / np.min(bound), color=GREEN, lw=width, label=label)
+    beside.set_yscale("log")
+    beside.set_ylim(0.9, 100)
+    beside.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    beside.spines["right"].set_visible(True)
+    beside.spines["right"].set_color(GREEN)
+    beside.set_ylabel("bound over its least", color=GREEN)
 
 
 def _draw_curve(axes: Axes, estimate: RatioEstimate) -> None:

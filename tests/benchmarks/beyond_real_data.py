@@ -26,6 +26,12 @@ S = Σ_j (θ_j of target − θ_j of source)² / μ_j² we use
 The first term takes D + S for the distance of source to generator (as if the two gaps were orthogonal). The last
 bounds the bias of the source, since μ²/(μ + λ) <= 1/(1 + λ) for μ <= 1. S = 0 gives Theorem 2.2. Constants are 1. The
 same maps follow for Theorems 3.1 and 5.2, with dimension 10 and Wasserstein distances in place of D and S.
+
+**The threshold rule of D.1.** The text describes the classical bounds and lost their formulas; derived here, with d for
+the distance and constant C = 1. Weights α on the synthetic side: C √(α²/m + (1 − α)²/n) + α d. Uniform concatenation
+puts α = m/(n + m), which gives C/√(n + m) + α d. In α the second is concave, so it is least at an end: no synthetic
+sample, or endlessly many, whichever side of C/√n the distance is. The best weight of the first is 0 from the same
+distance on. That is why the paper leaves these bounds: they have no U.
 """
 
 from __future__ import annotations
@@ -78,6 +84,8 @@ SHIFTS = {"no": 0.0, "moderate": 0.1, "severe": 10.0}
 WASSERSTEIN = np.logspace(-2, 1, 121)
 WASSERSTEIN_SHIFTS = {"no": 0.0, "moderate": 0.3, "severe": 3.0}
 DIMENSION = 10.0
+THRESHOLDS = np.logspace(-3, 0, 120)  # distances of D.1; its threshold C/√n, .1 here, is none of them
+MANY = np.concatenate([[0.0], np.logspace(-3, 26, 233, base=2)])  # ratios, without a limit to speak of
 GOOD, POOR = 1e-3, 1.0  # D of a good generator is at most the first, of a poor one at least the second
 
 BLUE, ORANGE, GREEN, INK = "#2f6fb2", "#d9822b", "#3a8f5c", "#22252b"
@@ -234,6 +242,28 @@ def kernel_bound(
 def wasserstein_bound(ratio: FloatArray, distance: float, *, shift: float = 0.0) -> FloatArray:
     """Theorems 3.1 and 5.2 with constants 1: ratios [R] -> [R]."""
     return stability_bound(ratio, distance=distance, num_real=MAP_REAL, dimension=DIMENSION, shift=shift)
+
+
+def weighted_bound(weight: FloatArray | float, ratio: FloatArray | float, distance: float) -> FloatArray:
+    """D.1, effective sample view: √(α²/m + (1 − α)²/n) + α·d with n = MAP_REAL, m = ratio·n > 0, C = 1."""
+    a, m = np.asarray(weight, dtype=np.float64), np.asarray(ratio, dtype=np.float64) * MAP_REAL
+    bound: FloatArray = np.sqrt(a**2 / m + (1 - a) ** 2 / MAP_REAL) + a * distance
+    return bound
+
+
+def concatenated_bound(ratio: FloatArray, distance: float) -> FloatArray:
+    """D.1, every sample weighted equally: 1/√(n + m) + m/(n + m)·d. Ratios [R], 0 included -> [R]"""
+    bound: FloatArray = 1 / np.sqrt(MAP_REAL * (1 + ratio)) + ratio / (1 + ratio) * distance
+    return bound
+
+
+def best_weight(ratio: float, distance: float) -> float:
+    """The α that minimises `weighted_bound`: m/(n+m) less d/√((n+m)(K² − d²K)), K = 1/n + 1/m; 0 from d = 1/√n on."""
+    n, m = MAP_REAL, ratio * MAP_REAL
+    k = 1 / n + 1 / m
+    if distance**2 >= 1 / n:
+        return 0.0
+    return float(max(m / (n + m) - distance / np.sqrt((n + m) * (k**2 - distance**2 * k)), 0.0))
 
 
 def heat_map(bound: Bound, distances: FloatArray) -> FloatArray:
@@ -493,6 +523,43 @@ def stability_claims() -> list[Claim]:
     ]
 
 
+def threshold_claims() -> list[Claim]:
+    """Appendix D.1: what the classical bounds say, and what they cannot."""
+    limit = 1 / np.sqrt(MAP_REAL)
+    best = np.array([MANY[concatenated_bound(MANY, float(d)).argmin()] for d in THRESHOLDS])
+    kernel = [MANY[1:][kernel_bound(MANY[1:], float(d)).argmin()] for d in THRESHOLDS]
+    alphas = np.linspace(0, 1, 10_001)
+    off, weights = [], []
+    for ratio in (0.25, 1.0, 4.0, 16.0):
+        found = np.array([alphas[weighted_bound(alphas, ratio, float(d)).argmin()] for d in THRESHOLDS])
+        off.append(np.abs(found - [best_weight(ratio, float(d)) for d in THRESHOLDS]).max())
+        weights.append(found)
+    used = np.stack(weights) > 0
+    gain = [1 - float(weighted_bound(best_weight(r, d), r, d)) / limit for d in (0.01, 0.05) for r in (1.0, 16.0)]
+    return [
+        Claim(
+            source="D.1",
+            text="uniform concatenation: none or without limit, as the distance is above or below the variance term",
+            holds=bool((best == np.where(limit > THRESHOLDS, MANY[-1], 0.0)).all()),
+            evidence=f"without limit up to d = {THRESHOLDS[best > 0].max():.3g}, "
+            f"none from {THRESHOLDS[best == 0].min():.3g}; C/√n = {limit:.3g}",
+        ),
+        Claim(
+            source="D.1",
+            text="effective sample view: the best weight is 0 from the same distance on, whatever the ratio",
+            holds=bool((used == (limit > THRESHOLDS)).all()) and max(off) < 1e-3,
+            evidence=f"formula and search differ by at most {max(off):.1e}; "
+            + _each("bound saved at d = .01 (ratio 1, 16) and .05", gain),
+        ),
+        Claim(
+            source="D.1",
+            text="the classical bound has no U in the ratio, Theorem 2.2 has one at every distance",
+            holds=bool(np.isin(best, MANY[[0, -1]]).all() and max(kernel) < MANY[-1] and min(kernel) > MANY[1]),
+            evidence=f"best ratios of Theorem 2.2 on the same distances: {_range(np.array(kernel))}",
+        ),
+    ]
+
+
 def best_wasserstein_ratio(distance: float, shift: float) -> float:
     return stability_ratio(
         distance=distance, num_real=MAP_REAL, dimension=DIMENSION, max_ratio=float(RATIOS[-1]), shift=shift
@@ -584,6 +651,30 @@ def _draw_map(axes: Axes, values: FloatArray, distances: FloatArray, norm: LogNo
     return mesh
 
 
+def draw_threshold(path: Path) -> None:
+    """D.1: the bound of a uniform mix over the ratio, by distance, and the best weight over the distance."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+        mixed, weight = figure.subplots(1, 2)
+        shown = MANY[MANY <= 1024]
+        for distance, color in zip((0.01, 0.05, 0.1, 0.2), (BLUE, GREEN, INK, ORANGE), strict=True):
+            bound = concatenated_bound(shown, distance)
+            mixed.plot(np.log2(1 + shown), bound, color=color, lw=1.6, label=f"d = {distance:g}")
+            mixed.axhline(distance, color=color, lw=0.8, ls=":")
+        ticks = np.array([0, 1, 4, 16, 64, 256, 1023])
+        mixed.set_xticks(np.log2(1 + ticks), [f"{ratio}" for ratio in ticks])
+        mixed.set(xlabel="synthetic over real samples (ratio)", ylabel="bound", title="uniform mix; dotted: its limit")
+        mixed.legend(frameon=False, fontsize=8)
+        for ratio, color in zip((1.0, 4.0, 16.0), (BLUE, GREEN, ORANGE), strict=True):
+            weights = [best_weight(ratio, float(d)) for d in THRESHOLDS]
+            weight.plot(THRESHOLDS, weights, color=color, lw=1.6, label=f"ratio {ratio:g}")
+        weight.axvline(1 / np.sqrt(MAP_REAL), color=INK, lw=0.8, ls="--", label="C/√n")
+        weight.set(xscale="log", xlabel="distance d", ylabel="best α", title="best weight of the synthetic side")
+        weight.legend(frameon=False, fontsize=8)
+        figure.suptitle(f"Appendix D.1: {MAP_REAL} real samples, C = 1")
+        figure.savefig(path, dpi=110)
+
+
 def figure_4() -> list[list[Panel]]:
     return [[(_shift_name(name), kernel_map(shift=s)) for name, s in SHIFTS.items()]]
 
@@ -611,7 +702,7 @@ def _shift_name(name: str) -> str:
 
 
 def draw_all(curves: Sequence[Curves], out: Path) -> list[Path]:
-    """Six PNG files."""
+    """Seven PNG files."""
     paths = []
     for reading in NOISE:
         paths.append(out / f"experiment_{reading}.png")
@@ -631,6 +722,8 @@ def draw_all(curves: Sequence[Curves], out: Path) -> list[Path]:
     ):
         paths.append(out / f"{name}.png")
         draw_maps(f"{title}, {MAP_REAL} real samples", label, distances, panels, paths[-1])
+    paths.append(out / "threshold.png")
+    draw_threshold(paths[-1])
     return paths
 
 
@@ -676,7 +769,8 @@ def main() -> None:
     curves = [experiment(setting, STRENGTHS, options.seeds) for reading in NOISE for setting in table_1(reading)]
     print_table(curves)
     claims = experiment_claims(curves)
-    print_claims([*claims, *in_domain_claims(), *regularity_claims(), *shift_claims(), *stability_claims()])
+    claims += [*in_domain_claims(), *regularity_claims(), *shift_claims(), *stability_claims(), *threshold_claims()]
+    print_claims(claims)
     print("\n" + "\n".join(str(path) for path in draw_all(curves, options.out)))
 
 

@@ -102,10 +102,26 @@ def test_the_window_of_ratio_two_is_where_the_map_says() -> None:
     assert not inside[quotient < low / 1.1].any()
 
 
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 16.0])
+@pytest.mark.parametrize("distance", [0.0, 0.02, 0.09, 0.11, 1.0])
+def test_the_best_weight_of_appendix_d_is_the_argmin(ratio: float, distance: float) -> None:
+    alphas = np.linspace(0, 1, 100_001)
+    found = alphas[beyond_real_data.weighted_bound(alphas, ratio, distance).argmin()]
+    assert beyond_real_data.best_weight(ratio, distance) == pytest.approx(found, abs=2e-5)
+    mixed = beyond_real_data.concatenated_bound(np.array([ratio]), distance)
+    assert mixed == pytest.approx(beyond_real_data.weighted_bound(ratio / (1 + ratio), ratio, distance))
+
+
+def test_every_claim_of_appendix_d_is_confirmed() -> None:
+    claims = beyond_real_data.threshold_claims()
+    assert [claim.text for claim in claims if not claim.holds] == []
+
+
 def test_the_pictures_are_drawn(curves: list[Curves], tmp_path: Path) -> None:
     beyond_real_data.draw_experiment(curves[:3], tmp_path / "experiment.png")
     beyond_real_data.draw_maps(
         "bound", "distance", beyond_real_data.DISTANCES, beyond_real_data.figure_4(), tmp_path / "map.png"
     )
-    for name in ("experiment.png", "map.png"):
+    beyond_real_data.draw_threshold(tmp_path / "threshold.png")
+    for name in ("experiment.png", "map.png", "threshold.png"):
         assert imread(tmp_path / name)[..., :3].std() > 0.05  # more than an empty page

@@ -13,7 +13,6 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.scaling_law import ScalingLaw, fit_scaling_law
 from ray_synth.errors import InputError
 
 from ..estimates import curve_of, estimate_of
@@ -92,23 +91,6 @@ def test_the_band_widens_beyond_the_pilot_and_where_probes_disagree() -> None:
     wider = np.sqrt(np.diag(discrepancy_covariance(RATIOS, grid, apart, there)))
     assert wider[0] > spread[0]
     assert wider[32] == pytest.approx(spread[32], rel=0.3)
-
-
-def test_the_scaling_law_is_recovered_from_its_own_errors() -> None:
-    law = ScalingLaw(floor=0.05, real_scale=1.2, synthetic_scale=0.8, exponent=0.4, mismatch=0.1)
-    n = np.repeat([50.0, 100.0], 24)
-    ratio = np.tile(np.repeat([0.0, 0.5, 1, 2, 4, 16], 4), 2)
-    alpha = np.where(ratio > 0, ratio / (ratio + np.tile([0.25, 1, 4, 16], 12)), 0.0)
-    found = fit_scaling_law(n, ratio * n, alpha, law.error(n, ratio * n, alpha))
-    grid = np.linspace(0, 1, 11)
-    assert found.error(100, np.full(11, 400.0), grid) == pytest.approx(
-        law.error(100, np.full(11, 400.0), grid), abs=0.002
-    )
-    # Its limits: real data only, and endless synthetic data alone.
-    assert law.error(100, np.array(0.0), np.array(0.0)) == pytest.approx(0.05 + 1.2 * 100**-0.4)
-    assert law.error(100, np.array(1e12), np.array(1.0)) == pytest.approx(0.05 + 0.1, abs=1e-4)
-    with pytest.raises(InputError, match="5 points"):
-        fit_scaling_law(n[:4], n[:4], alpha[:4], alpha[:4])
 
 
 def test_the_cheapest_ratio_near_the_best() -> None:

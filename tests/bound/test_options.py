@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.estimator import METHODS
+from ray_synth.bound.estimator import METHODS, METRICS
 from ray_synth.bound.image_risk import excess_distance
 from ray_synth.bound.result import RatioEstimate
+from ray_synth.config.sweep import METRICS as OF_A_FILE
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
 from ray_synth.estimate import estimate_ratio
@@ -24,11 +25,22 @@ def good(splits: Splits) -> RatioEstimate:
     return estimate_ratio(splits.train.images(), splits.train.labels, pool.images(), pool.labels, max_ratio=5.0)
 
 
+def test_a_file_and_an_estimate_know_the_same_metrics() -> None:
+    """The rooms do not import each other."""
+    assert METRICS == OF_A_FILE
+
+
 def test_every_method_has_its_own_answer_and_terms(good: RatioEstimate) -> None:
     assert set(good.methods) == set(METHODS)
     assert all(0 <= terms["ratio"] <= 5.0 and len(terms) > 2 for terms in good.methods.values())
     assert good.methods["stability"]["distance"] < 2.0
     assert good.methods["scaling_law"]["mismatch"] < 0.1  # digits that are as good as real lower the error to its floor
+    proxies = good.methods["closed_form"]["proxies"]
+    assert len({(row["discrepancy"], row["noise"], row["decay"]) for row in proxies}) == len(proxies) == 4 * 3 * 2
+    assert all(0 < row["ratio"] <= 5.0 for row in proxies)
+    alone = good.methods["scaling_law"]["alone"]  # as its authors fit it
+    assert 0 < alone["ratio"] <= 5.0
+    assert alone["mismatch"] < 0.1
 
 
 def test_what_good_images_are_worth(good: RatioEstimate) -> None:

@@ -41,7 +41,7 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
     }
     sweep = load_experiment(DIGITS, overrides).sweep
     assert list(sweep.searched) == ["lambda_1", "lambda_2", "num_clusters", "augment.flip", "learning_rate"]
-    assert sweep.searched["lambda_2"].low == 0.01  # the default's
+    assert sweep.searched["lambda_2"].low == 0.1  # the default's
     assert load_experiment(DIGITS, {"sweep.space.lambda_1": None}).sweep.searched.keys() == {
         "lambda_2",
         "clusters_per_class",
@@ -71,7 +71,21 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
         ({"partition.features": "dino"}, ["partition.features", "dino"]),
         ({"sweep.space.lambda_1": {"low": 2, "high": 1}}, ["sweep.space.lambda_1", "low=2", "high=1"]),
         ({"sweep.space.lambda_1": {"low": 0, "high": 1, "scale": "log"}}, ["must be > 0 on a log scale", "log1p"]),
-        ({"sweep.space.lambda_1": {"low": 2}}, ["sweep.space.lambda_1.low must be <= high", "swap them"]),
+        ({"sweep.space.lambda_2": {"low": 600}}, ["sweep.space.lambda_2.low must be <= high", "swap them"]),
+        ({"sweep.space.lambda_1": {"low": 2}}, ["sweep.space.lambda_1.high is missing: a range needs low and high"]),
+        (
+            {"sweep.space.lambda_2": {"tied_to": "lambda_1"}},
+            ["space.lambda_2: tied_to must name one of clusters_per_class, got 'lambda_1'"],
+        ),
+        (
+            {"sweep.space.allocation": "fill"},
+            [
+                "sweep.space.allocation must be a range, choices or null, got 'fill'",
+                "type --set 'sweep.space.allocation.choices=[fill]'",
+            ],
+        ),
+        ({"sweep.space.synthetic_ratio": [0, 2.5]}, ["type --set 'sweep.space.synthetic_ratio.choices=[0, 2.5]'"]),
+        ({"sweep.space.lambda_2": [None]}, ["sweep.space.lambda_2 must be a range", "lambda_2.choices=[...]'"]),
         ({"sweep.space.weight_decay": {"low": 2}}, ["sweep.space.weight_decay.high is missing"]),
         ({"sweep.space.lambda_1.choices": []}, ["sweep.space.lambda_1.choices must hold a value, got none"]),
         ({"sweep.space.lambda_1.choices": [1, 1]}, ["choices must differ, got [1, 1]"]),
@@ -84,7 +98,7 @@ def test_a_space_says_what_differs_and_reads_back_as_it_was(tmp_path: Path) -> N
         ({"sweep.space.num_workers.choices": [1, 2]}, ["unknown key sweep.space.num_workers"]),
         ({"sweep.space.real_weight": {"low": 2, "high": 3}}, ["no effect with classifier.weighting: uniform"]),
         ({"sweep.space.synthetic_ratio.choices": [0, "all"]}, ["numbers above 0", "'all'"]),
-        ({"sweep.sampler": "grid"}, ["space.lambda_1: sampler: grid needs choices", "=null to keep it fixed"]),
+        ({"sweep.sampler": "grid"}, ["space.lambda_2: sampler: grid needs choices", "=null to keep it fixed"]),
         ({"sweep.metric": "f1"}, ["sweep.metric", "accuracy and balanced_accuracy", "'f1'"]),
         ({"sweep.space.synthetic_ratio.choices": [float("nan"), 1]}, ["sweep.space.synthetic_ratio", "got nan"]),
         (
@@ -209,9 +223,47 @@ def test_assignments_are_read_as_yaml() -> None:
         parse_assignments(["data.shots="])
 
 
-def test_a_partial_range_keeps_the_rest_of_its_default() -> None:
-    space = load_experiment(DIGITS, {"sweep.space.lambda_1.high": 10}).sweep.space
-    assert (space["lambda_1"].low, space["lambda_1"].high, space["lambda_1"].scale) == (0.01, 10, "log")
+PAIRS = ((0.1, 1), (2, 20), (20, 200), (50, 500))  # Nguyen et al., 2025, appendix B
+
+
+def test_the_default_space_holds_the_papers_pairs() -> None:
+    space = load_experiment(DIGITS).sweep.searched
+    assert list(space) == ["lambda_1", "lambda_2", "clusters_per_class"]
+    lambda_1, lambda_2 = space["lambda_1"], space["lambda_2"]
+    assert lambda_1.tied_to == "lambda_2"
+    for first, second in PAIRS:
+        assert (lambda_2.low or 0) <= second <= (lambda_2.high or 0)
+        assert first == pytest.approx(lambda_1.factor * second)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"lambda_2.high": 10}, {"lambda_2": {"low": 0.1, "high": 10, "scale": "log"}}),  # of the default's form
+        ({"lambda_1.factor": 0.2}, {"lambda_1": {"tied_to": "lambda_2", "factor": 0.2}}),
+        ({"lambda_1.low": 1, "lambda_1.high": 2}, {"lambda_1": {"low": 1, "high": 2, "scale": "linear"}}),  # of another
+        ({"lambda_1.choices": [1, 2]}, {"lambda_1": {"choices": (1, 2)}}),
+        ({"lambda_1": {"tied_to": "learning_rate"}, "learning_rate.choices": [0.1]}, {"lambda_1": {"factor": 1}}),
+        ({"lambda_2": None}, {"lambda_1": None, "lambda_2": None}),  # what is tied to it goes with it
+        ({"lambda_2": None, "lambda_1.choices": [1, 2]}, {"lambda_1": {"choices": (1, 2)}, "lambda_2": None}),
+        ({"lambda_2.choices": [1, 20]}, {"lambda_1": {"tied_to": "lambda_2"}, "lambda_2": {"choices": (1, 20)}}),
+        (
+            {"lambda_1.choices": [1, 2], "lambda_2": {"tied_to": "lambda_1", "factor": 10}},
+            {"lambda_1": {"choices": (1, 2)}, "lambda_2": {"tied_to": "lambda_1", "factor": 10, "low": None}},
+        ),
+    ],
+)
+def test_what_is_given_is_laid_over_the_default_space(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    experiment = load_experiment(DIGITS, {f"sweep.space.{key}": value for key, value in given.items()})
+    for name, keys in expected.items():
+        found = experiment.sweep.space[name]
+        if keys is None:
+            assert found is None
+        else:
+            assert found is not None
+            assert {key: getattr(found, key) for key in keys} == keys
+    again = type(experiment).model_validate(experiment.model_dump(mode="json"))
+    assert again.sweep == experiment.sweep
 
 
 def test_the_settings_of_a_run_can_be_run_again(tmp_path: Path) -> None:

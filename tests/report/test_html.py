@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ray_synth.bound.proxies import proxy_table
+from ray_synth.bound.theorem import optimal_strength
 from ray_synth.data.images import ImageSet
 from ray_synth.partition import RegionReport
 from ray_synth.report.html import SECTIONS, write_report
+from ray_synth.report.plots import ratio_curve
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.shown import Shown, table
 from ray_synth.runs import RunFolder
@@ -73,6 +77,31 @@ def test_every_section_is_there_and_words_are_escaped(tmp_path: Path, results: R
     assert "hold\n1 to 9 images (median 5)" in text
     assert text.count("<svg") == 3
     assert "evaluators" not in text
+
+
+def test_the_closed_form_stands_under_every_proxy_and_its_bound_beside_the_curve(
+    tmp_path: Path, results: RunResults
+) -> None:
+    distances = {"RAPSD": 0.001, "FID": 0.5, "W2": 0.25, "MMD": 0.0}
+    rows = proxy_table(distances, variance=0.08, decays=(0.4, 0.7), num_real=100, max_ratio=16.0)
+    terms = {
+        "ratio": 2.0, "discrepancy": 0.001, "noise_variance_raw": 5202.0, "ratio_raw_variance": 16.0,
+        "decay_1d": 0.7, "ratio_decay_1d": 1.0, "proxies": [asdict(row) for row in rows],
+    }  # fmt: skip
+    text = page(tmp_path, results, estimate=replace(results.estimate, methods={"closed_form": terms}))
+    low, high = min(row.ratio for row in rows), max(row.ratio for row in rows)
+    assert f"The ratio of the closed form under every proxy: {low:.3g} to {high:.3g}" in headings(text)
+    assert "<tr><td>FID = 0.5</td>" in text
+    assert "pixels [0, 255]: σ² = 5.2e+03; 1d: r = 0.7" in text
+    assert f"the median under D by RAPSD, FID, W2, MMD, each σ² and decay: {low:.3g} to {high:.3g}" in text
+    figure = ratio_curve(replace(results.estimate, methods={"closed_form": terms}), results.trials, 5.5, 4.0)
+    bounds = figure.axes[1].get_lines()
+    assert len(bounds) == 4
+    for line, distance in zip(bounds, distances.values(), strict=True):
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        assert y.min() == pytest.approx(1)
+        best = optimal_strength(discrepancy=distance, noise_variance=0.08, num_real=100, decay=0.5)
+        assert x[y.argmin()] == pytest.approx(np.log2(1 + min(best, 16)), abs=0.05)
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path, results: RunResults) -> None:
