@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_synth.config import Experiment, with_absolute_paths
+from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
@@ -57,12 +57,17 @@ class Inputs:
     @functools.cached_property
     def classifier_files(self) -> list[str]:
         """What lies in the files that the classifier starts from and that its regions are seen through."""
+        from ray_synth.features.packaged import PACKAGES
         from ray_synth.generator.pretrained import content_digest
 
         e = self.experiment
-        features = e.partition.encoder[1] if e.partition.encoder else None
-        files = (e.classifier.weights, features, *e.sweep.choices_of("weights"))
-        return [content_digest(Path(file)) for file in files if file]
+        named = [file_in(model) for model in (e.classifier.model, *e.sweep.choices_of("model"))]
+        name, features = e.partition.encoder or ("", "")
+        files = (e.classifier.weights, features, *e.sweep.choices_of("weights"), *(file for _, file in named))
+        packaged = [
+            PACKAGES[key].sha256 for key in (name, *(m.removeprefix("timm:") for m, _ in named)) if key in PACKAGES
+        ]
+        return [content_digest(Path(file)) for file in files if file and file != RANDOM] + packaged
 
     def start_ray(self) -> None:
         """Ray is started by the first stage that needs it, and stopped at the end of the run."""
