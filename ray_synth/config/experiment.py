@@ -13,7 +13,7 @@ from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Dimension, Sweep, check_space
-from ray_synth.config.words import RANDOM, encoder_in, file_in
+from ray_synth.config.words import FEATURES, FEATURES_SAID, RANDOM, encoder_in, file_in
 
 
 class Estimate(Section):
@@ -33,6 +33,11 @@ class Evaluate(Section):
     """The final comparison: real only, at the predicted ratio, at the swept best."""
 
     repeats: int = Field(3, ge=1, le=100, description="trainings per setting, each with its own seed")
+    features: str = Field(
+        "pixels",
+        pattern=FEATURES,
+        description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}",
+    )
 
 
 class Experiment(Section):

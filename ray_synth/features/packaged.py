@@ -52,6 +52,12 @@ PACKAGES = {
 }
 
 
+def packaged_digests(model: str) -> list[str]:
+    """The digest of the weights that come with `NAME` or `timm:NAME`, for a model that some package ships."""
+    package = PACKAGES.get(model.removeprefix("timm:"))
+    return [] if package is None else [package.sha256]
+
+
 def packaged_file(name: str) -> Path:
     """The weights file of a model that some package ships, known byte by byte.
 
