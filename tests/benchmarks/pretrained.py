@@ -5,8 +5,8 @@
     RAY_SYNTH_DATA=DATA OMP_NUM_THREADS=1 python -m tests.benchmarks.pretrained near_copies  # half a minute
 
 Beside it the built-in features (thumbnails, patches), under the same classifier: a logistic regression. `finetuned` is
-the whole network trained by the loop of every classifier; `near_copies` are real images that were changed, as the filter
-finds them. Exits 1 when a bar (`BARS`) is missed.
+the whole network trained by the loop of every classifier; `near_copies` are real images that were changed, as the
+filter finds them. Exits 1 when a bar (`BARS`) is missed.
 """
 
 from __future__ import annotations
