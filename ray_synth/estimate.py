@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ray_synth.bound.ranking import best_probabilities
 from ray_synth.bound.result import Ranked, RatioEstimate
 from ray_synth.bound.samples import Samples, checked_samples
 from ray_synth.errors import InputError
+from ray_synth.features.automatic import automatic_encoder
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
 from ray_synth.features.families import linear_families
 
@@ -52,9 +54,10 @@ def estimate_ratio(
         real_weight: λ of Eq. 7 (`weighting: fixed`); None for uniform weights.
         use_real: False asks how many synthetic images to train on without the real ones, which then only score. Ratio 0
             still means the real ones alone.
-        features: "auto" (built in, nothing is downloaded), or what `features.encoders.encoder_of` takes: a function or
-            torch module from images to features, an Encoder, "open_clip:MODEL:/path/to/weights" or
-            "timm:NAME:/path/to/weights".
+        features: "auto" (a pretrained network for photographs where the extra `pretrained` is installed, else
+            thumbnails; nothing is downloaded), or what `features.encoders.encoder_of` takes: a function or
+            torch module from images to features, an Encoder, "open_clip:MODEL:/path/to/weights",
+            "timm:NAME:/path/to/weights", or "timm:NAME" where an installed package ships the weights.
         methods: which answers to compute, of "probe", "closed_form", "exact_risk", "stability", "scaling_law". The
             probe is always there: it is what the rest is compared with.
         allocation: which class gets how many: "fill", "equal" or "proportional" (`ray_synth.allocation`). All are
@@ -137,7 +140,8 @@ def _estimates(
             samples[name] = checked_samples(real_images, real_labels, images, labels, target_images, target_labels)
         except InputError as error:
             raise InputError(f"{name}: {error}" if len(generators) > 1 else str(error)) from None
-    first, encoder = next(iter(samples.values())), _encoder(features)
+    first = next(iter(samples.values()))
+    encoder, seen_through = _encoder(features, first.real.shape[1:])
     given = len(first.real)
     size = asked.get("num_real")
     question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
@@ -147,12 +151,17 @@ def _estimates(
     found = {}
     for place, (name, each) in enumerate(samples.items(), start=1):
         own = {family: [rows[0], rows[place], *rows[1 + len(samples) :]] for family, rows in families.items()}
-        found[name] = predicted_from_features(each, own, question)
+        estimate, predicted = predicted_from_features(each, own, question)
+        found[name] = (replace(estimate, features=seen_through), predicted)
     return found
 
 
-def _encoder(features: Any) -> Encoder | None:
-    """None for the built-in families. Pixels would be as many features as there are pixels: too many to estimate on."""
+def _encoder(features: Any, shape: tuple[int, int, int]) -> tuple[Encoder | None, str]:
+    """None for the built-in families; and its name. Pixels would be as many features as there are pixels: too many to
+    estimate on. shape: [H,W,C] of the images."""
     if features == "pixels":
         raise InputError(f"features must be {USAGE}; got {features!r}")
-    return None if features == "auto" else encoder_of(features)
+    if isinstance(features, str) and features == "auto":
+        return automatic_encoder(shape)
+    encoder = encoder_of(features)
+    return encoder, encoder.name

@@ -16,6 +16,7 @@ from ray_synth.data.readers import read_folder, read_unlabelled
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.estimate import estimate_ratio, rank_generators
+from ray_synth.features.automatic import automatic_encoder
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
 
@@ -108,8 +109,9 @@ class _Folders:
         encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
         real_set = read_folder(real)
         height, width, channels = real_set.shape
+        automatic = automatic_encoder(real_set.shape)[0] if features == "auto" else None
         unified: dict[str, Any] = {"size": (height, width), "channels": channels}
-        asked: dict[str, Any] = {"features": encoder}
+        asked: dict[str, Any] = {"features": cached(automatic, features_folder()) if automatic else encoder}
         notes = [f"real: {note}" for note in real_set.notes]
         if target is not None:
             images, labels = _read_target(target, unified, real_set.class_names, notes)

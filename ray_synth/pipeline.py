@@ -139,10 +139,8 @@ class Run:
                     check_model(changed(e.classifier, {name: choice}), shape)
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
-        if e.partition.encoder:
-            encoder_of(
-                e.partition.features, device="cpu"
-            )  # loads it: weights that do not fit would fail in every trial
+        for word in {e.partition.features, e.evaluate.features} - {"pixels"}:
+            encoder_of(word, device="cpu")  # loads it: weights that do not fit would fail in every trial, or at the end
 
     def check_places(self) -> None:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""

@@ -23,6 +23,7 @@ from ray_synth.config import (
     Experiment,
     PartitionSettings,
     Sweep,
+    encoder_in,
 )
 from ray_synth.errors import InputError
 from ray_synth.features.clip import TINY
@@ -59,7 +60,7 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
         "estimate": e.estimate.model_dump()
         | {"max_ratio": min(e.estimate.max_ratio, ratio), "pilot_ratio": min(e.estimate.pilot_ratio, ratio)},
         "sweep": _sweep(e.sweep, ratio),
-        "evaluate": e.evaluate.model_dump() | {"repeats": 1},
+        "evaluate": {"repeats": 1, "features": _features(e.evaluate.features, models)},
     }
     return Experiment.model_validate(raw)
 
@@ -92,6 +93,7 @@ def _generate(experiment: Experiment, models: Path) -> dict[str, Any]:
             "gpus_per_actor": min(generate.gpus_per_actor, 1.0),
         }
     )
+    raw["filter"]["features"] = _features(generate.filter.features, models)
     if generate.filter.clip is not None:
         raw["filter"]["clip"] |= {"model": TINY, "weights": str(models / "clip.safetensors"), "rule": "above_chance"}
         raw["max_attempts"] = ATTEMPTS
@@ -103,8 +105,12 @@ def _partition(partition: PartitionSettings, models: Path) -> dict[str, Any]:
         "num_clusters": partition.num_clusters and min(partition.num_clusters, CLUSTERS),
         "clusters_per_class": min(partition.clusters_per_class, CLUSTERS / 10),
         "iterations": min(partition.iterations, 20),
-        "features": f"open_clip:{TINY}:{models / 'clip.safetensors'}" if partition.encoder else partition.features,
+        "features": _features(partition.features, models),
     }
+
+
+def _features(word: str, models: Path) -> str:
+    return f"open_clip:{TINY}:{models / 'clip.safetensors'}" if encoder_in(word) else word
 
 
 def _classifier(classifier: Classifier, models: Path) -> dict[str, Any]:
@@ -173,7 +179,9 @@ def tiny_models(experiment: Experiment) -> Path:
     """
     folder, e = models_folder(), experiment
     makers = dict(_generator_of(e).tiny_models())
-    if e.generate.filter.clip is not None or e.partition.encoder or e.classifier.model.startswith("open_clip:"):
+    words = (e.partition.features, e.evaluate.features, e.generate.filter.features)
+    encoded = any(encoder_in(word) for word in words)
+    if e.generate.filter.clip is not None or encoded or e.classifier.model.startswith("open_clip:"):
         makers["stable-diffusion"] = tiny.tiny_pipeline
         makers["clip.safetensors"] = lambda place: tiny.tiny_open_clip(place, folder / "stable-diffusion")
     for name, maker in makers.items():

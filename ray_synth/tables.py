@@ -87,6 +87,8 @@ def print_estimate(
     )
     table.add_row("verdict", f"{estimate.verdict}: {estimate.reason}")
     table.add_row("images", _images_said(estimate))
+    if estimate.features:
+        table.add_row("features", estimate.features)
     allocation = allocation_said(estimate)
     if allocation:
         table.add_row("allocation", allocation)

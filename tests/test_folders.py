@@ -47,6 +47,7 @@ def test_classes_are_named(estimated: FolderEstimate) -> None:
     classes = estimated.to_dict()["classes"]
     assert {each["class_name"] for each in classes} == {"digit 0", "digit 1", "digit 2"}
     assert all(each["class_name"] == f"digit {each['label']}" for each in classes)
+    assert estimated.estimate.features == "thumbnails of at most 16 pixels a side"
     assert estimated.notes == ("synthetic class(es) without real images are left out: 'digit 3'",)
 
 

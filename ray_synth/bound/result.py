@@ -84,6 +84,7 @@ class RatioEstimate:
     nothing, or where nothing tells.
     weights: the best `real_weight` at each ratio and its worth; empty where a weight was given.
     warnings: what may make the prediction wrong.
+    features: what the images were looked at through, in words.
     """
 
     ratio: float
@@ -105,6 +106,7 @@ class RatioEstimate:
     num_real: int
     num_real_given: int
     num_synthetic: int
+    features: str = ""
 
     def error_at(self, ratio: float) -> float:
         """Predicted test error at a ratio in [0, max_ratio]."""

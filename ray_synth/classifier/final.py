@@ -12,7 +12,7 @@ from torch import nn
 
 from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.mixture import region_rows
-from ray_synth.classifier.models import build_model, load_trainable
+from ray_synth.classifier.models import build_model, load_trainable, undrawn
 from ray_synth.classifier.setting import Setting
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
@@ -155,7 +155,7 @@ def _train_all(work: _Work, team: Team) -> None:
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:
     """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
     data = folder.read(training.file)
-    model = build_model(settings, like.shape, like.class_names, seed=0)
+    model = build_model(undrawn(settings), like.shape, like.class_names, seed=0)
     load_trainable(model, safetensors.load(data))
     return model.eval(), float(_metadata(data)["accuracy"])
 
@@ -171,7 +171,7 @@ def load_classifier(folder: RunFolder) -> tuple[nn.Module, dict[str, Any]]:
     description: dict[str, Any] = folder.read_json(DESCRIPTION)
     settings = Classifier.model_validate(description["classifier"])
     height, width, channels = description["shape"]
-    model = build_model(settings, (height, width, channels), tuple(description["class_names"]), seed=0)
+    model = build_model(undrawn(settings), (height, width, channels), tuple(description["class_names"]), seed=0)
     load_trainable(model, safetensors.load(folder.read(CLASSIFIER)))
     return model.eval(), description
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_synth.classifier.models import SMALL, build_model
+from ray_synth.classifier.models import SMALL, build_model, undrawn
 from ray_synth.config import Classifier
 from ray_synth.hardware.gpus import FORWARD_AND_BACK, Gpu
 from ray_synth.hardware.measure import Measure
@@ -20,7 +20,7 @@ def forward_flops(gpu: Gpu, settings: Classifier, shape: tuple[int, int, int], c
         known = gpu.flops[name]
         # CLIP resizes to its own 224 pixels.
         return known.times((side / 224) ** 2) if name.startswith("resnet") else known
-    model = build_model(settings.model_copy(update={"weights": None}), shape, tuple(map(str, range(classes))), seed=0)
+    model = build_model(undrawn(settings), shape, tuple(map(str, range(classes))), seed=0)
     height, width, channels = shape
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, channels, height, width))

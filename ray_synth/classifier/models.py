@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ray_synth.classifier.clip_lora import build_clip, check_clip
-from ray_synth.classifier.weights import misfit, read_weights
-from ray_synth.config import Classifier
+from ray_synth.classifier.weights import misfit, packaged_name, starting_weights
+from ray_synth.config import RANDOM, Classifier
 from ray_synth.errors import InputError
 from ray_synth.features.clip import image_statistics
+from ray_synth.features.packaged import enlarged
 from ray_synth.torch_ops import import_torchvision
 from ray_synth.training.checkpoint import trainable_state
 
@@ -141,6 +142,14 @@ def build_model(
         return _build_network(settings, shape, len(class_names), load=True)
 
 
+def undrawn(settings: Classifier) -> Classifier:
+    """The settings of a network whose weights are about to be put in: without the file that it started from.
+
+    Of open_clip's models only the adapters are kept, so their file is needed.
+    """
+    return settings if settings.model.startswith("open_clip:") else settings.model_copy(update={"weights": RANDOM})
+
+
 def _check_channels(settings: Classifier, shape: tuple[int, int, int]) -> None:
     if shape[2] not in (1, 3) and settings.model not in PLAIN:
         raise InputError(
@@ -174,6 +183,8 @@ def _build_network(settings: Classifier, shape: tuple[int, int, int], num_classe
 def _timm_model(settings: Classifier, size: Size, num_classes: int, *, load: bool) -> nn.Module:
     network: Any = timm_network(settings.model.removeprefix("timm:"), num_classes)
     expects: Mapping[str, Any] = network.pretrained_cfg
+    if packaged_name(settings.model) and settings.image_size is None:
+        size = enlarged(*size)
     if load:
         _load(network, settings, head=_timm_head(network))
     if expects.get("fixed_input_size"):
@@ -202,10 +213,10 @@ def _timm_head(network: Any) -> tuple[str, ...]:
 
 
 def _load(network: nn.Module, settings: Classifier, head: tuple[str, ...]) -> None:
-    """Weights of a local file into the network. A head of another number of classes stays as it was drawn."""
-    if settings.weights is None:
+    """Weights of a file into the network. A head of another number of classes stays as it was drawn."""
+    own, given = network.state_dict(), starting_weights(settings)
+    if given is None:
         return
-    own, given = network.state_dict(), read_weights(settings.weights)
     _refuse_misfit(settings, misfit(own, given, loose=head))
     kept = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     heads = {name: own[name] for name in own if name.startswith(head)}
@@ -233,7 +244,7 @@ def check_model(settings: Classifier, shape: tuple[int, int, int] | None = None)
     if settings.model.startswith("open_clip:"):
         check_clip(settings)
         return
-    given = read_weights(settings.weights, shapes_only=True) if settings.weights else None
+    given = starting_weights(settings, shapes_only=True)
     if shape is None and settings.image_size is None:
         if settings.model == "compact_cnn":
             return  # its first linear layer is as large as the images

@@ -1,4 +1,4 @@
-"""A local weights file in, named tensors or only their shapes out; what does not fit a model is named by layer."""
+"""A weights file, local or of a package, in, named tensors or only their shapes out; what does not fit is named."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from typing import Any
 
 import torch
 
+from ray_synth.config import RANDOM, Classifier
 from ray_synth.errors import InputError
+from ray_synth.features.packaged import PACKAGES, packaged_state
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys under which training scripts put the weights
 NAMED = 3  # layers that a message names
+
+
+def packaged_name(model: str) -> str | None:
+    """The name by which `features.packaged` knows the classifier's model, if it does."""
+    name = model.removeprefix("timm:")
+    return name if model != name and name in PACKAGES else None
+
+
+def starting_weights(settings: Classifier, *, shapes_only: bool = False) -> dict[str, torch.Tensor] | None:
+    """What the classifier starts from: its file, or what a package ships for its model; None: as it is drawn.
+
+    Raises:
+        InputError: as of `read_weights`, or a package that is not installed.
+    """
+    if settings.weights == RANDOM:
+        return None
+    if settings.weights is not None:
+        return read_weights(settings.weights, shapes_only=shapes_only)
+    name = packaged_name(settings.model)
+    return None if name is None else packaged_state(name, shapes_only=shapes_only)
 
 
 def read_weights(path: str | Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:

@@ -19,11 +19,13 @@ from ray_synth.config.generator import (
 )
 from ray_synth.config.section import FORMAT, changed, digest, said
 from ray_synth.config.sweep import SEARCHED, Dimension, Sweep
+from ray_synth.config.words import RANDOM, encoder_in, file_in
 
 __all__ = [
     "FORMAT",
     "FORMATS",
     "GENERATORS",
+    "RANDOM",
     "SAMPLING",
     "SEARCHED",
     "Augment",
@@ -47,6 +49,8 @@ __all__ = [
     "VisualGuidance",
     "changed",
     "digest",
+    "encoder_in",
+    "file_in",
     "load_experiment",
     "parse_assignments",
     "said",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_synth.config.section import Section
+from ray_synth.config.words import FEATURES, FEATURES_SAID, encoder_in, file_in
 
 
 class PartitionSettings(Section):
@@ -16,17 +17,12 @@ class PartitionSettings(Section):
     num_clusters: int | None = Field(None, ge=1, description="default: clusters_per_class x classes")
     clusters_per_class: float = Field(2.0, gt=0, le=1000)
     iterations: int = Field(300, ge=1)
-    features: str = Field(
-        "pixels",
-        pattern=r"^(pixels|(open_clip|timm):[^:]+:.+)$",
-        description="pixels, open_clip:MODEL:/path/to/weights or timm:NAME:/path/to/weights",
-    )
+    features: str = Field("pixels", pattern=FEATURES, description=FEATURES_SAID)
 
     @property
     def encoder(self) -> tuple[str, str] | None:
-        """Model and weights file of features that are not pixels."""
-        _, model, weights = [*self.features.split(":", 2), "", ""][:3]
-        return (model.replace("/", "-"), weights) if weights else None  # as open_clip writes ViT-B/16
+        """Model and weights file of features that are not pixels; no file where a package ships the weights."""
+        return encoder_in(self.features)
 
     def clusters(self, num_classes: int) -> int:
         return self.num_clusters or max(1, round(self.clusters_per_class * num_classes))
@@ -96,9 +92,15 @@ class Classifier(Section):
     """The classifier, its loss (Nguyen et al., 2025, Eq. 7) and its budget."""
 
     model: str = Field(
-        "small_cnn", description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME or open_clip:NAME"
+        "small_cnn",
+        description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME, timm:NAME:/path/to/weights "
+        "or open_clip:NAME",
     )
-    weights: str | None = Field(None, description="a local file to start from; open_clip needs one")
+    weights: str | None = Field(
+        None,
+        description="a local file to start from, or random; default: what a package ships for the model "
+        "(timm:tf_efficientnet_lite0), else random; open_clip needs a file",
+    )
     image_size: int | None = Field(None, ge=8, le=4096, description="what the model sees; default: the images' own")
     lora: Lora | None = Field(None, description="for open_clip; default there: q and v of both towers")
     prompt: str = Field("a photo of a {class}", pattern=r"\{class\}", description="of open_clip's zero-shot head")
@@ -126,6 +128,22 @@ class Classifier(Section):
     evaluations: int = Field(5, ge=1, description="validation passes per training")
     num_workers: int = Field(1, ge=1, description="Ray Train workers of the final trainings")
     gather: bool = Field(True, description="workers exchange outputs: regions and terms are those of the whole batch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_of_the_model(cls, given: Any) -> Any:
+        """`model: timm:NAME:/path` is short for that model and `weights: /path`."""
+        if not isinstance(given, dict) or not isinstance(given.get("model"), str):
+            return given
+        model, file = file_in(given["model"])
+        if file is None:
+            return given
+        if given.get("weights") not in (None, file):
+            raise ValueError(
+                f"weights must be given once, got {given['model']!r} and {given['weights']!r}; "
+                f"type --set classifier.weights={file} --set classifier.model={model}"
+            )
+        return {**given, "model": model, "weights": file}
 
     @field_validator("model")
     @classmethod

@@ -12,7 +12,8 @@ from ray_synth.config.classifier import Classifier, PartitionSettings
 from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
-from ray_synth.config.sweep import Metric, Sweep, check_space
+from ray_synth.config.sweep import Dimension, Metric, Sweep, check_space
+from ray_synth.config.words import FEATURES, FEATURES_SAID, RANDOM, encoder_in, file_in
 
 
 class Estimate(Section):
@@ -32,6 +33,11 @@ class Evaluate(Section):
     """The final comparison: real only, at the predicted ratio, at the swept best."""
 
     repeats: int = Field(3, ge=1, le=100, description="trainings per setting, each with its own seed")
+    features: str = Field(
+        "pixels",
+        pattern=FEATURES,
+        description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}",
+    )
 
 
 class Experiment(Section):
@@ -112,16 +118,31 @@ def with_absolute_paths(settings: Settings) -> Settings:
     """The same settings for workers, whose current folder is another one."""
     changes: dict[str, Any] = {}
     for name, value in settings:
+        if value == RANDOM and isinstance(settings, Classifier):
+            continue
         if isinstance(value, Section):
             changes[name] = with_absolute_paths(value)
         elif name == "model" and isinstance(settings, Classifier):
             continue  # an architecture
-        elif isinstance(settings, Sweep) and name == "space" and value.get("weights") is not None:
-            files = tuple(choice and str(Path(choice).absolute()) for choice in value["weights"].choices or ())
-            changes[name] = {**value, "weights": value["weights"].model_copy(update={"choices": files})}
+        elif isinstance(settings, Sweep) and name == "space":
+            found = {key: value[key] for key in ("weights", "model") if value.get(key) is not None}
+            changes[name] = {**value, **{key: _absolute_choices(key, each) for key, each in found.items()}}
         elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
             changes[name] = str(Path(value).absolute())
-        elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:
-            weights = settings.encoder[1]
-            changes[name] = settings.features.removesuffix(weights) + str(Path(weights).absolute())
+        elif name == "features" and (encoder := encoder_in(value)) and encoder[1]:
+            changes[name] = value.removesuffix(encoder[1]) + str(Path(encoder[1]).absolute())
     return settings.model_copy(update=changes)
+
+
+def _absolute_choices(name: str, dimension: Dimension) -> Dimension:
+    """Of weights files, or of models with one in their name."""
+    if dimension.choices is None:
+        return dimension
+
+    def absolute(choice: Any) -> Any:
+        if name == "weights":
+            return choice if choice in (None, RANDOM) else str(Path(choice).absolute())
+        model, file = file_in(choice)
+        return choice if file is None else f"{model}:{Path(file).absolute()}"
+
+    return dimension.model_copy(update={"choices": tuple(map(absolute, dimension.choices))})

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAn
 from pydantic_core import PydanticCustomError
 
 from ray_synth.config.section import Section
+from ray_synth.config.words import FEATURES, FEATURES_SAID
 
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
 
@@ -238,6 +239,9 @@ class Filter(Section):
 
     blank: bool = Field(True, description="one colour all over")
     near_copies: bool = Field(False, description="closer to a real training image than those are to each other")
+    features: str = Field(
+        "pixels", pattern=FEATURES, description=f"what near copies are compared by: {FEATURES_SAID}; pixels: thumbnails"
+    )
     clip: ClipFilter | None = None
 
 

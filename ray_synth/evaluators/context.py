@@ -23,6 +23,7 @@ class EvaluationContext:
 
     classifiers: name -> what loads a trained classifier and its validation accuracy, here or in another process;
     repeats under the same name. train: the real training set. seed: the experiment's; an evaluator derives its own.
+    features: the word of `evaluate.features`.
     """
 
     classifiers: Sequence[tuple[str, Loader]]
@@ -31,6 +32,7 @@ class EvaluationContext:
     read_all_but_test: Callable[[], ImageSource]
     read_synthetic: Callable[[], ImageSource]
     seed: int
+    features: str = "pixels"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext
+from ray_synth.evaluators.seen import linear_judge
 from ray_synth.metrics.spectrum import rapsd, rapsd_distance
 from ray_synth.seeding import derive_seed
 
@@ -21,28 +22,41 @@ JUDGE = Classifier(updates=600, evaluations=1, keep="last", lambda_1=0.0, lambda
 def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """`label_fidelity`, `label_fidelity/judge_accuracy` and `label_fidelity/class/NAME`."""
     seed = derive_seed("judge", context.seed)
-    yield from judged_fidelity(context.all_but_test, context.test, context.synthetic, seed=seed)
+    sets = (context.all_but_test, context.test, context.synthetic)
+    yield from judged_fidelity(*sets, seed=seed, features=context.features)
 
 
 def judged_fidelity(
-    judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, *, seed: int
+    judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, *, seed: int, features: str = "pixels"
 ) -> Iterator[tuple[str, float]]:
     """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
 
-    judge_train: every real image outside the test set. The judge's own test accuracy is yielded beside it: a fidelity
+    judge_train: every real image outside the test set. features: the judge is a small network on pixels, or a linear
+    classifier on an encoder's features. The judge's own test accuracy is yielded beside it: a fidelity
     above what the judge can tell means nothing.
     """
+    if features == "pixels":
+        said, accuracy = _network_judge(judge_train, test, synthetic, seed)
+    else:
+        said, accuracy = linear_judge(judge_train, test, synthetic, features)
+    right = said == synthetic.labels
+    yield "label_fidelity", float(right.mean())
+    yield "label_fidelity/judge_accuracy", accuracy
+    for label, name in enumerate(synthetic.class_names):
+        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+
+
+def _network_judge(
+    judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, seed: int
+) -> tuple[np.ndarray, float]:
+    """Labels of the synthetic images as a small network sees them, and its accuracy on the test set."""
     nothing = synthetic.take(np.zeros(0, dtype=np.int64))
     regions = np.zeros(len(judge_train), dtype=np.int64)
     data = TrainingData(
         real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
     )
     judged = fit(data, test, JUDGE, seed=seed)
-    right = logits_of(judged.model, synthetic).argmax(1).numpy() == synthetic.labels
-    yield "label_fidelity", float(right.mean())
-    yield "label_fidelity/judge_accuracy", judged.accuracy
-    for label, name in enumerate(synthetic.class_names):
-        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+    return logits_of(judged.model, synthetic).argmax(1).numpy(), judged.accuracy
 
 
 def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from ray_synth.evaluators.accuracy import final_accuracy
 from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.evaluators.fidelity import label_fidelity, spectral_distance
+from ray_synth.evaluators.seen import feature_distance
 
 Evaluator = Callable[[EvaluationContext], Iterator[tuple[str, float]]]
 EVALUATORS: dict[str, Evaluator] = {
     "final_accuracy": final_accuracy,
     "label_fidelity": label_fidelity,
     "spectral_distance": spectral_distance,
+    "feature_distance": feature_distance,
 }
 # What they take, for a plan: test images times classifiers and synthetic images -> units. Nothing for quick ones.
 TAKES: dict[str, Callable[[int, int], Mapping[str, float]]] = {

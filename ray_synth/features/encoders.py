@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from ray_synth.errors import InputError
 from ray_synth.features.clip import OpenClip, open_clip_name
-from ray_synth.features.timm_model import load_timm
+from ray_synth.features.packaged import PACKAGES
+from ray_synth.features.timm_model import load_timm, timm_label
 
 BATCH = 64
 USAGE = (
-    '"auto", a function or torch module from images to features, "open_clip:MODEL:/path/to/weights.safetensors" or '
-    '"timm:NAME:/path/to/weights.safetensors"'
+    '"auto", a function or torch module from images to features, "open_clip:MODEL:/path/to/weights.safetensors", '
+    '"timm:NAME:/path/to/weights.safetensors" or ' + " or ".join(f'"timm:{name}"' for name in PACKAGES)
 )
 Images = NDArray[np.uint8]
 Features = NDArray[np.floating[Any]]
@@ -65,12 +66,13 @@ def encoder_of(spec: Any, *, device: str | None = None) -> Encoder:
 
     Args:
         spec: "pixels" (in [0, 1]); "open_clip:MODEL:/path" or "timm:NAME:/path", whose weights are read from that file,
-            safely, and nothing is downloaded; a torch module, which gets float images [B,C,H,W] in [0, 1] on its own
+            safely, and nothing is downloaded; "timm:NAME" whose weights an installed package ships
+            (`features.packaged`); a torch module, which gets float images [B,C,H,W] in [0, 1] on its own
             device and gives [B,d]; a function, which gets uint8 [N,H,W,C]; or an Encoder.
         device: of a model that is loaded; default: the GPU where there is one.
 
     Raises:
-        InputError: anything else, a path without a file, or weights that do not fit.
+        InputError: anything else, a path without a file, a package that is missing, or weights that do not fit.
     """
     if isinstance(spec, Encoder):
         return spec
@@ -88,7 +90,8 @@ def encoder_of(spec: Any, *, device: str | None = None) -> Encoder:
 def _from_file(spec: str, device: str | None) -> Encoder:
     library, model, *rest = [*spec.split(":", 2), ""]
     path = Path(rest[0])
-    if not model or not rest[0] or not path.is_file():
+    packaged = library == "timm" and model and not rest[0]
+    if not packaged and (not model or not rest[0] or not path.is_file()):
         raise InputError(
             f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {library}:MODEL:/path/to/weights.safetensors"
         )
@@ -97,13 +100,13 @@ def _from_file(spec: str, device: str | None) -> Encoder:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     module: Any
     if library == "timm":
-        module, on_cpu = load_timm(model, path)
+        module, on_cpu = load_timm(model, None if packaged else path)
         module = module.eval().to(device)
 
         def prepare(batch: Images, module_device: Any) -> Any:
             return on_cpu(batch).to(module_device)
 
-        libraries: tuple[str, ...] = ("timm",)
+        name, libraries = timm_label(model), ("timm",)
     else:
         clip = OpenClip(open_clip_name(model), path, device=device)
         module = clip.visual
@@ -111,9 +114,9 @@ def _from_file(spec: str, device: str | None) -> Encoder:
         def prepare(batch: Images, module_device: Any) -> Any:
             return clip.prepared(_as_floats(batch, module_device))
 
-        libraries = ("open_clip_torch",)
+        name, libraries = f"{library}:{model}", ("open_clip_torch",)
     function = partial(_run_module, module, prepare)
-    return Encoder(name=f"{library}:{model}", function=function, module=module, libraries=libraries)
+    return Encoder(name=name, function=function, module=module, libraries=libraries)
 
 
 def _as_floats(batch: Images, device: Any) -> Any:

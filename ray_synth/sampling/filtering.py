@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from ray_synth.config import ClipFilter, Filter
 from ray_synth.data.source import ImageSource
 from ray_synth.features.clip import OpenClip, check_open_clip
+from ray_synth.features.encoders import Encoder, encoder_of
 from ray_synth.generator.base import Batch, Parents
 
 BLANK_RANGE = 2  # of 255, in every channel
@@ -19,7 +20,9 @@ Judge = Callable[[list[np.ndarray], list[int]], np.ndarray]  # images, labels ->
 
 
 def check_filters(settings: Filter) -> None:
-    """Raise InputError for a CLIP that will not work."""
+    """Raise InputError for a CLIP or an encoder that will not work."""
+    if settings.near_copies and settings.features != "pixels":
+        encoder_of(settings.features, device="cpu")
     if settings.clip is not None:
         check_open_clip(settings.clip.model, settings.clip.weights)
 
@@ -32,7 +35,8 @@ def build_filters(
     if settings.blank:
         judges["blank"] = lambda images, labels: np.array([is_blank(image) for image in images])
     if settings.near_copies and parents is not None:
-        judges["near_copy"] = NearCopies(parents.source)
+        encoder = None if settings.features == "pixels" else encoder_of(settings.features, device=device)
+        judges["near_copy"] = NearCopies(parents.source, encoder)
     if settings.clip is not None:
         judges["clip"] = ZeroShot(settings.clip, class_names, device)
 
@@ -60,22 +64,42 @@ class NearCopies:
     """Images that are closer to a real one than real ones are to each other.
 
     Compared are thumbnails, each brought to mean 0 and length 1, so that a copy that is brighter, sharper or larger is
-    still one. The threshold is the distance that one real image in a hundred has to its nearest
-    neighbour: about as rare would the rejection of an image as new as a real one be.
+    still one; or an encoder's features, seen from the mean of the real ones, in which a copy that is mirrored or cut
+    stays near too. The threshold is the distance that one real image in a hundred has to its nearest neighbour: about
+    as rare would the rejection of an image as new as a real one be.
     """
 
-    def __init__(self, real: ImageSource):
-        self.side = min(THUMBNAIL, *real.shape[:2])
-        self.real = np.stack([thumbnail(image, self.side) for batch in real.batches() for image in batch])
+    def __init__(self, real: ImageSource, encoder: Encoder | None = None):
+        self.side, self.encoder, self.centre = min(THUMBNAIL, *real.shape[:2]), encoder, np.float32(0)
+        if encoder is None:
+            self.real = np.concatenate([self._thumbnails(batch) for batch in real.batches()])
+        else:
+            features = np.concatenate([encoder(batch).astype(np.float32) for batch in real.batches()])
+            self.centre = features.mean(axis=0)
+            self.real = _directions(features - self.centre)
         some = np.random.default_rng(0).permutation(len(real))[:CALIBRATION_IMAGES]
         closeness = self.real[some] @ self.real.T
         closeness[np.arange(len(some)), some] = -np.inf
         self.limit = float(np.quantile(closeness.max(axis=1), 1 - CALIBRATION_QUANTILE)) if len(real) > 1 else 0.999
 
     def __call__(self, images: list[np.ndarray], labels: list[int]) -> np.ndarray:
-        thumbnails = np.stack([thumbnail(image, self.side) for image in images])
-        found: np.ndarray = (thumbnails @ self.real.T).max(axis=1) > self.limit
+        if self.encoder is None:
+            seen = self._thumbnails(images)
+        else:
+            # One by one: sizes may differ.
+            features = np.concatenate([self.encoder(image[None]).astype(np.float32) for image in images])
+            seen = _directions(features - self.centre)
+        found: np.ndarray = (seen @ self.real.T).max(axis=1) > self.limit
         return found
+
+    def _thumbnails(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        return np.stack([thumbnail(image, self.side) for image in images])
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """[n,d] -> [n,d] of length 1."""
+    directions: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return directions
 
 
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:

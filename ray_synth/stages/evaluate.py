@@ -39,6 +39,7 @@ class Evaluate(Stage):
     @property
     def digest(self) -> str:
         from ray_synth.evaluators.table import EVALUATORS
+        from ray_synth.sampling.digests import encoder_files
 
         trained = self.folder.stage(Train.name)
         return digest(
@@ -48,6 +49,7 @@ class Evaluate(Stage):
             self.inputs.digests,
             self.of(Generate).images_per_class,
             self.experiment.seed,
+            *encoder_files(self.experiment.evaluate.features),
         )
 
     @property
@@ -102,6 +104,7 @@ class Evaluate(Stage):
             read_all_but_test=self.inputs.all_but_test,
             read_synthetic=lambda: images.all,
             seed=self.experiment.seed,
+            features=self.inputs.on_workers.evaluate.features,
         )
 
     def metrics(self) -> dict[str, float]:

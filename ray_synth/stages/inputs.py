@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_synth.config import Experiment, with_absolute_paths
+from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
@@ -57,12 +57,15 @@ class Inputs:
     @functools.cached_property
     def classifier_files(self) -> list[str]:
         """What lies in the files that the classifier starts from and that its regions are seen through."""
+        from ray_synth.features.packaged import packaged_digests
         from ray_synth.generator.pretrained import content_digest
+        from ray_synth.sampling.digests import encoder_files
 
         e = self.experiment
-        features = e.partition.encoder[1] if e.partition.encoder else None
-        files = (e.classifier.weights, features, *e.sweep.choices_of("weights"))
-        return [content_digest(Path(file)) for file in files if file]
+        named = [file_in(model) for model in (e.classifier.model, *e.sweep.choices_of("model"))]
+        files = (e.classifier.weights, *e.sweep.choices_of("weights"), *(file for _, file in named))
+        own = [content_digest(Path(file)) for file in files if file and file != RANDOM]
+        return own + [d for model, _ in named for d in packaged_digests(model)] + encoder_files(e.partition.features)
 
     def start_ray(self) -> None:
         """Ray is started by the first stage that needs it, and stopped at the end of the run."""

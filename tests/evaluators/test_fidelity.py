@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
-from ray_synth.evaluators import context, fidelity
+from ray_synth.evaluators import context, fidelity, seen
 from ray_synth.evaluators.context import EvaluationContext
 
 
@@ -31,6 +33,27 @@ def test_the_share_of_wrong_labels_is_found(splits: Splits) -> None:
     found = dict(fidelity.judged_fidelity(splits.generator, splits.test, generated, seed=0))
     assert found["label_fidelity"] == pytest.approx(2 / 3, abs=0.05)
     assert found["label_fidelity/judge_accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_linear_judge_finds_wrong_labels_and_distances_know_the_same_images(splits: Splits) -> None:
+    """Through the packaged network. 20 real digits a class are enough for it."""
+    rows = np.concatenate([np.flatnonzero(splits.generator.labels == label)[:20] for label in range(10)])
+    train, real = splits.generator.take(rows), splits.test.take(slice(100))
+    wrong = np.arange(len(real)) % 3 == 0
+    labels = np.where(wrong, (real.labels + 1) % 10, real.labels)
+    generated = ImageSet(pixels=real.images(), labels=labels, class_names=real.class_names)
+    word = "timm:tf_efficientnet_lite0"
+    found = dict(fidelity.judged_fidelity(train, real, generated, seed=0, features=word))
+    assert found["label_fidelity/judge_accuracy"] > 0.85
+    assert found["label_fidelity"] == pytest.approx(2 / 3, abs=0.15)
+    assert not dict(seen.feature_distance(context_of(train, generated)))  # of pixels
+    same, other = (
+        dict(seen.feature_distance(replace(context_of(train, images), features=word))) for images in (train, generated)
+    )
+    assert same["feature_distance/frechet"] == pytest.approx(0, abs=1e-3 * other["feature_distance/frechet"])
+    assert same["feature_distance/precision"] == same["feature_distance/recall"] == 1
+    assert 0 < other["feature_distance/recall"] < 1
 
 
 def test_spectra_of_the_same_images_are_no_distance_apart(splits: Splits) -> None:

@@ -91,7 +91,7 @@ def test_what_cannot_be_an_encoder_is_refused(weights: Path, tmp_path: Path) -> 
     for spec, expected in (
         (f"timm:test_resnt:{weights}", "timm has no model 'test_resnt'; did you mean test_resnet"),
         (f"timm:{NAME}:/nowhere.safetensors", "no file at /nowhere.safetensors"),
-        (f"timm:{NAME}", r"no file at \(no path\)"),
+        (f"timm:{NAME}", "has no path, and weights come with a package for"),
         (f"timm:{NAME}:{tmp_path / 'harmful.pth'}", "cannot be loaded from .*weights_only"),
         (f"timm:{NAME}:{tmp_path / 'other.safetensors'}", "cannot be loaded from .*Missing key"),
         (f"open_clip:ViT-B/61:{weights}", "open_clip has no model 'ViT-B-61'"),

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from ray_synth.config import Filter
+from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.errors import InputError
+from ray_synth.features.encoders import encoder_of
 from ray_synth.generator.base import Batch, Parents
-from ray_synth.sampling.filtering import NearCopies, build_filters, is_blank
+from ray_synth.sampling.filtering import NearCopies, build_filters, check_filters, is_blank
 
 
 def judged(filter: Filter, images: list[np.ndarray], labels: list[int], parents: Parents | None = None) -> list[str]:
@@ -56,6 +58,32 @@ def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None
         [0, 0],
         Parents(source=splits.generator, keys=[]),
     ) == ["near_copy", ""]
+
+
+PACKAGED = "timm:tf_efficientnet_lite0"
+
+
+def test_near_copies_may_be_compared_by_features(splits: Splits) -> None:
+    real, new = splits.generator.take(slice(60)), splits.test.images()[0]
+    copy = (0.9 * real.images()[0]).astype(np.uint8)
+    found = judged(Filter(near_copies=True, features=PACKAGED), [copy, new], [0, 0], Parents(source=real, keys=[]))
+    assert found == ["near_copy", ""]
+    with pytest.raises(InputError, match="has no path"):
+        check_filters(Filter(near_copies=True, features="timm:resnet18"))
+
+
+@pytest.mark.slow
+def test_features_know_a_photograph_that_was_mirrored_or_cut(measuring_data: Path) -> None:
+    """CIFAR-10; thumbnails take nearly all mirrored ones for new."""
+    with np.load(measuring_data / "cifar10_dev_10k5k.npz", allow_pickle=False) as file:
+        images = file["images"][file["split"] == 0]
+    real, some, new = images[:300], images[:60], images[1000:1060]
+    source = ImageSet(pixels=real, labels=np.zeros(300, np.int64), class_names=("any",))
+    judge, plain = NearCopies(source, encoder_of(PACKAGED, device="cpu")), NearCopies(source)
+    mirrored, cut = (list(map(np.ascontiguousarray, each)) for each in (some[:, :, ::-1], some[:, 2:30, 2:30]))
+    assert judge(mirrored, [0] * 60).mean() > 0.9 > 0.3 > plain(mirrored, [0] * 60).mean()
+    assert judge(cut, [0] * 60).mean() > 0.7
+    assert judge(list(new), [0] * 60).mean() < 0.1
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,25 @@
+"""A word for a model in an experiment file in, its name and its weights file out."""
+
+from __future__ import annotations
+
+RANDOM = "random"  # in the place of a weights file
+# What images are seen through, where that is no network that is trained on them.
+FEATURES = r"^(pixels|timm:[^:]+|(open_clip|timm):[^:]+:.+)$"
+FEATURES_SAID = (
+    "pixels, open_clip:MODEL:/path/to/weights, timm:NAME:/path/to/weights, or timm:tf_efficientnet_lite0 with the "
+    "extra pretrained"
+)
+
+
+def encoder_in(features: str) -> tuple[str, str] | None:
+    """Model and weights file of `open_clip:MODEL:/path` or `timm:NAME:/path`; the file is "" where an installed package
+    ships the weights. None for other words."""
+    library, model, weights = [*features.split(":", 2), "", ""][:3]
+    name = model.replace("/", "-") if library == "open_clip" else model  # as open_clip writes ViT-B/16
+    return (name, weights) if model else None
+
+
+def file_in(model: str) -> tuple[str, str | None]:
+    """`timm:NAME:/path` as model and weights file; any other model has no file in its name."""
+    library, *rest = model.split(":", 2)
+    return (f"{library}:{rest[0]}", rest[1]) if library == "timm" and len(rest) == 2 else (model, None)
