@@ -14,6 +14,7 @@ NOTICEABLE = 0.01  # accuracy that makes a difference, in verdicts
 FEWEST = 10  # images below which the verdict is "uncertain"
 CERTAIN = 0.8  # probability below which the verdict is "uncertain"
 LENGTH_SCALE = 2.5  # of the Gaussian process, in log2(1 + ratio), and in log2 of a weight
+SLOPE = 2.0  # of its linear part, in amplitudes a unit: wide, so that the data say whether a curve rises to its end
 AMPLITUDES = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHRINK_IMAGES = 50.0  # as many images as the assumption of equal, independent noise is worth
 NEAR = 0.003  # accuracy within which a ratio counts as best, in intervals
@@ -26,9 +27,9 @@ BEYOND = 5.0  # how much wider it is far beyond the pilot
 class Posterior:
     """Gaussian process over coordinates such as log2(1 + ratio), for the shape of a curve of mean scores.
 
-    Its kernel is RBF, its amplitude averaged by marginal likelihood, its noise the covariance of the mean scores.
-    Height and shape are apart: the height is the mean over the points, and only each image's deviations from its own
-    mean enter the shape. (Fitted together, correlated noise of unequal size draws the whole curve off the data.)
+    Its kernel is RBF and linear, its amplitude averaged by marginal likelihood, its noise the covariance of the mean
+    scores. Height and shape are apart: the height is the mean over the points, and only each image's deviations from
+    its own mean enter the shape. (Fitted together, correlated noise of unequal size draws the curve off the data.)
     `mean` [Q] and `covariance` [Q,Q] stand at the queries.
 
     Args:
@@ -59,7 +60,7 @@ class Posterior:
         noise = (1 - amount) * noise + amount * np.trace(noise) / max(number - 1, 1) * centring
         # Half an image more or less, and the direction of the height, which carries nothing, kept regular.
         noise += np.eye(number) * (0.25 * share) ** 2 + 1.0 / number
-        inner, cross, far = _rbf(points, points), _rbf(points, queries), _rbf(queries, queries)
+        inner, cross, far = _kernel(points, points), _kernel(points, queries), _kernel(queries, queries)
         towards = cross.mean(axis=0)  # of each query with the mean over the points
         near, over = centring @ inner @ centring, centring @ (cross - inner.mean(axis=1)[:, None])
         far = far - towards[:, None] - towards[None, :] + inner.mean()
@@ -183,7 +184,8 @@ def _index(ratios: FloatArray, ratio: float) -> int:
     return int(np.abs(ratios - ratio).argmin())
 
 
-def _rbf(a: FloatArray, b: FloatArray) -> FloatArray:
+def _kernel(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Of amplitude 1. RBF alone draws a curve that rises to its end back to its mean there."""
     a, b = (points[:, None] if points.ndim == 1 else points for points in (a, b))
     kernel: FloatArray = np.exp(-0.5 * ((a[:, None] - b[None, :]) ** 2).sum(axis=-1) / LENGTH_SCALE**2)
-    return kernel
+    return kernel + SLOPE**2 * a @ b.T

@@ -21,7 +21,7 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import LEARNING, Evidence, Mix, Sets, class_balanced, gather, gather_briefly
+from ray_synth.bound.evidence import Evidence, Mix, Sets, class_balanced, gather, gather_briefly
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
@@ -39,6 +39,7 @@ FloatArray = NDArray[np.float64]
 METRICS = ("accuracy", "balanced_accuracy")  # as in config.sweep, which nothing here imports; a test holds them equal
 METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
 DRAWS = 500
+LEARNING = 0.5  # exponent of the learning curve where the real images are too few to be halved
 LARGE_PILOT = 10_000  # synthetic images that are always enough
 SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_synth.allocation import Allocation
-from ray_synth.bound.networks import FOLDS, network_scores, stratified_folds, torch_on_one_thread
+from ray_synth.bound.networks import network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, ridge_scores, scored_rows
 from ray_synth.bound.random_features import redrawn
@@ -27,7 +26,6 @@ NETWORK_INPUTS = ("raw", "patches", "features")
 SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
 SIDE_ROWS = 500
-LEARNING = 0.85  # error falls as (images of a class)^-0.85 while they are few
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
 MAX_THREADS = 4
 NOTHING = 1e-9  # what a real image weighs that is not trained on
@@ -129,8 +127,6 @@ def gather(
         except BaseException:  # Ctrl-C must not wait for what has not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    shrunk = functools.partial(_full_size, samples=samples, rows=rows, pilot=pilot, use_real=mix.use_real)
-    ridge, networks = shrunk(ridge, left_out=1.0), shrunk(networks, left_out=1 / FOLDS)
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
     found = _evidence(samples, linear, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
     return replace(found, sizes=sizes, weighted=weighted)
@@ -144,7 +140,6 @@ def gather_briefly(
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed, SIDE_ROWS)
     fit = _Fit(3 if n < 30 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
     ridge = _ridge(samples, linear, pilot, rows, mix.weights(grid), fit=fit, seed=seed)
-    ridge = _full_size(ridge, samples=samples, rows=rows, pilot=pilot, left_out=1.0, use_real=mix.use_real)
     return _evidence(samples, linear, grid, pilot, rows, ridge.mean(axis=0), [ridge], balanced=balanced)
 
 
@@ -232,27 +227,6 @@ def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> C
         labels = samples.target_labels
         return lambda parts: HeldOut(labels, target=parts[2])
     return lambda parts: HeldOut(samples.real_labels[rows], rows=rows if places is None else places)
-
-
-def _full_size(
-    scores: FloatArray, *, samples: Samples, rows: IntArray, pilot: Pilot, left_out: float, use_real: bool
-) -> FloatArray:
-    """Scores [F,s,R] as if the image had not been missing from its class: with few real images that is much of it.
-
-    left_out: images of its class missing (from 1), or the share of all that is (below 1). use_real: without them none
-    is missing but where nothing else is trained on.
-    """
-    if samples.target_labels is not None:
-        return scores
-    classes = samples.real_labels[rows]
-    real = samples.real_counts[classes].astype(np.float64)[:, None]
-    everything = real + pilot.counts[:, classes].T
-    missing = np.minimum(left_out if left_out >= 1 else left_out * real, real)
-    shrunk = (np.maximum(everything - missing, 0.5) / everything) ** LEARNING
-    if not use_real:
-        shrunk[:, pilot.counts.sum(axis=1) > 0] = 1.0
-    full: FloatArray = 1 - (1 - scores) * shrunk
-    return full
 
 
 def _scores_by_size(

@@ -71,14 +71,9 @@ def network_scores(
 
 def _weight_of_all(labels: NDArray[np.int64], rows: NDArray[np.int64]) -> FloatArray:
     """Weights [k] of these rows that make each class's sum the number of its images."""
-    if not REWEIGH:
-        return np.full(len(rows), len(labels) / max(len(rows), 1))
     number, left = np.bincount(labels), np.bincount(labels[rows], minlength=int(labels.max()) + 1)
     weights: FloatArray = (number / np.maximum(left, 1))[labels[rows]]
     return weights
-
-
-REWEIGH = True
 
 
 def stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:

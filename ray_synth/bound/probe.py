@@ -21,6 +21,7 @@ PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a f
 PENALTIES_LARGE = (0.003, 0.01, 0.03, 0.1)  # from 200 real images
 QUARTERS = 4
 MAX_SCORED = 1000
+LARGE_CLASS = 40  # real images of a class from which one more or less is no matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +96,14 @@ def _fits(
 ) -> FloatArray:
     """Number of penalties under which each held-out image is right: [s,R].
 
-    Exact for ridge regression: the fit without row i is (f_i − h_i y_i)/(1 − h_i), with h the leverage. The Gram matrix
-    is cumulative over the ratios' prefixes, so no ratio starts from nothing.
+    Exact for ridge regression (`_left_out`). The Gram matrix is cumulative over the ratios' prefixes: no ratio starts
+    from nothing.
     """
     targets = np.eye(pilot.num_classes) - 1.0 / pilot.num_classes
     y_real = targets[real_labels]
     gram, moment = real.T @ real, real.T @ y_real
     scale = float((real**2).mean())
-    points = real[held.rows] if held.target is None else held.target
-    right = np.zeros((len(points), len(pilot.counts)))
+    right = np.zeros((len(held.labels), len(pilot.counts)))
     available = np.array([len(rows) for rows in members])
     taken = np.zeros(pilot.num_classes, dtype=np.int64)
     prefix_gram = np.zeros((real.shape[1], real.shape[1]))
@@ -130,55 +130,57 @@ def _fits(
         for penalty in penalties:
             ridge = penalty * weighed * scale
             factor = scipy.linalg.cholesky(mixed + ridge * np.eye(len(mixed)), lower=True, check_finite=False)
-            fitted = points @ scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
-            if held.rows is not None and REWEIGH:
-                root = scipy.linalg.solve_triangular(factor, real.T, lower=True, check_finite=False)  # (d, n)
-                everywhere = real @ scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
-                fitted = _left_out(root, everywhere, y_real, real_labels, held.rows, v)
-            elif held.rows is not None:
-                root = scipy.linalg.solve_triangular(factor, points.T, lower=True, check_finite=False)  # (d, s)
-                leverage = v * np.einsum("ds,ds->s", root, root)[:, None]
-                fitted = (fitted - leverage * y_real[held.rows]) / np.maximum(1.0 - leverage, 1e-9)
+            solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
+            if held.target is None:
+                fitted = _left_out(real, real_labels, held.rows, v, factor, solved, y_real)
+            else:
+                fitted = held.target @ solved
             right[:, i] += fitted.argmax(axis=1) == held.labels
     return right
 
 
-REWEIGH = True
-LARGE_CLASS = 40  # real images of a class from which one more or less is no matter
-
-
 def _left_out(
-    root: FloatArray,
-    fitted: FloatArray,
-    targets: FloatArray,
+    real: FloatArray,
     labels: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    rows: NDArray[np.int64] | None,
     weight: float,
+    factor: FloatArray,
+    solved: FloatArray,
+    targets: FloatArray,
 ) -> FloatArray:
     """Predictions for each of `rows` by the fit without it, the others of its class weighing as much as with it. [s,C]
 
     Where weights change by δ on rows K, predictions there become (I + H_KK diag δ)⁻¹ (f_K + H_KK diag(δ) y_K), with
-    H = X A⁻¹ Xᵀ. (Left out without that, an image leaves its class lighter: of two images half of the class is gone.)
+    H = X A⁻¹ Xᵀ. Left out without that, an image leaves its class lighter (of two images half of it is gone), and more
+    so the fewer synthetic ones there are.
 
-    root: L⁻¹ Xᵀ, [d,n]; fitted: f, [n,C]; weight: what each row weighs.
+    weight: of a real image; factor: L of A = L Lᵀ, [d,d]; solved: the fit, [d,C]; targets: [n,C].
     """
+    rows = np.arange(len(real)) if rows is None else rows
+    number = np.bincount(labels)
+    needed = np.union1d(rows, np.flatnonzero(number[labels] < LARGE_CLASS))
+    root = scipy.linalg.solve_triangular(factor, real[needed].T, lower=True, check_finite=False)  # [d,k]
+    fitted, labels, targets, places = (
+        real[needed] @ solved,
+        labels[needed],
+        targets[needed],
+        np.searchsorted(needed, rows),
+    )
     found = np.empty((len(rows), targets.shape[1]))
-    for c in np.unique(labels[rows]):
-        members, here = np.flatnonzero(labels == c), np.flatnonzero(labels[rows] == c)
-        y = targets[members[0]]
-        if len(members) == 1 or len(members) >= LARGE_CLASS:
-            part = root[:, rows[here]]
-            leverage = weight * np.einsum("ds,ds->s", part, part)[:, None]
-            found[here] = (fitted[rows[here]] - leverage * y) / np.maximum(1.0 - leverage, 1e-9)
+    for c in np.unique(labels[places]):
+        here = np.flatnonzero(labels[places] == c)
+        if number[c] == 1 or number[c] >= LARGE_CLASS:
+            own = places[here]
+            leverage = weight * np.einsum("ds,ds->s", root[:, own], root[:, own])[:, None]
+            found[here] = (fitted[own] - leverage * targets[own]) / np.maximum(1.0 - leverage, 1e-9)
             continue
-        gram = root[:, members].T @ root[:, members]
-        place = np.searchsorted(members, rows[here])
+        members = np.flatnonzero(labels == c)
+        place, each = np.searchsorted(members, places[here]), np.arange(len(here))
         change = np.full((len(here), len(members)), weight / (len(members) - 1))
-        change[np.arange(len(here)), place] = -weight
-        moved = gram[None] * change[:, None, :]
-        aim = fitted[members][None] + moved.sum(axis=2)[:, :, None] * y
-        solved = np.linalg.solve(np.eye(len(members)) + moved, aim)
-        found[here] = solved[np.arange(len(here)), place]
+        change[each, place] = -weight
+        moved = (root[:, members].T @ root[:, members])[None] * change[:, None, :]  # [s,k,k]
+        aim = fitted[members] + moved @ targets[members]
+        found[here] = np.linalg.solve(np.eye(len(members)) + moved, aim)[each, place]
     return found
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from ray_synth.bound import probe
-from ray_synth.bound.curve import Posterior, ratio_grid
+from ray_synth.bound.curve import SLOPE, Posterior, ratio_grid
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.theorem import closed_form, optimal_strength, risk_bound
 from ray_synth.data.splits import Splits
@@ -58,11 +58,11 @@ def test_wrong_terms_are_refused() -> None:
 
 
 @pytest.mark.parametrize("real_weight", [1.0, 3.0])
-def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) -> None:
+def test_leave_one_out_equals_refitting_with_the_image_s_weight_on_the_others_of_its_class(real_weight: float) -> None:
     rng = np.random.default_rng(0)
     n, m, d, classes = 12, 20, 6, 3
     real, synthetic = rng.normal(size=(n, d)), rng.normal(size=(m, d))
-    y, z = rng.integers(0, classes, n), np.sort(rng.integers(0, classes, m))
+    y, z = np.repeat([0, 1, 2], [8, 3, 1]), np.sort(rng.integers(0, classes, m))
     targets = np.eye(classes) - 1 / classes
     counts = np.array([[0, 0, 0], [2, 1, 3], [4, 4, 40]])  # the last asks for more of class 2 than there are
     scale = (real**2).mean()
@@ -76,9 +76,10 @@ def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) ->
             for penalty in probe.PENALTIES:
                 ridge = penalty * (real_weight * n + weights.sum()) * scale * np.eye(d)
                 for k in range(n):
-                    keep = np.arange(n) != k
-                    gram = real_weight * real[keep].T @ real[keep] + (x * weights[:, None]).T @ x + ridge
-                    moment = real_weight * real[keep].T @ targets[y[keep]] + (x * weights[:, None]).T @ t
+                    own = real_weight * np.where(y == y[k], len(y[y == y[k]]) / max(len(y[y == y[k]]) - 1, 1), 1.0)
+                    own[k] = 0
+                    gram = (real * own[:, None]).T @ real + (x * weights[:, None]).T @ x + ridge
+                    moment = (real * own[:, None]).T @ targets[y] + (x * weights[:, None]).T @ t
                     right[k, i] += (real[k] @ np.linalg.solve(gram, moment)).argmax() == y[k]
         return right / len(probe.PENALTIES)
 
@@ -91,6 +92,19 @@ def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) ->
     held = probe.HeldOut(y, rows=np.arange(n))
     found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight))
     assert found == pytest.approx(expected, abs=1e-12)
+    # Where classes are large the weights no longer move, and what is scored may be a part.
+    many = np.tile(real, (50, 1)) + 0.1 * rng.normal(size=(50 * n, d))
+    rows = np.arange(0, len(many), 7)
+    every = probe.HeldOut(np.tile(y, 50)[rows], rows=rows)
+    few = Pilot(z, counts[:1])
+    kept = np.arange(len(many))[:, None] != rows
+    found = probe.ridge_scores(
+        many, np.tile(y, 50), synthetic, few, every, real_weight=np.ones(1), penalties=(0.1,), correct=False
+    )
+    for place, row in enumerate(rows[:20]):
+        x, t = many[kept[:, place]], targets[np.tile(y, 50)[kept[:, place]]]
+        fit = np.linalg.solve(x.T @ x + 0.1 * len(many) * (many**2).mean() * np.eye(d), x.T @ t)
+        assert found[place, 0] == ((many[row] @ fit).argmax() == np.tile(y, 50)[row])
     target = rng.normal(size=(7, d))
     held = probe.HeldOut(rng.integers(0, classes, 7), target=target)
     gram = real_weight * real.T @ real + 0.1 * real_weight * n * scale * np.eye(d)
@@ -102,7 +116,7 @@ def test_leave_one_out_equals_refitting_without_the_image(real_weight: float) ->
 def test_the_posterior_equals_a_gaussian_process_of_another_library() -> None:
     """With one amplitude the curve is scikit-learn's, for a noise that is the covariance of the mean."""
     from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
     rng = np.random.default_rng(0)
     u, fine = np.log2(1 + ratio_grid(16.0)), np.linspace(0, np.log2(17), 9)
@@ -111,7 +125,8 @@ def test_the_posterior_equals_a_gaussian_process_of_another_library() -> None:
     noise = np.cov(scores, rowvar=False) / len(scores)
     means = []
     for amplitude in (0.01, 0.2):
-        kernel = ConstantKernel(amplitude**2, "fixed") * RBF(2.5, "fixed") + ConstantKernel(0.05**2, "fixed")
+        shape = RBF(2.5, "fixed") + ConstantKernel(SLOPE**2, "fixed") * DotProduct(0.0, "fixed")
+        kernel = ConstantKernel(amplitude**2, "fixed") * shape + ConstantKernel(1.0, "fixed")
         other = GaussianProcessRegressor(kernel, alpha=np.diag(noise), optimizer=None)
         means.append(other.fit(u[:, None], scores.mean(axis=0) - scores.mean()).predict(fine[:, None]) + scores.mean())
     low, high = np.minimum(*means) - 0.01, np.maximum(*means) + 0.01  # amplitudes are averaged

@@ -112,7 +112,7 @@ def dataset_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def halves(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the training images that real sets are drawn from, and those that generators see: each class in halves."""
+    """Rows of the training images that real sets are drawn from, and rows that generators see: classes in halves."""
     _, y, _, _ = dataset_of(name)
     rng = np.random.default_rng(derive_seed("ratiobench", name, "halves"))
     members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-
 Labelled = tuple[np.ndarray, np.ndarray]
 PerClass = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
@@ -138,7 +137,7 @@ GENERATORS = {
 
 
 def generator_of(name: str) -> Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Labelled]:
-    """By name; "diffusion-STEPS-VARIANCE" is a small diffusion model, trained so long, with noise on what it samples."""
+    """By name; "diffusion-STEPS-VARIANCE" is a small diffusion model, trained so long, with noise on its samples."""
     if name in GENERATORS:
         return GENERATORS[name]
     from tests.benchmarks.ratiobench.diffusion import diffusion

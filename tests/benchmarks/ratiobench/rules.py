@@ -180,8 +180,8 @@ def report(half: str, rows: list[tuple[Case, RatioEstimate, float]], truth: Curv
     groups = {
         **{name: [c for c in pooled if c.cell.dataset == name] for name in SIZES},
         **{name: [c for c in pooled if c.cell.draw == name] for name in DRAWS},
-        **{name: [c for c in pooled if c.allocation == name and c.cell.draw != "even"] for name in ("fill", "proportional")},
-    }  # fmt: skip
+        **{name: [c for c in pooled if c.allocation == name] for name in ("proportional",)},
+    }
     groups = {name: cases for name, cases in groups.items() if cases}
     lines = [f"\n{half} half: {len({c.cell for c in pooled})} cells, {len(pooled)} cases"]
     lines.append(f"{'rule':32}{'mean':>7}{'(90 %)':>16}{'p95':>7}{'worst':>7}" + "".join(f"{n:>14}" for n in groups))
