@@ -55,6 +55,7 @@ def busiest(nodes: list[Any]) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_three_nodes_of_which_one_dies_in_each_stage_make_what_one_makes(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

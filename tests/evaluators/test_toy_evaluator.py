@@ -27,6 +27,7 @@ def broken(context: EvaluationContext) -> Iterator[tuple[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_one_that_fails_writes_all_else_and_tries_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

