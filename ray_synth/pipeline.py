@@ -139,10 +139,9 @@ class Run:
                     check_model(changed(e.classifier, {name: choice}), shape)
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
-        if e.partition.encoder:
-            encoder_of(
-                e.partition.features, device="cpu"
-            )  # loads it: weights that do not fit would fail in every trial
+        # Loaded: weights that do not fit would fail in every trial, or after all images are made.
+        for features in {each.features for each in (e.partition, e.estimate) if each.encoder}:
+            encoder_of(features, device="cpu")
 
     def check_places(self) -> None:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""

@@ -57,7 +57,11 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
         "partition": _partition(e.partition, models),
         "classifier": classifier,
         "estimate": e.estimate.model_dump()
-        | {"max_ratio": min(e.estimate.max_ratio, ratio), "pilot_ratio": min(e.estimate.pilot_ratio, ratio)},
+        | {
+            "max_ratio": min(e.estimate.max_ratio, ratio),
+            "pilot_ratio": min(e.estimate.pilot_ratio, ratio),
+            "features": _tiny_clip(models) if e.estimate.encoder else e.estimate.features,
+        },
         "sweep": _sweep(e.sweep, ratio),
         "evaluate": e.evaluate.model_dump() | {"repeats": 1},
     }
@@ -103,8 +107,12 @@ def _partition(partition: PartitionSettings, models: Path) -> dict[str, Any]:
         "num_clusters": partition.num_clusters and min(partition.num_clusters, CLUSTERS),
         "clusters_per_class": min(partition.clusters_per_class, CLUSTERS / 10),
         "iterations": min(partition.iterations, 20),
-        "features": f"open_clip:{TINY}:{models / 'clip.safetensors'}" if partition.encoder else partition.features,
+        "features": _tiny_clip(models) if partition.encoder else partition.features,
     }
+
+
+def _tiny_clip(models: Path) -> str:
+    return f"open_clip:{TINY}:{models / 'clip.safetensors'}"
 
 
 def _classifier(classifier: Classifier, models: Path) -> dict[str, Any]:
@@ -173,7 +181,8 @@ def tiny_models(experiment: Experiment) -> Path:
     """
     folder, e = models_folder(), experiment
     makers = dict(_generator_of(e).tiny_models())
-    if e.generate.filter.clip is not None or e.partition.encoder or e.classifier.model.startswith("open_clip:"):
+    looks = e.generate.filter.clip is not None or e.partition.encoder or e.estimate.encoder
+    if looks or e.classifier.model.startswith("open_clip:"):
         makers["stable-diffusion"] = tiny.tiny_pipeline
         makers["clip.safetensors"] = lambda place: tiny.tiny_open_clip(place, folder / "stable-diffusion")
     for name, maker in makers.items():

@@ -9,6 +9,14 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_synth.config.section import Section
 
+ENCODER = r"(open_clip|timm):[^:]+:.+"
+
+
+def encoder_in(features: str) -> tuple[str, str] | None:
+    """Model and weights file that a setting of features names, if it names one."""
+    _, model, weights = [*features.split(":", 2), "", ""][:3]
+    return (model.replace("/", "-"), weights) if weights else None  # as open_clip writes ViT-B/16
+
 
 class PartitionSettings(Section):
     """The k-means regions of (Nguyen et al., 2025, Eq. 7), over real and synthetic images together."""
@@ -18,15 +26,14 @@ class PartitionSettings(Section):
     iterations: int = Field(300, ge=1)
     features: str = Field(
         "pixels",
-        pattern=r"^(pixels|(open_clip|timm):[^:]+:.+)$",
+        pattern=rf"^(pixels|{ENCODER})$",
         description="pixels, open_clip:MODEL:/path/to/weights or timm:NAME:/path/to/weights",
     )
 
     @property
     def encoder(self) -> tuple[str, str] | None:
         """Model and weights file of features that are not pixels."""
-        _, model, weights = [*self.features.split(":", 2), "", ""][:3]
-        return (model.replace("/", "-"), weights) if weights else None  # as open_clip writes ViT-B/16
+        return encoder_in(self.features)
 
     def clusters(self, num_classes: int) -> int:
         return self.num_clusters or max(1, round(self.clusters_per_class * num_classes))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ray_synth.catalog import CATALOG
-from ray_synth.config.classifier import Classifier, PartitionSettings
+from ray_synth.config.classifier import ENCODER, Classifier, PartitionSettings, encoder_in
 from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
@@ -22,10 +22,23 @@ class Estimate(Section):
     pilot_ratio: float = Field(
         8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
     )
+    max_images: int = Field(
+        10_000, ge=100, description="real images that the estimate looks at at most, and as many synthetic ones"
+    )
+    features: str = Field(
+        "auto",
+        pattern=rf"^(auto|{ENCODER})$",
+        description="auto (built in), open_clip:MODEL:/path/to/weights or timm:NAME:/path/to/weights",
+    )
     confidence: float = Field(0.9, gt=0.5, lt=1)
     metric: Literal["accuracy", "balanced_accuracy"] = Field(
         "accuracy", description="what is predicted: under the real images' class shares, or all classes alike"
     )
+
+    @property
+    def encoder(self) -> tuple[str, str] | None:
+        """Model and weights file of features that are not built in."""
+        return encoder_in(self.features)
 
 
 class Evaluate(Section):
@@ -121,7 +134,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
             changes[name] = {**value, "weights": value["weights"].model_copy(update={"choices": files})}
         elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
             changes[name] = str(Path(value).absolute())
-        elif name == "features" and isinstance(settings, PartitionSettings) and settings.encoder:
+        elif name == "features" and isinstance(settings, PartitionSettings | Estimate) and settings.encoder:
             weights = settings.encoder[1]
             changes[name] = settings.features.removesuffix(weights) + str(Path(weights).absolute())
     return settings.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""Images in, their radially averaged power spectrum, its decay and the variance out (Shidani et al., 2025, section 6)."""
+"""Images in, their radially averaged power spectrum, its decay, their variance out (Shidani et al., 2025, sec. 6)."""
 
 from __future__ import annotations
 

@@ -108,10 +108,11 @@ class Generate(Stage):
         """What trainings depend on, for their digests: nothing where classes are equal, and all allocations one."""
         return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts) else ()
 
-    def counts(self, ratio: float) -> np.ndarray:
-        """Synthetic images of each class that are enough for a ratio, however they are allocated. [C]"""
-        counts = [synthetic_counts(self.inputs.real_counts, ratio, each) for each in self.allocations]
-        return np.asarray(np.max(counts, axis=0))
+    def counts(self, ratio: float, real: np.ndarray | None = None) -> np.ndarray:
+        """Synthetic images of each class that are enough for a ratio to the real ones (or to other counts), however
+        they are allocated. [C]"""
+        real = self.inputs.real_counts if real is None else real
+        return np.asarray(np.max([synthetic_counts(real, ratio, each) for each in self.allocations], axis=0))
 
     @functools.cached_property
     def most_per_class(self) -> int:
@@ -138,8 +139,20 @@ class Generate(Stage):
 
     @property
     def pilot(self) -> np.ndarray:
-        """Synthetic images of each class that the estimate looks at. [C]"""
-        return np.asarray(np.clip(self.counts(self.experiment.estimate.pilot_ratio), 1, self.most_per_class))
+        """Synthetic images of each class that the estimate looks at: those of a ratio to `pilot_real`. [C]"""
+        estimate, real = self.experiment.estimate, self.pilot_real
+        ratio = min(estimate.pilot_ratio, estimate.max_images / int(real.sum()))
+        return np.asarray(np.clip(self.counts(ratio, real), 1, self.most_per_class))
+
+    @functools.cached_property
+    def pilot_real(self) -> np.ndarray:
+        """Real images of each class that the estimate looks at: all, or the class's share of those that it looks at at
+        most, and at least two. [C]"""
+        real, most = self.inputs.real_counts, self.experiment.estimate.max_images
+        if real.sum() <= most:
+            return real
+        share = synthetic_counts(real, most / int(real.sum()), "proportional")
+        return np.asarray(np.clip(share, np.minimum(real, 2), real))
 
     @property
     def total(self) -> int:

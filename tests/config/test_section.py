@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from ray_synth.config import FORMAT, Classifier, Data, Experiment, Generate, digest, said
 from ray_synth.config.generator import GENERATORS
 
-DEFAULTS = {2: "68b6cfc7a79b4a88"}
+DEFAULTS = {2: "d966216012b79348"}
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
