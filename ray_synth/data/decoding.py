@@ -118,8 +118,9 @@ def room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
     if needed > there:
         raise InputError(
             f"{count:,} images of {shape[1]}x{shape[0]} take {needed / 2**30:,.1f} GiB, this machine has "
-            f"{there / 2**30:,.1f} GiB of memory; type --set data.image_size={max(1, shape[0] // 2)}, or fewer images: "
-            "--set data.shots=16 --set data.max_validation=16 --set data.max_test=16"
+            f"{there / 2**30:,.1f} GiB of memory; give fewer or smaller ones, in an experiment file by --set "
+            f"data.image_size={max(1, shape[0] // 2)}, or --set data.shots=16 --set data.max_validation=16 --set "
+            "data.max_test=16"
         )
     return np.empty((count, *shape), dtype=np.uint8)
 

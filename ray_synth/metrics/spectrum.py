@@ -42,11 +42,11 @@ def rapsd(images: np.ndarray) -> Spectrum:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.size == 0:
         raise InputError(f"images must be [N,H,W,C] or [N,H,W] with N >= 1, got shape {list(np.shape(images))}")
-    if not np.isfinite(pixels).all():
-        raise InputError("images must be finite, got NaN or infinity")
     height, width = pixels.shape[1:3]
     total = np.zeros((height, width // 2 + 1))
     for block in _blocks(pixels):
+        if not np.isfinite(block).all():
+            raise InputError("images must be finite, got NaN or infinity")
         amplitude = np.fft.rfft2(block, axes=(1, 2))
         total += (amplitude.real**2 + amplitude.imag**2).sum(axis=(0, 3))
     power_2d = total / (len(pixels) * pixels.shape[3] * height * width)
