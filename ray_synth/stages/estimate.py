@@ -87,7 +87,7 @@ class Estimate(Stage):
         return f"predicting the ratio from {real:,}{of_all} real and {synthetic:,} synthetic images"
 
     def tasks(self) -> Sequence[Tasks]:
-        return (self.of(Generate).reading(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
+        return (self.of(Generate).reading_pilot(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
 
     @property
     def caveats(self) -> Sequence[str]:
@@ -97,10 +97,10 @@ class Estimate(Stage):
 
     def run(self, advance: Callable[[int], None]) -> None:
         images = self.of(Generate)
-        real, synthetic = self.inputs.splits.train, images.all
+        real = self.inputs.splits.train
         estimate = self._estimate(
             real.take(first_per_class(real.labels, images.pilot_real)),  # drawn at random: splits are shuffled
-            synthetic.take(first_per_class(synthetic.labels, images.pilot)),
+            images.pilot_images,
             num_real=len(real),
             seed=self._seed,
         )

@@ -13,7 +13,6 @@ from ray_synth import estimate as room
 from ray_synth.allocation import Allocation
 from ray_synth.config import load_experiment
 from ray_synth.config.experiment import Estimate as Settings
-from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
@@ -64,9 +63,12 @@ def test_it_looks_at_so_many_and_is_told_the_size_of_the_whole_set(
     measured = estimate.measured_with()
     assert (measured["real images of the estimate"], measured["synthetic images of the estimate"]) == (100, 100)
     train = run.inputs.splits.train
-    monkeypatch.setattr(
-        Generate, "all", ImageSet(**{k: getattr(train, k) for k in ("pixels", "labels", "class_names")})
-    )
+    generate = run.of(Generate)
+    reading = {"read_image": 100}  # of many more
+    assert [dict(group.tasks[0].takes) for group in estimate.tasks()] == [reading, {"estimate": 1}]
+    assert generate.total > 200
+    monkeypatch.setattr(generate, "_listed", lambda: train)
+    monkeypatch.setattr(Generate, "all", property(lambda _: pytest.fail("all images are read")))
 
     def answered(real: Any, generators: Any, **words: Any) -> Any:
         asked.update(real=real, synthetic=generators["synthetic"], **words)
