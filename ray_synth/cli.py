@@ -257,6 +257,10 @@ Features = Annotated[
     str | None,
     typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option("--fit", metavar="stretch|crop", help="how other proportions take the real ones'; default stretch"),
+]
 AllocationWord = Annotated[
     str | None,
     typer.Option(
@@ -303,6 +307,7 @@ def estimate(
     max_ratio: MaxRatio = None,
     real_weight: RealWeight = None,
     features: Features = None,
+    fit: Fit = None,
     allocation: AllocationWord = None,
     metric: Metric = None,
     confidence: Confidence = None,
@@ -343,6 +348,7 @@ def estimate(
         settings |= {
             "real_weight": real_weight,
             "features": features,
+            "fit": fit,
             "allocation": allocation,
             "metric": metric,
             "confidence": confidence,
@@ -444,6 +450,8 @@ def _refuse_folder_options(given: dict[str, Any]) -> None:
     instead = {
         "max_ratio": "type --set estimate.max_ratio={}",
         "confidence": "type --set estimate.confidence={}",
+        "features": "type --set estimate.features={}",
+        "fit": "type --set data.fit={}",
         "allocation": "type --set data.allocation={}",
         "metric": "type --set estimate.metric={}",
         "real_weight": "type --set classifier.weighting=fixed --set classifier.real_weight={}",

@@ -1,23 +1,28 @@
-"""Labelled image sets in, a `RatioEstimate` or generators ranked out: features are taken here, the rest is `bound`."""
+"""Labelled image sets in, a `RatioEstimate` or generators ranked out: images are read here, the rest is `bound`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ray_synth.allocation import Allocation
-from ray_synth.bound.estimator import METHODS, Predicted, Question, predicted_from_features
+from ray_synth.bound.estimator import METHODS, Question, predicted_from_features
 from ray_synth.bound.networks import one_thread
 from ray_synth.bound.ranking import best_probabilities
 from ray_synth.bound.result import Ranked, RatioEstimate
-from ray_synth.bound.samples import Samples, checked_samples
+from ray_synth.bound.samples import check_together, checked_images, numbered_samples
+from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.features.automatic import automatic_encoder
+from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
-from ray_synth.features.families import linear_families
+from ray_synth.features.families import families_of
+from ray_synth.features.reading import read_set
 
 
 def estimate_ratio(
@@ -46,7 +51,8 @@ def estimate_ratio(
     stand beside it in `methods`.
 
     Args:
-        real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size.
+        real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
+            256 pixels a side, and spectra are taken of at most 2**26 pixels of a set (1,024 images of 256x256).
         real_labels, synthetic_labels: integers [N], from 0.
         num_real: size of the real training set that the given real images are a sample of; default their number. The
             curve is then extrapolated along the learning curve between half of the images and all.
@@ -72,20 +78,23 @@ def estimate_ratio(
     Raises:
         InputError: arrays that do not fit together, fewer than two real classes or four real images.
     """
-    asked = {
-        "num_real": num_real,
-        "max_ratio": max_ratio,
-        "real_weight": real_weight,
-        "use_real": use_real,
-        "methods": methods,
-        "allocation": allocation,
-        "metric": metric,
-        "confidence": confidence,
-        "seed": seed,
-    }
-    generators = {"synthetic": (synthetic_images, synthetic_labels)}
-    found = _estimates(real_images, real_labels, generators, asked, features, target_images, target_labels)
-    return found["synthetic"][0]
+    (found,) = rank_sources(
+        _side("real", real_images, real_labels),
+        {"synthetic": _side("synthetic", synthetic_images, synthetic_labels)},
+        features=features,
+        target=_target(target_images, target_labels),
+        target_labelled=target_labels is not None,
+        num_real=num_real,
+        max_ratio=max_ratio,
+        real_weight=real_weight,
+        use_real=use_real,
+        methods=methods,
+        allocation=allocation,
+        metric=metric,
+        confidence=confidence,
+        seed=seed,
+    )
+    return found.estimate
 
 
 def rank_generators(
@@ -113,10 +122,60 @@ def rank_generators(
     Raises:
         InputError: no generator, or arrays that do not fit together (its name stands before the reason).
     """
+    several = len(generators) > 1
+    return rank_sources(
+        _side("real", real_images, real_labels),
+        {name: _side("synthetic", *pilot, said=name if several else "") for name, pilot in generators.items()},
+        features=features,
+        target=_target(target_images, target_labels),
+        target_labelled=target_labels is not None,
+        **asked,
+    )
+
+
+def rank_sources(
+    real: ImageSource,
+    generators: Mapping[str, ImageSource],
+    *,
+    features: Any = "auto",
+    target: ImageSource | None = None,
+    target_labelled: bool = True,
+    **asked: Any,
+) -> tuple[Ranked, ...]:
+    """`rank_generators` on sources: each set is read once, in a stream, at most 256 pixels a side.
+
+    Args:
+        real, generators, target: images of one shape, whose labels number the same classes.
+        target_labelled: False where the target's labels say nothing.
+        features, asked: the other arguments of `estimate_ratio`.
+
+    Raises:
+        InputError: sets that do not fit together, before any image is read, or an image that cannot be.
+    """
     if not generators:
         raise InputError('generators must hold at least one pilot, got none; give {"name": (images, labels), ...}')
-    found = _estimates(real_images, real_labels, generators, asked, features, target_images, target_labels)
-    shares = best_probabilities([predicted for _, predicted in found.values()], int(asked.get("seed", 0)))
+    for name, source in generators.items():
+        sides = {"real": real, "synthetic": source} | ({} if target is None else {"target": target})
+        with _named(name if len(generators) > 1 else ""):
+            check_together(real.labels, {side: each.shape for side, each in sides.items()})
+    encoder, seen_through = _encoder(features, real.shape)
+    given, size = len(real), asked.get("num_real")
+    question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
+    sources = [real, *generators.values(), *([] if target is None else [target])]
+    with one_thread():
+        sets = [read_set(source, encoder) for source in sources]
+        families = families_of([each.taken for each in sets], seed=question.seed)
+    found = {}
+    for place, (name, source) in enumerate(generators.items(), start=1):
+        samples = numbered_samples(
+            (sets[0].stats, real.labels),
+            (sets[place].stats, source.labels),
+            None if target is None else (sets[-1].stats, target.labels if target_labelled else None),
+        )
+        own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
+        estimate, predicted = predicted_from_features(samples, own, question)
+        found[name] = replace(estimate, features=seen_through), predicted
+    shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)
     ranked = [
         Ranked(name=name, probability=round(float(share), 4), estimate=estimate)
         for (name, (estimate, _)), share in zip(found.items(), shares, strict=True)
@@ -124,44 +183,38 @@ def rank_generators(
     return tuple(sorted(ranked, key=lambda each: (-each.probability, min(each.estimate.curve.error))))
 
 
-def _estimates(
-    real_images: np.ndarray,
-    real_labels: np.ndarray,
-    generators: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    asked: Mapping[str, Any],
-    features: Any,
-    target_images: np.ndarray | None,
-    target_labels: np.ndarray | None,
-) -> dict[str, tuple[RatioEstimate, Predicted]]:
-    """By generator, in features that are fitted to all images together."""
-    samples: dict[str, Samples] = {}
-    for name, (images, labels) in generators.items():
-        try:
-            samples[name] = checked_samples(real_images, real_labels, images, labels, target_images, target_labels)
-        except InputError as error:
-            raise InputError(f"{name}: {error}" if len(generators) > 1 else str(error)) from None
-    first = next(iter(samples.values()))
-    encoder, seen_through = _encoder(features, first.real.shape[1:])
-    given = len(first.real)
-    size = asked.get("num_real")
-    question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
-    sets = [first.real, *(each.synthetic for each in samples.values()), *first.sets[2:]]
-    with one_thread():
-        families = linear_families(sets, encoder=encoder, seed=question.seed)
-    found = {}
-    for place, (name, each) in enumerate(samples.items(), start=1):
-        own = {family: [rows[0], rows[place], *rows[1 + len(samples) :]] for family, rows in families.items()}
-        estimate, predicted = predicted_from_features(each, own, question)
-        found[name] = (replace(estimate, features=seen_through), predicted)
-    return found
+@contextmanager
+def _named(generator: str) -> Iterator[None]:
+    """Errors say whose images they are of, where there are several generators."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{generator}: {error}" if generator else str(error)) from None
+
+
+def _side(side: str, images: np.ndarray, labels: np.ndarray, said: str = "") -> ImageSource:
+    """Arrays as a source. said: the generator that errors name."""
+    with _named(said):
+        pixels, numbers = checked_images(side, images, labels)
+    return ImageSet(pixels=pixels, labels=numbers, class_names=())
+
+
+def _target(images: np.ndarray | None, labels: np.ndarray | None) -> ImageSource | None:
+    if images is None:
+        if labels is not None:
+            raise InputError("target_labels came without target_images; give both, or target_images alone")
+        return None
+    return _side("target", images, np.zeros(len(images), dtype=np.int64) if labels is None else labels)
 
 
 def _encoder(features: Any, shape: tuple[int, int, int]) -> tuple[Encoder | None, str]:
-    """None for the built-in families; and its name. Pixels would be as many features as there are pixels: too many to
-    estimate on. shape: [H,W,C] of the images."""
-    if features == "pixels":
+    """None for the built-in families; and what images [H,W,C] are seen through, in words. What a word names is kept on
+    disk. Pixels would be as many features as there are pixels: too many to estimate on."""
+    if isinstance(features, str) and features == "pixels":
         raise InputError(f"features must be {USAGE}; got {features!r}")
     if isinstance(features, str) and features == "auto":
-        return automatic_encoder(shape)
-    encoder = encoder_of(features)
-    return encoder, encoder.name
+        encoder, words = automatic_encoder(shape)
+    else:
+        encoder = encoder_of(features)
+        words = encoder.name
+    return cached(encoder, features_folder()) if encoder and isinstance(features, str) else encoder, words

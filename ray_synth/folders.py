@@ -12,13 +12,14 @@ import numpy as np
 
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.readers import read_folder, read_unlabelled
+from ray_synth.data.listing import Listing
+from ray_synth.data.readers import list_folder, list_unlabelled
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
-from ray_synth.estimate import estimate_ratio, rank_generators
-from ray_synth.features.automatic import automatic_encoder
+from ray_synth.estimate import rank_sources
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
+from ray_synth.features.reading import SIDE, spectrum_rows
 
 EXAMPLES = {  # of the words that `checked_costs` takes
     "cost_per_image": "0.01",
@@ -27,6 +28,7 @@ EXAMPLES = {  # of the words that `checked_costs` takes
     "budget": "updates",
     "tolerance": "0.005",
 }
+FITS = ("stretch", "crop")
 BUDGETS = ("updates", "epochs")
 TOLERANCE = 0.005  # of error: what being cheap may cost
 
@@ -49,28 +51,41 @@ class FolderEstimate:
 
 
 def estimate_folders(
-    real: Path, synthetic: Path, target: Path | None = None, *, features: str = "auto", **settings: Any
+    real: Path,
+    synthetic: Path,
+    target: Path | None = None,
+    *,
+    features: str = "auto",
+    fit: str = "stretch",
+    **settings: Any,
 ) -> FolderEstimate:
     """Estimate from `DIR/class_name/*` folders. The other images take the size and mode of the real ones.
+
+    Files are decoded in blocks, at most 256 pixels a side (large JPEGs in draft mode), so photographs of any size and
+    number fit into memory; `notes` say at which size, and of how many the spectra are.
 
     Args:
         target: a sample of the domain that the classifier is meant for: class folders of the same names, or images
             directly in the folder where their classes are not known.
+        fit: how images of other proportions take the real ones' size, as `data.fit` of a training: "stretch", or "crop"
+            to the middle.
         features, settings: of `estimate_ratio`.
 
     Raises:
-        InputError: no class in common, or a folder that cannot be read.
+        InputError: no class in common, or a folder or an image that cannot be read.
     """
-    sets = _Folders.read(real, target, features)
-    images = sets.synthetic(synthetic)
-    estimate = estimate_ratio(
-        sets.real.images(), sets.real.labels, images.images(), images.labels, **sets.asked, **settings
-    )
-    return FolderEstimate(estimate=estimate, class_names=sets.real.class_names, notes=tuple(sets.notes))
+    ((found, _),) = rank_folders(real, (synthetic,), target, features=features, fit=fit, **settings)
+    return replace(found, generator="")
 
 
 def rank_folders(
-    real: Path, synthetic: Sequence[Path], target: Path | None = None, *, features: str = "auto", **settings: Any
+    real: Path,
+    synthetic: Sequence[Path],
+    target: Path | None = None,
+    *,
+    features: str = "auto",
+    fit: str = "stretch",
+    **settings: Any,
 ) -> tuple[tuple[FolderEstimate, float], ...]:
     """Several folders of generators ranked: an estimate of each, with the probability that it is the best; best first.
 
@@ -78,14 +93,14 @@ def rank_folders(
     """
     if len({*map(str, synthetic)}) < len(synthetic):
         raise InputError(f"--synthetic names a folder twice: {', '.join(map(str, synthetic))}; give each once")
-    sets = _Folders.read(real, target, features)
-    generators = {str(folder): sets.synthetic(folder, str(folder)) for folder in synthetic}
-    ranked = rank_generators(
-        sets.real.images(),
-        sets.real.labels,
-        {name: (images.images(), images.labels) for name, images in generators.items()},
-        **sets.asked,
-        **settings,
+    if fit not in FITS:
+        raise InputError(f"--fit must be {' or '.join(FITS)}, got {fit!r}; type --fit crop")
+    # A wrong path is found before any image is read.
+    encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
+    sets = _Folders.read(real, target, crop=fit == "crop")
+    generators = {str(folder): sets.synthetic(folder, len(synthetic) > 1) for folder in synthetic}
+    ranked = rank_sources(
+        sets.real, generators, features=encoder, target=sets.target, target_labelled=sets.target_labelled, **settings
     )
     names, notes = sets.real.class_names, tuple(sets.notes)
     return tuple(
@@ -94,33 +109,80 @@ def rank_folders(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Folders:
-    """The real images as the others are to be, what else every estimate is asked, and notes of what was unified."""
+    """The real images, what the others are to be, and notes of what was unified. Nothing is decoded."""
 
     real: ImageSource
     unified: dict[str, Any]
-    asked: dict[str, Any]
     notes: list[str]
+    target: ImageSource | None = None
+    target_labelled: bool = True
 
     @classmethod
-    def read(cls, real: Path, target: Path | None, features: str) -> _Folders:
-        # A wrong path is found before any image is read.
-        encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
-        real_set = read_folder(real)
-        height, width, channels = real_set.shape
-        automatic = automatic_encoder(real_set.shape)[0] if features == "auto" else None
-        unified: dict[str, Any] = {"size": (height, width), "channels": channels}
-        asked: dict[str, Any] = {"features": cached(automatic, features_folder()) if automatic else encoder}
-        notes = [f"real: {note}" for note in real_set.notes]
+    def read(cls, real: Path, target: Path | None, *, crop: bool) -> _Folders:
+        source = list_folder(real).source(crop=crop, within=SIDE)
+        height, width, channels = source.shape
+        unified = {"size": (height, width), "channels": channels, "crop": crop, "within": SIDE}
+        sets = cls(real=source, unified=unified, notes=[f"real: {note}" for note in source.notes])
+        sets._note_spectra("real", source)
         if target is not None:
-            images, labels = _read_target(target, unified, real_set.class_names, notes)
-            asked |= {"target_images": images, "target_labels": labels}
-        return cls(real=real_set, unified=unified, asked=asked, notes=notes)
+            sets._read_target(target)
+        return sets
 
-    def synthetic(self, folder: Path, said: str = "synthetic") -> ImageSource:
-        """said: what notes call it."""
-        return _matched(read_folder(folder, **self.unified), self.real.class_names, said, self.notes)
+    def synthetic(self, folder: Path, several: bool) -> ImageSource:
+        return self._matched(list_folder(folder), str(folder) if several else "synthetic")
+
+    def _read_target(self, target: Path) -> None:
+        """Without labels where images lie directly in a folder without classes."""
+        try:
+            entries = [p for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
+        except OSError as error:
+            raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
+        self.target_labelled = any(p.is_dir() for p in entries)
+        if self.target_labelled:
+            beside = sum(p.suffix.lower() in EXTENSIONS for p in entries)
+            if beside:
+                self.notes.append(f"target: {beside} image(s) beside the class folders are left out")
+            self.target = self._matched(list_folder(target), "target")
+            return
+        self.target = list_unlabelled(target).source(**self.unified)
+        self.notes += [f"target: {note}" for note in self.target.notes]
+        self.notes.append(f"target: {len(self.target):,} image(s), unlabelled: {target} has no class folders")
+        self._note_spectra("target", self.target)
+
+    def _matched(self, listing: Listing, side: str) -> ImageSource:
+        """The images whose class is among the real ones', with labels that index these; notes say what was not."""
+        class_names = self.real.class_names
+        images = listing.source(**self.unified)
+        self.notes += [f"{side}: {note}" for note in images.notes]
+        only_real = [name for name in class_names if name not in images.class_names]
+        only_here = [name for name in images.class_names if name not in class_names]
+        if len(only_real) == len(class_names):
+            raise InputError(
+                f"no class name in common: real has {_listed(only_real)}, {side} has {_listed(only_here)}; "
+                "rename the class folders so that they match"
+            )
+        if only_real:
+            outcome = "they are not scored" if side == "target" else "they stay real only"
+            self.notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
+        if only_here:
+            self.notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")
+        index = {name: label for label, name in enumerate(class_names)}
+        labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
+        rows = np.flatnonzero(labels >= 0)
+        labels = labels[rows].astype(np.int64)
+        matched = replace(images.take(rows), labels=labels, class_names=class_names)
+        self._note_spectra(side, matched)
+        return matched
+
+    def _note_spectra(self, side: str, images: ImageSource) -> None:
+        looked_at, (height, width, _) = len(spectrum_rows(len(images), images.shape)), images.shape
+        if looked_at < len(images):
+            self.notes.append(
+                f"{side}: the spectrum is of {looked_at:,} of {len(images):,} images, at {width}x{height}; "
+                "features are of all"
+            )
 
 
 def checked_costs(given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -156,48 +218,6 @@ def cheapest(estimate: RatioEstimate, costs: Mapping[str, Any]) -> dict[str, flo
     """The cheapest ratio that is nearly as good as the best, its cost, and what it saves."""
     found = estimate.cheapest(**costs)
     return {**found, "saving": found["best_cost"] - found["cost"], "tolerance": costs["tolerance"]}
-
-
-def _read_target(
-    target: Path, unified: Mapping[str, Any], class_names: tuple[str, ...], notes: list[str]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images, and labels that index `class_names`; no labels where images lie directly in a folder without classes."""
-    try:
-        entries = [p for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
-    except OSError as error:
-        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
-    if any(p.is_dir() for p in entries):
-        beside = sum(p.suffix.lower() in EXTENSIONS for p in entries)
-        if beside:
-            notes.append(f"target: {beside} image(s) beside the class folders are left out")
-        labelled = _matched(read_folder(target, **unified), class_names, "target", notes)
-        return labelled.images(), labelled.labels
-    unlabelled = read_unlabelled(target, **unified)
-    notes += [f"target: {note}" for note in unlabelled.notes]
-    notes.append(f"target: {len(unlabelled):,} image(s), unlabelled: {target} has no class folders")
-    return unlabelled.images(), None
-
-
-def _matched(images: ImageSource, class_names: tuple[str, ...], side: str, notes: list[str]) -> ImageSource:
-    """The images whose class is among the real `class_names`, with labels that index these; notes say what was not."""
-    notes += [f"{side}: {note}" for note in images.notes]
-    only_real = [name for name in class_names if name not in images.class_names]
-    only_here = [name for name in images.class_names if name not in class_names]
-    if len(only_real) == len(class_names):
-        raise InputError(
-            f"no class name in common: real has {_listed(only_real)}, {side} has {_listed(only_here)}; "
-            "rename the class folders so that they match"
-        )
-    if only_real:
-        outcome = "they are not scored" if side == "target" else "they stay real only"
-        notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
-    if only_here:
-        notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")
-    index = {name: label for label, name in enumerate(class_names)}
-    labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
-    rows = np.flatnonzero(labels >= 0)
-    labels = labels[rows].astype(np.int64)
-    return replace(images.take(rows), labels=labels, class_names=class_names)
 
 
 def _flag(name: str) -> str:

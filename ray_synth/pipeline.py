@@ -139,8 +139,9 @@ class Run:
                     check_model(changed(e.classifier, {name: choice}), shape)
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
-        for word in {e.partition.features, e.evaluate.features} - {"pixels"}:
-            encoder_of(word, device="cpu")  # loads it: weights that do not fit would fail in every trial, or at the end
+        # Loaded: weights that do not fit would fail in every trial, at the end, or after all images are made.
+        for word in {e.partition.features, e.evaluate.features, e.estimate.features} - {"pixels", "auto"}:
+            encoder_of(word, device="cpu")
 
     def check_places(self) -> None:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""

@@ -58,7 +58,11 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
         "partition": _partition(e.partition, models),
         "classifier": classifier,
         "estimate": e.estimate.model_dump()
-        | {"max_ratio": min(e.estimate.max_ratio, ratio), "pilot_ratio": min(e.estimate.pilot_ratio, ratio)},
+        | {
+            "max_ratio": min(e.estimate.max_ratio, ratio),
+            "pilot_ratio": min(e.estimate.pilot_ratio, ratio),
+            "features": _features(e.estimate.features, models),
+        },
         "sweep": _sweep(e.sweep, ratio),
         "evaluate": {"repeats": 1, "features": _features(e.evaluate.features, models)},
     }
@@ -179,7 +183,7 @@ def tiny_models(experiment: Experiment) -> Path:
     """
     folder, e = models_folder(), experiment
     makers = dict(_generator_of(e).tiny_models())
-    words = (e.partition.features, e.evaluate.features, e.generate.filter.features)
+    words = (e.partition.features, e.estimate.features, e.evaluate.features, e.generate.filter.features)
     encoded = any(encoder_in(word) for word in words)
     if e.generate.filter.clip is not None or encoded or e.classifier.model.startswith("open_clip:"):
         makers["stable-diffusion"] = tiny.tiny_pipeline

@@ -12,9 +12,8 @@ from PIL import Image
 
 from ray_synth import folders, tables
 from ray_synth.data.images import ImageSet
-from ray_synth.data.readers import read_unlabelled
 from ray_synth.errors import InputError
-from ray_synth.folders import FolderEstimate, cheapest, checked_costs, estimate_folders
+from ray_synth.folders import FolderEstimate, cheapest, checked_costs, estimate_folders, rank_folders
 from ray_synth.report.methods import NAMES, method_rows
 from ray_synth.report.plots import check_picture, estimate_picture, write_picture
 
@@ -56,19 +55,21 @@ def test_the_target_is_another_domain_with_or_without_labels(
     tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, flat: bool
 ) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(folders, "estimate_ratio", lambda *_, **words: asked.update(words))
+    monkeypatch.setattr(folders, "rank_sources", lambda *_, **words: asked.update(words) or ())
     target = inverted(tmp_path / "target", digits, flat=flat)
     (target / "readme.txt").write_text("not an image")
-    notes = "\n".join(estimate_folders(*sides, target, num_real=600).notes)
+    sets = folders._Folders.read(sides[0], target, crop=False)
+    notes = "\n".join(sets.notes)
+    assert rank_folders(sides[0], sides[1:], target, num_real=600) == ()
     assert asked["num_real"] == 600
-    assert asked["target_images"].shape == ((18 if flat else 12), 8, 8, 1)
+    assert asked["target"].images().shape == ((18 if flat else 12), 8, 8, 1)
+    assert asked["target_labelled"] is not flat
     assert "image(s) resized to 8x8" in notes
     assert "RGB to grey" in notes
     if flat:
-        assert asked["target_labels"] is None
         assert "unlabelled" in notes
     else:
-        assert np.bincount(asked["target_labels"]).tolist() == [6, 6]
+        assert np.bincount(asked["target"].labels).tolist() == [6, 6]
         assert "no target images for the real class(es) 'digit 2'" in notes
         assert "target class(es) without real images are left out: 'digit 3'" in notes
 
@@ -92,7 +93,7 @@ def test_a_target_that_is_none_is_refused(tmp_path: Path, digits: ImageSet, side
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match=r"cannot be read: .*a\.png"):
-        read_unlabelled(tmp_path / "broken", size=(8, 8), channels=1)
+        estimate_folders(*sides, tmp_path / "broken")
 
 
 def test_wrong_features_are_refused_before_any_image_is_read(tmp_path: Path) -> None:

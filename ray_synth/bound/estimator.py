@@ -32,7 +32,6 @@ from ray_synth.bound.samples import Samples
 from ray_synth.bound.scaling_law import ScalingLaw, fit_alone, fit_scaling_law
 from ray_synth.bound.theorem import closed_form
 from ray_synth.errors import InputError
-from ray_synth.metrics.spectrum import rapsd
 
 FloatArray = NDArray[np.float64]
 
@@ -445,9 +444,9 @@ _METHODS: dict[str, Callable[[Samples, Evidence, Question], dict[str, Any]]] = {
 
 
 def _spectra(samples: Samples) -> Spectra:
-    real, synthetic = rapsd(samples.real), rapsd(samples.synthetic)
+    real, synthetic = samples.real.spectrum, samples.synthetic.spectrum
     return Spectra(
-        frequency=_floats(real.frequency / min(samples.real.shape[1:3])),
+        frequency=_floats(real.frequency / min(samples.real.shape[:2])),
         real=_floats(real.power),
         synthetic=_floats(synthetic.power),
     )

@@ -1,7 +1,8 @@
-"""Images and labels in, the same out, checked and with classes numbered without gaps."""
+"""Labels, and what is known of the images' pixels, in; the same out, with classes numbered without gaps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ray_synth.allocation import Allocation, synthetic_counts
 from ray_synth.errors import InputError
+from ray_synth.metrics.spectrum import PixelStats
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -16,20 +18,16 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """uint8 images [.,H,W,C] with labels in [0, C), numbers of `class_ids`. Target labels may be unknown."""
+    """Image sets, by what their pixels say, with labels in [0, C), numbers of `class_ids`. Those of the target may be
+    unknown."""
 
-    real: np.ndarray
+    real: PixelStats
     real_labels: IntArray
-    synthetic: np.ndarray
+    synthetic: PixelStats
     synthetic_labels: IntArray
     class_ids: IntArray
-    target: np.ndarray | None = None
+    target: PixelStats | None = None
     target_labels: IntArray | None = None
-
-    @property
-    def sets(self) -> list[np.ndarray]:
-        """Images of the real, the synthetic and, if there is one, the target set."""
-        return [self.real, self.synthetic] + ([] if self.target is None else [self.target])
 
     @property
     def num_classes(self) -> int:
@@ -44,51 +42,44 @@ class Samples:
         return synthetic_counts(self.real_counts if counts is None else counts, ratios, allocation)
 
 
-def checked_samples(
-    real_images: np.ndarray,
-    real_labels: np.ndarray,
-    synthetic_images: np.ndarray,
-    synthetic_labels: np.ndarray,
-    target_images: np.ndarray | None,
-    target_labels: np.ndarray | None,
+def numbered_samples(
+    real: tuple[PixelStats, IntArray],
+    synthetic: tuple[PixelStats, IntArray],
+    target: tuple[PixelStats, IntArray | None] | None = None,
 ) -> Samples:
-    """The images and labels of `estimate_ratio`, with the classes that occur numbered without gaps.
-
-    Raises:
-        InputError: arrays that do not fit together, fewer than two real classes or four real images.
-    """
-    real, y_real = _checked("real", real_images, real_labels)
-    synthetic, y_synthetic = _checked("synthetic", synthetic_images, synthetic_labels)
-    target, y_target = None, None
-    if target_images is not None:
-        placeholder = np.zeros(len(target_images), dtype=np.int64)
-        target, y = _checked("target", target_images, placeholder if target_labels is None else target_labels)
-        y_target = None if target_labels is None else y
-    elif target_labels is not None:
-        raise InputError("target_labels came without target_images; give both, or target_images alone")
-    for side, images in (("synthetic", synthetic), ("target", target)):
-        if images is not None and images.shape[1:] != real.shape[1:]:
-            raise InputError(
-                f"real and {side} images must have one size, got {list(real.shape[1:])} and {list(images.shape[1:])}"
-            )
-    classes = len(np.unique(y_real))
-    if classes < 2 or len(real) < 4:
-        raise InputError(f"at least 4 real images of 2 classes are needed, got {len(real)} of {classes}; add images")
-    sides = [y_real, y_synthetic] + ([] if y_target is None else [y_target])
+    """Sets with their labels [n_k] as `Samples`: the classes that occur are numbered without gaps."""
+    sides = [real[1], synthetic[1]] + ([] if target is None or target[1] is None else [target[1]])
     ids, numbered = np.unique(np.concatenate(sides), return_inverse=True)
     parts = np.split(numbered.astype(np.int64), np.cumsum([len(y) for y in sides])[:-1])
     return Samples(
-        real=real,
+        real=real[0],
         real_labels=parts[0],
-        synthetic=synthetic,
+        synthetic=synthetic[0],
         synthetic_labels=parts[1],
         class_ids=ids,
-        target=target,
-        target_labels=parts[2] if y_target is not None else None,
+        target=None if target is None else target[0],
+        target_labels=parts[2] if len(parts) > 2 else None,
     )
 
 
-def _checked(side: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, NDArray[np.int64]]:
+def check_together(real_labels: IntArray, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise InputError for fewer than two real classes or four real images, and for images of several shapes.
+
+    shapes: by side ("real" first), height, width and channels.
+    """
+    first = shapes["real"]
+    for side, shape in shapes.items():
+        if shape != first:
+            raise InputError(f"real and {side} images must have one size, got {list(first)} and {list(shape)}")
+    classes = len(np.unique(real_labels))
+    if classes < 2 or len(real_labels) < 4:
+        raise InputError(
+            f"at least 4 real images of 2 classes are needed, got {len(real_labels)} of {classes}; add images"
+        )
+
+
+def checked_images(side: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, IntArray]:
+    """A caller's images as uint8 [N,H,W,C] and labels as int64 [N]. Raises InputError where they are something else."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 3:
         images = images[..., None]

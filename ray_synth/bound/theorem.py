@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ray_synth.errors import InputError
-from ray_synth.metrics.spectrum import rapsd, rapsd_distance
+from ray_synth.metrics.spectrum import PixelStats, rapsd_distance
 
 MINIMUM_DECAY = 0.5  # a kernel of finite trace has 2r > 1
 
@@ -65,18 +65,17 @@ class ClosedForm:
 
 
 def closed_form(
-    real: np.ndarray, synthetic: np.ndarray, *, num_real: int, max_ratio: float, target: np.ndarray | None = None
+    real: PixelStats, synthetic: PixelStats, *, num_real: int, max_ratio: float, target: PixelStats | None = None
 ) -> ClosedForm:
     """Corollary 2.2.1 by proxies (Shidani et al., 2025, section 6): RAPSD distance, spectral slope, data variance.
 
-    real, synthetic, target: uint8 [N,H,W,C] of one size. With a sample of the domain that is meant, D is the synthetic
+    Images are of one size. With a sample of the domain that is meant, D is the synthetic
     images' distance to that (the closed form knows no term for the real ones' own). Decays below 1/2 are raised to it.
     """
-    real_spectrum = rapsd(real)
-    goal = real_spectrum if target is None else rapsd(target)
-    discrepancy = rapsd_distance(goal, rapsd(synthetic)) / 255.0**2
-    variance = _pixel_variance(real) / 255.0**2
-    slope = real_spectrum.slope if math.isfinite(real_spectrum.slope) else -2.0
+    goal = (real if target is None else target).spectrum
+    discrepancy = rapsd_distance(goal, synthetic.spectrum) / 255.0**2
+    variance = real.variance / 255.0**2
+    slope = real.spectrum.slope if math.isfinite(real.spectrum.slope) else -2.0
     decays = {"2d": -slope / 4, "1d": -slope / 2}
 
     def ratio(noise_variance: float, decay: float) -> float:
@@ -100,10 +99,3 @@ def closed_form(
         decay_1d=decays["1d"],
         num_real=num_real,
     )
-
-
-def _pixel_variance(images: np.ndarray) -> float:
-    """Variance over images, averaged over pixels and channels, in blocks: a float copy of all would not fit."""
-    mean = images.mean(axis=0, dtype=np.float64)
-    total = sum(float(((images[i : i + 256] - mean) ** 2).sum()) for i in range(0, len(images), 256))
-    return total / images.size

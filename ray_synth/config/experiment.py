@@ -23,6 +23,14 @@ class Estimate(Section):
     pilot_ratio: float = Field(
         8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
     )
+    max_images: int = Field(
+        10_000, ge=100, description="real images that the estimate looks at at most, and as many synthetic ones"
+    )
+    features: str = Field(
+        "auto",
+        pattern=rf"^auto$|{FEATURES.replace('pixels|', '')}",
+        description=FEATURES_SAID.replace("pixels", "auto (the packaged network for photographs, else thumbnails)"),
+    )
     confidence: float = Field(0.9, gt=0.5, lt=1)
     metric: Metric = Field(
         "accuracy", description="what is predicted: under the real images' class shares, or all classes alike"

@@ -26,6 +26,7 @@ THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's 
 WINDOW = 2048  # images in the queue of the threads at once
 ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+DRAFT_ABOVE = 256  # pixels of a longer side: smaller files gain nothing from draft mode, and stay as they are
 
 Item = Path | bytes | np.ndarray
 Size = tuple[int, int]
@@ -33,11 +34,17 @@ T = TypeVar("T")
 
 
 def decoded(
-    items: Sequence[Item] | np.ndarray, names: Sequence[str], shape: tuple[int, int, int], *, crop: bool
+    items: Sequence[Item] | np.ndarray,
+    names: Sequence[str],
+    shape: tuple[int, int, int],
+    *,
+    crop: bool,
+    draft: bool = False,
 ) -> np.ndarray:
     """Images in one size and mode: uint8 [N,H,W,C] of `shape`.
 
-    `crop` keeps proportions and cuts off what sticks out; without it images are stretched.
+    `crop` keeps proportions and cuts off what sticks out; without it images are stretched. `draft` as in
+    `decoded_item`.
 
     Raises:
         InputError: an image that cannot be read, by its name; more images than memory holds.
@@ -45,7 +52,8 @@ def decoded(
     out = room_for(len(items), shape)
 
     def one(row: int) -> None:
-        out[row] = unified(decoded_item(items[row], names[row]), shape, crop=crop)
+        least = shape[:2] if draft else None
+        out[row] = unified(decoded_item(items[row], names[row], least=least), shape, crop=crop)
 
     for _ in _in_threads(one, len(items)):
         pass
@@ -64,7 +72,6 @@ def look(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) 
     Raises:
         InputError: a file that is no image, by its name.
     """
-    from PIL import Image
 
     def one(row: int) -> tuple[Size, int, str]:
         item = items[row]
@@ -72,8 +79,7 @@ def look(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) 
             return (item.shape[0], item.shape[1]), 3 if item.ndim == 3 and item.shape[2] != 1 else 1, ""
         with _opened(item, names[row]) as image:
             mode, change = _wanted(image)
-            turned = Image.Image.getexif(image).get(ORIENTATION) in (5, 6, 7, 8)  # a PNG's own would decode it
-            return (image.size if turned else image.size[::-1]), 3 if mode == "RGB" else 1, change
+            return (image.size if _turned(image) else image.size[::-1]), 3 if mode == "RGB" else 1, change
 
     seen = Seen()
     for size, mode, change in _in_threads(one, len(items)):
@@ -112,8 +118,9 @@ def room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
     if needed > there:
         raise InputError(
             f"{count:,} images of {shape[1]}x{shape[0]} take {needed / 2**30:,.1f} GiB, this machine has "
-            f"{there / 2**30:,.1f} GiB of memory; type --set data.image_size={max(1, shape[0] // 2)}, or fewer images: "
-            "--set data.shots=16 --set data.max_validation=16 --set data.max_test=16"
+            f"{there / 2**30:,.1f} GiB of memory; give fewer or smaller ones, in an experiment file by --set "
+            f"data.image_size={max(1, shape[0] // 2)}, or --set data.shots=16 --set data.max_validation=16 --set "
+            "data.max_test=16"
         )
     return np.empty((count, *shape), dtype=np.uint8)
 
@@ -126,13 +133,19 @@ def machine_memory() -> int:
         return sys.maxsize
 
 
-def decoded_item(item: Item, name: str) -> np.ndarray:
-    """One image as uint8 [H,W] (grey) or [H,W,3] (colour)."""
+def decoded_item(item: Item, name: str, *, least: Size | None = None) -> np.ndarray:
+    """One image as uint8 [H,W] (grey) or [H,W,3] (colour).
+
+    least: height and width that are enough. A large JPEG is then decoded at 1/2, 1/4 or 1/8 of its size (draft mode),
+    the smallest that is no smaller than this; other formats know no such thing.
+    """
     from PIL import Image, ImageOps
 
     if isinstance(item, np.ndarray):
         return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
     with _opened(item, name) as opened:
+        if least is not None and max(opened.size) > DRAFT_ABOVE:
+            opened.draft(None, least if _turned(opened) else least[::-1])
         opened.load()
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # 16 bits a pixel; one scale for all images
@@ -143,6 +156,13 @@ def decoded_item(item: Item, name: str) -> np.ndarray:
     if _transparent(image):  # what lies under transparent pixels is nobody's picture; viewers show white there
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert(mode))
+
+
+def _turned(image: Image.Image) -> bool:
+    """Whether a viewer shows its height as width."""
+    from PIL import Image
+
+    return Image.Image.getexif(image).get(ORIENTATION) in (5, 6, 7, 8)  # a PNG's own would decode it
 
 
 @contextmanager
@@ -183,14 +203,25 @@ def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = Fals
 
 
 def resized(image: np.ndarray, size: Size, *, crop: bool = False) -> np.ndarray:
-    """uint8 [H,W] or [H,W,3] at another height and width: stretched, or of its middle what has these proportions."""
+    """uint8 [H,W] or [H,W,C] at another height and width: stretched, or of its middle what has these proportions."""
     from PIL import Image
 
     height, width = size
     if image.shape[:2] == size:
         return image
+    if image.ndim == 3 and image.shape[2] != 3:  # no picture that Pillow knows: channel by channel
+        return np.stack([resized(image[..., c], size, crop=crop) for c in range(image.shape[2])], axis=-1)
     box = _middle(image.shape[:2], size) if crop else None
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def fitted(size: Size, side: int) -> Size:
+    """Height and width of these proportions, at most `side` pixels each; a smaller one stays as it is."""
+    longer = max(size)
+    if longer <= side:
+        return size
+    height, width = (max(1, round(length * side / longer)) for length in size)
+    return height, width
 
 
 def _middle(found: Size, wanted: Size) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.data.decoding import Item, Size, decoded, look
+from ray_synth.data.decoding import Item, Size, decoded, fitted, look
 from ray_synth.data.images import ImageSet, in_memory
 from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import InputError
@@ -51,11 +51,19 @@ class Listing:
         parts = None if self.parts is None else self.parts[rows]
         return replace(self, items=items, names=self.names[rows], labels=self.labels[rows], parts=parts)
 
-    def source(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSource:
+    def source(
+        self,
+        size: Size | None = None,
+        channels: int | None = None,
+        *,
+        crop: bool = False,
+        within: int | None = None,
+    ) -> ImageSource:
         """The images in one size and mode; notes say what has to be changed.
 
         `size` (height, width) and `channels` (1 or 3) fix both; else images take the commonest size and, where modes
-        differ, colour.
+        differ, colour. `within` is the most pixels a side, their proportions kept; files are then decoded no larger
+        than that asks for.
         """
         if not len(self):
             raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
@@ -64,15 +72,16 @@ class Listing:
         }  # fmt: skip
         items = self.items
         if isinstance(items, np.ndarray) and size in (None, items.shape[1:3]) and channels in (None, items.shape[3]):
-            return ImageSet(pixels=items, notes=self.notes, **known)
+            whole = ImageSet(pixels=items, notes=self.notes, **known)
+            return whole if within is None else whole.within(within)
         if not isinstance(items, np.ndarray):  # workers have another current folder
             items = np.array([i.absolute() if isinstance(i, Path) else i for i in items], dtype=object)
         seen = look(items, self.names)
         size = size or min(seen.sizes, key=lambda found: (-seen.sizes[found], found))
+        size = size if within is None else fitted(size, within)
         shape = (*size, channels or max(seen.modes))
-        return FileImages(
-            items=items, crop=crop, shape=shape, notes=(*self.notes, *seen.notes(shape, crop=crop)), **known
-        )
+        notes = (*self.notes, *seen.notes(shape, crop=crop))
+        return FileImages(items=items, crop=crop, draft=within is not None, shape=shape, notes=notes, **known)
 
     def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
         """The same, decoded at once."""
@@ -81,15 +90,24 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FileImages(ImageSource):
-    """Images that are decoded each time they are asked for. items: [N] files or encoded bytes, or arrays."""
+    """Images that are decoded each time they are asked for.
+
+    items: [N] files or encoded bytes, or arrays; draft: large JPEGs are decoded at about the size that is asked for.
+    """
 
     items: np.ndarray
     crop: bool
+    draft: bool = False
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         rows = slice(None) if rows is None else rows
         names = [self.name(row) for row in np.arange(len(self))[rows]]
-        return decoded(self.items[rows], names, self.shape, crop=self.crop)
+        return decoded(self.items[rows], names, self.shape, crop=self.crop, draft=self.draft)
+
+    def within(self, side: int) -> ImageSource:
+        """As of every source; and in draft mode, whose pixels are not quite those of a training."""
+        shape = (*fitted(self.shape[:2], side), self.shape[2])
+        return replace(self, shape=shape, draft=True)
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}

@@ -111,9 +111,8 @@ def _images_in(listings: dict[str, list[Path]]) -> dict[str, list[Path]]:
     return images
 
 
-def read_unlabelled(path: str | Path, *, size: Size, channels: int) -> ImageSet:
-    """A folder that holds images directly, of classes unknown: `path/*.png|jpg|jpeg|webp`. Every label is 0."""
-    root = Path(path)
+def list_unlabelled(root: Path) -> Listing:
+    """A folder that holds images directly, of classes unknown: `root/*.png|jpg|jpeg|webp`. Every label is 0."""
     _check_is_folder(root, "it must hold images, or one folder per class")
     try:
         listing = _visible_files(root)
@@ -125,14 +124,13 @@ def read_unlabelled(path: str | Path, *, size: Size, channels: int) -> ImageSet:
             f"no image in {root}; expected {root}/*.png (or jpg, jpeg, webp), or {root}/class_name/*.png where the "
             "classes are known"
         )
-    unlabelled = Listing(
+    return Listing(
         items=files,
         names=names_of(files),
         labels=np.zeros(len(files), dtype=np.int64),
         class_names=("unlabelled",),
         notes=tuple(_skipped(listing)),
     )
-    return unlabelled.read(size, channels)
 
 
 def _check_is_folder(root: Path, holds: str) -> None:

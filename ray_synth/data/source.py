@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ray_synth.data.decoding import room_for
+from ray_synth.data.decoding import fitted, resized, room_for
 
 BATCH = 512
 
@@ -41,6 +41,25 @@ class ImageSource(ABC):
     @abstractmethod
     def _taken(self, rows: Rows) -> dict[str, Any]:
         """What the subclass holds of these rows. Nothing is decoded."""
+
+    def within(self, side: int) -> ImageSource:
+        """The same images at most `side` pixels high and wide, their proportions kept; smaller ones as they are."""
+        height, width = fitted(self.shape[:2], side)
+        if (height, width) == self.shape[:2]:
+            return self
+        return self._shrunk((height, width, self.shape[2]))
+
+    def _shrunk(self, shape: tuple[int, int, int]) -> ImageSource:
+        """These images in a smaller shape. Nothing is decoded."""
+        return Shrunk(
+            labels=self.labels,
+            class_names=self.class_names,
+            shape=shape,
+            sources=self.sources,
+            parts=self.parts,
+            notes=self.notes,
+            whole=self,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +118,23 @@ class ImageSource(ABC):
         """Hash of the set: class names, and every image with its label, in any order."""
         joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
         return hashlib.sha256(joined.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shrunk(ImageSource):
+    """Images of another source, `whole`, each made smaller when it is asked for."""
+
+    whole: ImageSource
+
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        number = len(np.arange(len(self))[rows]) if rows is not None else len(self)
+        out = room_for(number, self.shape)
+        for row, image in enumerate(self.whole.images(rows)):
+            out[row] = resized(image, self.shape[:2])
+        return out
+
+    def _taken(self, rows: Rows) -> dict[str, Any]:
+        return {"whole": self.whole.take(rows)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,6 +21,11 @@ def are_photographs(shape: tuple[int, int, int]) -> bool:
     return min(shape[:2]) > LARGEST_SMALL and shape[2] == 3
 
 
+def automatic_word(shape: tuple[int, int, int]) -> str | None:
+    """What `auto` stands for where it is no built-in family: photographs, and the package is installed."""
+    return f"timm:{MODEL}" if are_photographs(shape) and PACKAGES[MODEL].path() is not None else None
+
+
 def automatic_encoder(shape: tuple[int, int, int], *, device: str | None = None) -> tuple[Encoder | None, str]:
     """The encoder of `features: auto` for images [H,W,C], or None for the built-in families; and what images are seen
     through, in words.
@@ -30,10 +35,9 @@ def automatic_encoder(shape: tuple[int, int, int], *, device: str | None = None)
     Raises:
         InputError: the package is installed and its file is another one.
     """
-    if are_photographs(shape):
-        if PACKAGES[MODEL].path() is None:
-            missing = f"which say little of photographs; for a pretrained network {PACKAGES[MODEL].cure}"
-            return None, f"{THUMBNAILS}, {missing}"
-        encoder = encoder_of(f"timm:{MODEL}", device=device)
+    word = automatic_word(shape)
+    if word is not None:
+        encoder = encoder_of(word, device=device)
         return encoder, encoder.name
-    return None, THUMBNAILS
+    missing = f", which say little of photographs; for a pretrained network {PACKAGES[MODEL].cure}"
+    return None, THUMBNAILS + (missing if are_photographs(shape) else "")

@@ -14,7 +14,8 @@ FloatArray = NDArray[np.float64]
 NUM_COMPONENTS = 64
 NUM_PATCHES = 40
 MAX_SIDE = 16
-BLOCK = 256
+BLOCK = 256  # images that are looked at together
+BLOCK_VALUES = 2**22  # numbers that are held as floats at once
 
 
 def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed: int) -> dict[str, list[FloatArray]]:
@@ -27,16 +28,25 @@ def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed
     Raises:
         InputError: an encoder whose features are not finite or not [N,d].
     """
-    sizes = [len(images) for images in sets]
-    if encoder is not None:
-        rows = np.concatenate([encoder(images).astype(np.float64) for images in sets])
+    return families_of([looked_at(images, encoder) for images in sets], seed=seed)
+
+
+def looked_at(images: np.ndarray, encoder: Encoder | None) -> FloatArray:
+    """What families are made of: an encoder's features [n,d], or thumbnails [n,h,w,C]. It is smaller than the images,
+    and taken image by image, so a set may come in blocks. images: uint8 [n,H,W,C]."""
+    return pooled(images) if encoder is None else encoder(images).astype(np.float64)
+
+
+def families_of(sets: Sequence[FloatArray], *, seed: int) -> dict[str, list[FloatArray]]:
+    """`linear_families` of sets that were looked at."""
+    sizes = [len(taken) for taken in sets]
+    rows = np.concatenate([taken.reshape(len(taken), -1) for taken in sets])
+    if sets[0].ndim == 2:
         families = {"features": _components(rows, sizes[0], 0.0), "whitened": _components(rows, sizes[0], 0.25)}
     else:
-        small = [pooled(images) for images in sets]
-        rows = np.concatenate([images.reshape(len(images), -1) for images in small])
         families = {"raw": _raw(rows), "whitened": _components(rows, sizes[0], 0.25)}
-        if min(small[0].shape[1:3]) >= 3:
-            responses = _patch_responses(small, np.random.default_rng([seed, 9]))
+        if min(sets[0].shape[1:3]) >= 3:
+            responses = _patch_responses(sets, np.random.default_rng([seed, 9]))
             families["patches"] = _components(responses, sizes[0], 0.25)
     cuts = np.cumsum(sizes)[:-1]
     return {name: np.split(linear, cuts) for name, linear in families.items()}
@@ -47,9 +57,9 @@ def pooled(images: np.ndarray) -> FloatArray:
     height, width, channels = images.shape[1:]
     factor_h, factor_w = -(-height // MAX_SIDE), -(-width // MAX_SIDE)
     pad = ((0, 0), (0, -height % factor_h), (0, -width % factor_w), (0, 0))
-    parts = []
-    for start in range(0, len(images), BLOCK):
-        block = np.pad(images[start : start + BLOCK].astype(np.float64) / 255.0, pad, mode="edge")
+    parts, size = [], max(1, min(BLOCK, BLOCK_VALUES // images[0].size))
+    for start in range(0, len(images), size):
+        block = np.pad(images[start : start + size].astype(np.float64) / 255.0, pad, mode="edge")
         shape = (len(block), block.shape[1] // factor_h, factor_h, block.shape[2] // factor_w, factor_w, channels)
         parts.append(block.reshape(shape).mean(axis=(2, 4)))
     return np.concatenate(parts)

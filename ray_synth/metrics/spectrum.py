@@ -1,7 +1,8 @@
-"""Images in, their radially averaged power spectrum and its decay out (Shidani et al., 2025, section 6)."""
+"""Images in, their radially averaged power spectrum, its decay, their variance out (Shidani et al., 2025, sec. 6)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from ray_synth.errors import InputError
 
 FloatArray = NDArray[np.float64]
+
+BLOCK, BLOCK_VALUES = 256, 2**22  # images, and numbers, that are held as floats at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,12 +42,11 @@ def rapsd(images: np.ndarray) -> Spectrum:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or pixels.size == 0:
         raise InputError(f"images must be [N,H,W,C] or [N,H,W] with N >= 1, got shape {list(np.shape(images))}")
-    if not np.isfinite(pixels).all():
-        raise InputError("images must be finite, got NaN or infinity")
     height, width = pixels.shape[1:3]
     total = np.zeros((height, width // 2 + 1))
-    for start in range(0, len(pixels), 256):
-        block = pixels[start : start + 256].astype(np.float64)
+    for block in _blocks(pixels):
+        if not np.isfinite(block).all():
+            raise InputError("images must be finite, got NaN or infinity")
         amplitude = np.fft.rfft2(block, axes=(1, 2))
         total += (amplitude.real**2 + amplitude.imag**2).sum(axis=(0, 3))
     power_2d = total / (len(pixels) * pixels.shape[3] * height * width)
@@ -63,6 +65,44 @@ def rapsd(images: np.ndarray) -> Spectrum:
     frequency = np.arange(1, shorter // 2 + 1)
     power = sums[frequency] / counts[frequency] if len(frequency) else np.zeros(0)
     return Spectrum(frequency=frequency.astype(np.float64), power=power, slope=log_slope(frequency, power))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PixelStats:
+    """What the bound asks of a set's pixels: its spectrum and `variance`, over images and averaged over pixels and
+    channels, both of pixels in [0, 255].
+
+    count: images of the set, of which `looked_at` were taken; shape: height, width and channels that these had.
+    """
+
+    count: int
+    looked_at: int
+    shape: tuple[int, ...]
+    spectrum: Spectrum
+    variance: float
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def pixel_stats(images: np.ndarray, *, count: int | None = None) -> PixelStats:
+    """Of uint8 images [N,H,W,C], which may be a sample of `count` (default: N)."""
+    mean = images.mean(axis=0, dtype=np.float64)
+    total = sum(float(((block - mean) ** 2).sum()) for block in _blocks(images))
+    return PixelStats(
+        count=len(images) if count is None else count,
+        looked_at=len(images),
+        shape=images.shape[1:],
+        spectrum=rapsd(images),
+        variance=total / images.size,
+    )
+
+
+def _blocks(images: np.ndarray) -> Iterator[FloatArray]:
+    """Floats of a few images at a time: those of all would not fit. [N,...] -> [b,...]"""
+    size = max(1, min(BLOCK, BLOCK_VALUES // images[0].size))
+    for start in range(0, len(images), size):
+        yield images[start : start + size].astype(np.float64)
 
 
 def log_slope(frequency: np.ndarray, power: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -320,6 +320,9 @@ class ChunkImages(ImageSource):
             for _ in pool.map(read, np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1) if len(order) else []):
                 pass
         return out
+
+    def _shrunk(self, shape: tuple[int, int, int]) -> ImageSource:
+        return replace(self, shape=shape)
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"places": self.places[rows]}

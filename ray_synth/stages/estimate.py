@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ray_synth.config import digest
+from ray_synth.config import digest, encoder_in
 from ray_synth.data.images import first_per_class
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
@@ -18,6 +18,7 @@ from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:
     from ray_synth.bound.result import RatioEstimate
+    from ray_synth.data.source import ImageSource
     from ray_synth.hardware.gpus import Gpu
     from ray_synth.stages.bench import Bench
 
@@ -44,12 +45,22 @@ class Estimate(Stage):
         classifier = self.experiment.classifier
         return classifier.real_weight if classifier.weighting == "fixed" else None
 
+    @functools.cached_property
+    def _word(self) -> str:
+        """What the images are seen through, `auto` resolved where it is a network."""
+        from ray_synth.features.automatic import automatic_word
+
+        word = self.experiment.estimate.features
+        return automatic_word(self.inputs.splits.train.shape) or word if word == "auto" else word
+
     @property
     def _seed(self) -> int:
         return derive_seed("estimate", self.experiment.seed) % 2**32
 
     @property
     def digest(self) -> str:
+        from ray_synth.sampling.digests import encoder_files
+
         images = self.of(Generate)
         return digest(
             "estimate",
@@ -58,6 +69,8 @@ class Estimate(Stage):
             self._real_weight,
             self._seed,
             images.pilot.tolist(),
+            images.pilot_real.tolist(),
+            encoder_files(self._word),
             images.trained_on,
             self.experiment.data.allocation,
             self.experiment.data.use_real,
@@ -70,11 +83,12 @@ class Estimate(Stage):
 
     @property
     def plan(self) -> str:
-        real, synthetic = self.inputs.real_counts.sum(), self.of(Generate).pilot.sum()
-        return f"predicting the ratio from {real:,} real and {synthetic:,} synthetic images"
+        real, all_real, synthetic = self._real, int(self.inputs.real_counts.sum()), self._pilot
+        of_all = "" if real == all_real else f" of {all_real:,}"
+        return f"predicting the ratio from {real:,}{of_all} real and {synthetic:,} synthetic images"
 
     def tasks(self) -> Sequence[Tasks]:
-        return (self.of(Generate).reading(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
+        return (self.of(Generate).reading_pilot(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
 
     @property
     def caveats(self) -> Sequence[str]:
@@ -83,26 +97,36 @@ class Estimate(Stage):
         return (f"the predicted ratio is not known yet: {self.ratio:.3g} stands for it",)
 
     def run(self, advance: Callable[[int], None]) -> None:
-        from ray_synth.estimate import estimate_ratio
-
         images = self.of(Generate)
-        real, synthetic = self.inputs.splits.train, images.all
-        rows = first_per_class(synthetic.labels, images.pilot)
-        estimate = estimate_ratio(
-            real.images(),
-            real.labels,
-            synthetic.images(rows),
-            synthetic.labels[rows],
-            max_ratio=self.limit,
-            real_weight=self._real_weight,
-            use_real=self.experiment.data.use_real,
-            allocation=self.experiment.data.allocation,
-            metric=self.experiment.estimate.metric,
-            confidence=self.experiment.estimate.confidence,
+        real = self.inputs.splits.train
+        estimate = self._estimate(
+            real.take(first_per_class(real.labels, images.pilot_real)),  # drawn at random: splits are shuffled
+            images.pilot_images,
+            num_real=len(real),
             seed=self._seed,
         )
         self.folder.write_json(ESTIMATE, estimate.to_dict())
         advance(1)
+
+    def _estimate(self, real: ImageSource, synthetic: ImageSource, *, num_real: int, seed: int) -> RatioEstimate:
+        """Of these images, which stand for `num_real` real ones, as the experiment asks for it."""
+        from ray_synth.estimate import rank_sources
+
+        e = self.experiment
+        (found,) = rank_sources(
+            real,
+            {"synthetic": synthetic},
+            features=self._word,
+            num_real=num_real,
+            max_ratio=self.limit,
+            real_weight=self._real_weight,
+            use_real=e.data.use_real,
+            allocation=e.data.allocation,
+            metric=e.estimate.metric,
+            confidence=e.estimate.confidence,
+            seed=seed,
+        )
+        return found.estimate
 
     # What it found.
 
@@ -135,40 +159,35 @@ class Estimate(Stage):
 
     @functools.cached_property
     def _pilot(self) -> int:
+        """Synthetic images that are looked at."""
         return int(self.of(Generate).pilot.sum())
 
+    @functools.cached_property
+    def _real(self) -> int:
+        """Real images that are looked at."""
+        return int(self.of(Generate).pilot_real.sum())
+
     def measured_with(self) -> Mapping[str, str | int]:
+        encoder = encoder_in(self._word)
         return {
-            "training images": len(self.inputs.splits.train),
+            "real images of the estimate": self._real,
             "synthetic images of the estimate": self._pilot,
+            "model for the estimate's features": encoder[0] if encoder else "auto",
         }
 
     def published(self, gpu: Gpu) -> Mapping[str, Measure]:
-        images = len(self.inputs.splits.train) * (1 + self.experiment.estimate.pilot_ratio)
-        return {"estimate": gpu.overheads["estimate"].times(max(0.3, (images / IMAGES) ** POWER))}
+        size = max(0.3, ((self._real + self._pilot) / IMAGES) ** POWER)
+        return {"estimate": gpu.overheads["estimate"].times(size)}
 
     def calibrate(self, bench: Bench) -> None:
         if not bench.wants("estimate"):
             return
-        begin = time.monotonic()
-        from ray_synth.estimate import estimate_ratio
         from ray_synth.stages.bench import HERE, MOST_REAL, MOST_SYNTHETIC, some, stand_in
 
-        real = some(self.inputs.splits.train, MOST_REAL)
+        begin = time.monotonic()
+        real = some(self.inputs.splits.train, min(MOST_REAL, self._real))
         synthetic = stand_in(real, max(1, min(self._pilot, MOST_SYNTHETIC) // len(self.inputs.class_names)))
-        estimate_ratio(
-            real.images(),
-            real.labels,
-            synthetic.images(),
-            synthetic.labels,
-            max_ratio=self.limit,
-            real_weight=self._real_weight,
-            use_real=self.experiment.data.use_real,
-            allocation=self.experiment.data.allocation,
-            metric=self.experiment.estimate.metric,
-            confidence=self.experiment.estimate.confidence,
-            seed=0,
-        )
-        more = (len(self.inputs.splits.train) + self._pilot) / (len(real) + len(synthetic))
+        self._estimate(real, synthetic, num_real=len(real), seed=0)
+        more = (self._real + self._pilot) / (len(real) + len(synthetic))
         origin = HERE if more <= 1 else f"measured here on {1 / more:.0%} of the images, drawn out by their number"
         bench.note("estimate", (time.monotonic() - begin) * more**POWER, 0.15 + 0.1 * math.log(more), origin)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ray_synth.allocation import Allocation, largest_ratio, synthetic_counts, uneven
 from ray_synth.config import digest, said
-from ray_synth.data.images import held
+from ray_synth.data.images import first_per_class, held
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
@@ -108,10 +108,11 @@ class Generate(Stage):
         """What trainings depend on, for their digests: nothing where classes are equal, and all allocations one."""
         return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts) else ()
 
-    def counts(self, ratio: float) -> np.ndarray:
-        """Synthetic images of each class that are enough for a ratio, however they are allocated. [C]"""
-        counts = [synthetic_counts(self.inputs.real_counts, ratio, each) for each in self.allocations]
-        return np.asarray(np.max(counts, axis=0))
+    def counts(self, ratio: float, real: np.ndarray | None = None) -> np.ndarray:
+        """Synthetic images of each class that are enough for a ratio to the real ones (or to other counts), however
+        they are allocated. [C]"""
+        real = self.inputs.real_counts if real is None else real
+        return np.asarray(np.max([synthetic_counts(real, ratio, each) for each in self.allocations], axis=0))
 
     @functools.cached_property
     def most_per_class(self) -> int:
@@ -138,8 +139,20 @@ class Generate(Stage):
 
     @property
     def pilot(self) -> np.ndarray:
-        """Synthetic images of each class that the estimate looks at. [C]"""
-        return np.asarray(np.clip(self.counts(self.experiment.estimate.pilot_ratio), 1, self.most_per_class))
+        """Synthetic images of each class that the estimate looks at: those of a ratio to `pilot_real`. [C]"""
+        estimate, real = self.experiment.estimate, self.pilot_real
+        ratio = min(estimate.pilot_ratio, estimate.max_images / int(real.sum()))
+        return np.asarray(np.clip(self.counts(ratio, real), 1, self.most_per_class))
+
+    @functools.cached_property
+    def pilot_real(self) -> np.ndarray:
+        """Real images of each class that the estimate looks at: all, or the class's share of those that it looks at at
+        most, and at least two. [C]"""
+        real, most = self.inputs.real_counts, self.experiment.estimate.max_images
+        if real.sum() <= most:
+            return real
+        share = synthetic_counts(real, most / int(real.sum()), "proportional")
+        return np.asarray(np.clip(share, np.minimum(real, 2), real))
 
     @property
     def total(self) -> int:
@@ -294,6 +307,18 @@ class Generate(Stage):
         each = (sum(sizes) - chunks.CHUNK_BYTES * len(sizes)) / sum(map(len, looked_at))
         return max(1.0, each)
 
+    @property
+    def _pilot_is_a_part(self) -> bool:
+        """Whether the estimate looks at so few of the images that it pays to leave the others alone."""
+        return 2 * int(self.pilot.sum()) < self.total
+
+    def reading_pilot(self) -> Tasks:
+        """What the estimate reads back: its pilot, or all images, for whoever comes after it."""
+        if not self._pilot_is_a_part:
+            return self.reading()
+        number = int(self.pilot.sum())
+        return Tasks(tasks=(Task(name=f"read {number} images of the pilot", takes={"read_image": number}),))
+
     def reading(self, ratio: float = 0.0) -> Tasks:
         """All images read back, once there are enough for a ratio: by the first stage that looks at them."""
         number = self.number_for(ratio)
@@ -411,15 +436,24 @@ class Generate(Stage):
             self._read = self._read_all()
         return self._read
 
+    @property
+    def pilot_images(self) -> ImageSource:
+        """The synthetic images that the estimate looks at."""
+        images = self._listed() if self._pilot_is_a_part else self.all
+        return images.take(first_per_class(images.labels, self.pilot))
+
     def _read_all(self) -> ImageSource:
+        return held(self._listed())
+
+    def _listed(self) -> ImageSource:
+        """All that are asked for so far, not decoded, but for a comparison with what the classifier is judged on."""
         used = max((chunk.stop for chunk in chunks.finished_chunks(self.folder, self.images)), default=0)
         if self.generator.source and used > self._compared:
             # The files, not the chunks: these may hold them recompressed.
             for note in self._refuse_judged(used):
                 self.inputs.reporter.say(f"  note: {note}")
         names, crop = self.inputs.class_names, self.experiment.data.crop
-        found = chunks.read_synthetic(self.folder, self.images, class_names=names, shape=self.inputs.shape, crop=crop)
-        return held(found)
+        return chunks.read_synthetic(self.folder, self.images, class_names=names, shape=self.inputs.shape, crop=crop)
 
     def export(self, kind: str) -> str:
         """Write the kept images as `folder` or `webdataset`; returns where in the run folder."""

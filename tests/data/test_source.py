@@ -89,6 +89,18 @@ def test_some_of_some_are_what_they_were(source: ImageSource) -> None:
         assert [taken.name(row) for row in range(3)] == [source.name(row) for row in rows[again]]
 
 
+def test_a_smaller_one_is_the_same_in_small(source: ImageSource) -> None:
+    assert source.within(6).shape == SHAPE
+    np.testing.assert_array_equal(source.within(6).images(), PIXELS)
+    small = source.within(3)
+    assert (small.shape, len(small), small.class_names) == ((3, 2, 3), 15, NAMES)
+    assert small.labels.tolist() == LABELS.tolist()
+    expected = np.stack([decoding.resized(image, (3, 2)) for image in PIXELS])
+    np.testing.assert_array_equal(small.images(), expected)
+    np.testing.assert_array_equal(small.take(np.array([9, 2])).images(slice(1, 2)), expected[[2]])
+    np.testing.assert_array_equal(np.concatenate(list(small.batches(4))), expected)
+
+
 def test_keys_and_digest_are_of_the_pixels_alone(source: ImageSource) -> None:
     rows = np.array([13, 2, 9])
     assert source.take(rows).keys() == MEMORY.take(rows).keys()
