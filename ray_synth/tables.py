@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ray_synth.bound.result import RatioEstimate
+from ray_synth.bound.result import ClassEstimate, RatioEstimate
 from ray_synth.report.costs import bytes_said, money_said, number_said, seconds_said
 from ray_synth.report.methods import allocation_said, class_said, classes_differ, method_rows
 from ray_synth.report.summary import Summary
@@ -223,9 +223,15 @@ def _worst_classes(estimate: RatioEstimate, class_names: Sequence[str], most: in
             class_said(each.label, class_names),
             f"{each.recall_real_only:.3f}",
             f"{each.recall:.3f}",
-            f"{each.ratio:.3g}" if each.num_synthetic else "no synthetic images",
+            _own_ratio(each),
         )
     return table
+
+
+def _own_ratio(each: ClassEstimate) -> str:
+    if not each.num_synthetic:
+        return "no synthetic images"
+    return f"{each.ratio:.3g}" + (f" ({each.interval[0]:.3g} to {each.interval[1]:.3g})" if each.interval else "")
 
 
 def _columns(title: str, *names: str) -> Table:

@@ -172,8 +172,14 @@ def test_odd_names_and_missing_parts_are_drawn_and_printed(
     tmp_path: Path, estimated: FolderEstimate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("$x^{", "[red]:cat:", "名\n" + 30 * "W")
+    first, *others = sorted(estimated.estimate.classes, key=lambda each: each.label != 1)
     odd = replace(
-        estimated.estimate, warnings=("first", "second"), real_equivalent=3.0, weights=(), interval=(0.0, 16.0)
+        estimated.estimate,
+        warnings=("first", "second"),
+        real_equivalent=3.0,
+        weights=(),
+        interval=(0.0, 16.0),
+        classes=(replace(first, recall=0.5), *others),
     )
     for left in (NAMES, ("probe",), ("stability", "closed_form"), ()):
         result = replace(odd, methods={name: odd.methods[name] for name in left})

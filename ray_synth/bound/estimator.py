@@ -155,7 +155,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         methods={"probe": probe, **answers},
         weights=_best_weights(evidence),
         real_equivalent=_real_equivalent(mean, ratios, float(np.median(chosen.rate[:, 0]))) if asked.use_real else None,
-        classes=_per_class(samples, evidence, ratios, chosen.posterior, np.median(chosen.grown, axis=0)),
+        classes=_per_class(samples, chosen, asked),
         spectra=_spectra(samples),
         warnings=tuple(_warnings(samples, evidence)),
         confidence=asked.confidence,
@@ -312,13 +312,10 @@ def _best_weights(evidence: Evidence) -> tuple[WeightEstimate, ...]:
     return tuple(found)
 
 
-def _per_class(
-    samples: Samples, evidence: Evidence, ratios: FloatArray, posterior: Posterior, grown: FloatArray
-) -> tuple[ClassEstimate, ...]:
-    """Each class's recall over ratios, a Gaussian process around the curve of all classes; worst class first.
-
-    grown: [G], what is left of the error at the full size of the real set.
-    """
+def _per_class(samples: Samples, chosen: Predicted, asked: Question) -> tuple[ClassEstimate, ...]:
+    """Each class's recall over ratios, a Gaussian process around the curve of all classes; worst class first."""
+    evidence, ratios, posterior = chosen.evidence, chosen.ratios, chosen.posterior
+    grown = np.median(chosen.grown, axis=0)
     u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
     overall = np.interp(u, fine, posterior.mean)
     pixels = evidence.first_family
@@ -328,19 +325,24 @@ def _per_class(
     found = []
     for c in np.flatnonzero(samples.real_counts):
         rows = np.flatnonzero(evidence.labels == c)
-        curve = posterior.mean
+        own = None
         if len(rows) >= SMALL_CLASS:
-            curve = Posterior(u, evidence.scores[rows], fine, prior=(overall, posterior.mean)).mean
-        curve = 1 - (1 - curve) * grown
+            own = Posterior(u, evidence.scores[rows], fine, prior=(overall, posterior.mean))
+        curve = 1 - (1 - (own or posterior).mean) * grown
         ours, theirs = goal[goal_labels == c], pixels[1][samples.synthetic_labels == c]
         apart = excess_distance(ours, theirs) if min(len(ours), len(theirs) // 2) >= 2 else None
-        best = int(curve.argmax())
+        best, interval = int(curve.argmax()), None
+        if own is not None and synthetic_counts[c]:
+            drawn = 1 - (1 - own.draw(DRAWS, asked.seed)) * grown
+            ends = near_best_interval(drawn, best, asked.confidence)
+            interval = (_rounded(ratios[ends[0]], asked.max_ratio), _rounded(ratios[ends[1]], asked.max_ratio))
         found.append(
             ClassEstimate(
                 label=int(samples.class_ids[c]),
                 num_real=int(samples.real_counts[c]),
                 num_synthetic=int(synthetic_counts[c]),
                 ratio=_rounded(ratios[best], float(ratios[-1])) if synthetic_counts[c] else 0.0,
+                interval=interval,
                 recall_real_only=round(float(curve[0].clip(0, 1)), 6),
                 recall=round(float(curve[posterior.mean.argmax()].clip(0, 1)), 6),
                 distance=None if apart is None else round(apart, 6),

@@ -36,7 +36,10 @@ class AllocationEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEstimate:
-    """One class. `ratio` is the best for this class's recall; the distances compare its two image sets.
+    """One class. `ratio` is the best for this class's recall, `interval` as that of all classes; the distance compares
+    its two image sets.
+
+    interval: None where the class has too few real images for a curve of its own, or no synthetic ones.
 
     distance: what the exact W₂ between the sets exceeds that of two synthetic samples by; None below 2 images a side.
     """
@@ -45,6 +48,7 @@ class ClassEstimate:
     num_real: int
     num_synthetic: int
     ratio: float
+    interval: tuple[float, float] | None
     recall_real_only: float
     recall: float
     distance: float | None

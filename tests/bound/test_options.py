@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.estimator import METHODS, METRICS
+from ray_synth.bound.estimator import METHODS, METRICS, SMALL_CLASS
 from ray_synth.bound.image_risk import excess_distance
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.config.sweep import METRICS as OF_A_FILE
@@ -49,6 +49,8 @@ def test_what_good_images_are_worth(good: RatioEstimate) -> None:
     assert [weight.ratio for weight in good.weights] == [0.25, 0.5, 1, 2, 4, 5]
     assert all(weight.gain < 0.02 for weight in good.weights)  # uniform weights are right for them
     assert {c.label for c in good.classes} == set(range(10))
+    assert all((c.interval is None) == (c.num_real < SMALL_CLASS) for c in good.classes)
+    assert all(c.interval[0] <= c.ratio <= c.interval[1] for c in good.classes if c.interval)
     recalls = [c.recall for c in good.classes]
     assert recalls == sorted(recalls)
     assert np.mean(recalls) == pytest.approx(1 - min(good.curve.error), abs=0.05)

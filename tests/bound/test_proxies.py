@@ -11,6 +11,7 @@ import pytest
 from ray_synth.bound.proxies import feature_discrepancies, proxy_table
 from ray_synth.bound.theorem import closed_form, optimal_strength
 from ray_synth.data.splits import Splits
+from ray_synth.metrics.spectrum import pixel_stats
 
 
 def test_a_shift_has_its_own_length_in_every_feature_distance() -> None:
@@ -46,7 +47,7 @@ def test_a_handful_of_images_has_no_distance_of_features() -> None:
 def test_every_reading_has_a_row_and_the_first_are_the_closed_form(splits: Splits) -> None:
     real = splits.train.images()
     blurred = ((real + np.roll(real.astype(float), 1, axis=1)) / 2).astype(np.uint8)
-    found = closed_form(real, blurred, num_real=100, max_ratio=16.0)
+    found = closed_form(*(pixel_stats(images, count=100) for images in (real, blurred)), num_real=100, max_ratio=16.0)
     rows = proxy_table(
         {"RAPSD": found.discrepancy, "FID": 0.5},
         variance=found.noise_variance,
