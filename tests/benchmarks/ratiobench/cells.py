@@ -129,7 +129,8 @@ def class_sizes(draw: str, num_real: int, y: np.ndarray, rng: np.random.Generato
     return np.maximum(np.round(num_real * share / share.sum()), 1).astype(np.int64)
 
 
-def load_cell(cell: Cell) -> CellData:
+def load_cell(cell: Cell, *, generator: str = "") -> CellData:
+    """generator: another one for the cell's real images."""
     x, y, test, y_test = dataset_of(cell.dataset)
     rng = np.random.default_rng(derive_seed("ratiobench", cell.name))
     ours, pool = halves(cell.dataset)
@@ -137,7 +138,7 @@ def load_cell(cell: Cell) -> CellData:
     drawn = [rng.permutation(ours[y[ours] == c])[:size] for c, size in enumerate(sizes)]
     real = np.concatenate(drawn)
     most = np.max([synthetic_counts(sizes, max(RATIOS), each) for each in ALLOCATIONS], axis=0)
-    images, labels = generator_of(cell.generator)(x[pool], y[pool], int(most.max()), rng)
+    images, labels = generator_of(generator or cell.generator)(x[pool], y[pool], int(most.max()), rng)
     # By class in order: each class's first.
     rank = np.arange(len(images)) % (len(images) // len(sizes))
     keep = rank < most[labels]
