@@ -96,7 +96,7 @@ def _fits(
 ) -> FloatArray:
     """Number of penalties under which each held-out image is right: [s,R].
 
-    Exact for ridge regression (`_left_out`). The Gram matrix is cumulative over the ratios' prefixes: no ratio starts
+    Exact for ridge regression (`_LeftOut`). The Gram matrix is cumulative over the ratios' prefixes: no ratio starts
     from nothing.
     """
     targets = np.eye(pilot.num_classes) - 1.0 / pilot.num_classes
@@ -104,6 +104,7 @@ def _fits(
     gram, moment = real.T @ real, real.T @ y_real
     scale = float((real**2).mean())
     right = np.zeros((len(held.labels), len(pilot.counts)))
+    left_out = None if held.rows is None else _LeftOut(real, real_labels, held.rows, y_real)
     available = np.array([len(rows) for rows in members])
     taken = np.zeros(pilot.num_classes, dtype=np.int64)
     prefix_gram = np.zeros((real.shape[1], real.shape[1]))
@@ -131,57 +132,55 @@ def _fits(
             ridge = penalty * weighed * scale
             factor = scipy.linalg.cholesky(mixed + ridge * np.eye(len(mixed)), lower=True, check_finite=False)
             solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
-            if held.target is None:
-                fitted = _left_out(real, real_labels, held.rows, v, factor, solved, y_real)
-            else:
-                fitted = held.target @ solved
+            fitted = held.target @ solved if left_out is None else left_out.predictions(factor, solved, v)
             right[:, i] += fitted.argmax(axis=1) == held.labels
     return right
 
 
-def _left_out(
-    real: FloatArray,
-    labels: NDArray[np.int64],
-    rows: NDArray[np.int64] | None,
-    weight: float,
-    factor: FloatArray,
-    solved: FloatArray,
-    targets: FloatArray,
-) -> FloatArray:
-    """Predictions for each of `rows` by the fit without it, the others of its class weighing as much as with it. [s,C]
+class _LeftOut:
+    """Predictions for rows by the fit without each, the others of its class weighing as much as with it.
 
     Where weights change by δ on rows K, predictions there become (I + H_KK diag δ)⁻¹ (f_K + H_KK diag(δ) y_K), with
     H = X A⁻¹ Xᵀ. Left out without that, an image leaves its class lighter (of two images half of it is gone), and more
-    so the fewer synthetic ones there are.
-
-    weight: of a real image; factor: L of A = L Lᵀ, [d,d]; solved: the fit, [d,C]; targets: [n,C].
+    so the fewer synthetic ones there are. All classes are padded to one size k, so that a fit takes a few calls.
     """
-    rows = np.arange(len(real)) if rows is None else rows
-    number = np.bincount(labels)
-    needed = np.union1d(rows, np.flatnonzero(number[labels] < LARGE_CLASS))
-    root = scipy.linalg.solve_triangular(factor, real[needed].T, lower=True, check_finite=False)  # [d,k]
-    fitted, labels, targets, places = (
-        real[needed] @ solved,
-        labels[needed],
-        targets[needed],
-        np.searchsorted(needed, rows),
-    )
-    found = np.empty((len(rows), targets.shape[1]))
-    for c in np.unique(labels[places]):
-        here = np.flatnonzero(labels[places] == c)
-        if number[c] == 1 or number[c] >= LARGE_CLASS:
-            own = places[here]
-            leverage = weight * np.einsum("ds,ds->s", root[:, own], root[:, own])[:, None]
-            found[here] = (fitted[own] - leverage * targets[own]) / np.maximum(1.0 - leverage, 1e-9)
-            continue
-        members = np.flatnonzero(labels == c)
-        place, each = np.searchsorted(members, places[here]), np.arange(len(here))
-        change = np.full((len(here), len(members)), weight / (len(members) - 1))
-        change[each, place] = -weight
-        moved = (root[:, members].T @ root[:, members])[None] * change[:, None, :]  # [s,k,k]
-        aim = fitted[members] + moved @ targets[members]
-        found[here] = np.linalg.solve(np.eye(len(members)) + moved, aim)[each, place]
-    return found
+
+    def __init__(self, real: FloatArray, labels: NDArray[np.int64], rows: NDArray[np.int64], targets: FloatArray):
+        number = np.bincount(labels)
+        small = number[labels] < LARGE_CLASS
+        needed = np.union1d(rows, np.flatnonzero(small))
+        self.real, self.targets, self.own = real[needed], targets[needed], np.searchsorted(needed, rows)
+        self.alone = np.flatnonzero(~small[rows])  # of large classes: that they get lighter is no matter
+        self.shared = np.flatnonzero(small[rows])
+        classes = np.flatnonzero((number > 0) & (number < LARGE_CLASS))
+        size = int(number[classes].max(initial=1))
+        self.members = np.zeros((len(classes), size), dtype=np.int64)  # [c,k], of `needed`
+        self.change = np.zeros((len(self.shared), size))  # [s,k], where a real image weighs 1
+        self.group = np.searchsorted(classes, labels[rows[self.shared]])  # [s]
+        for place, c in enumerate(classes):
+            mine = np.flatnonzero(labels[needed] == c)
+            self.members[place, : len(mine)] = mine
+            self.change[self.group == place, : len(mine)] = 1 / max(len(mine) - 1, 1)
+        self.place = (self.members[self.group] == self.own[self.shared, None]).argmax(axis=1)  # padding comes last
+        self.change[np.arange(len(self.shared)), self.place] = -1.0
+
+    def predictions(self, factor: FloatArray, solved: FloatArray, weight: float) -> FloatArray:
+        """[s,C] from L of A = L Lᵀ [d,d] and the fit [d,C]. weight: of a real image."""
+        root = scipy.linalg.solve_triangular(factor, self.real.T, lower=True, check_finite=False)  # [d,n]
+        fitted = self.real @ solved
+        found = np.empty((len(self.own), solved.shape[1]))
+        own = self.own[self.alone]
+        leverage = weight * np.einsum("ds,ds->s", root[:, own], root[:, own])[:, None]
+        found[self.alone] = (fitted[own] - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
+        if len(self.shared):
+            inside = root.T[self.members]  # [c,k,d]
+            gram = inside @ inside.transpose(0, 2, 1)
+            moved = gram[self.group] * (weight * self.change)[:, None, :]  # [s,k,k]
+            members = self.members[self.group]
+            aim = fitted[members] + moved.sum(axis=2)[:, :, None] * self.targets[self.own[self.shared], None, :]
+            each = np.arange(len(members))
+            found[self.shared] = np.linalg.solve(np.eye(members.shape[1]) + moved, aim)[each, self.place]
+        return found
 
 
 def scored_rows(labels: NDArray[np.int64], seed: int, limit: int = MAX_SCORED) -> NDArray[np.int64]:
