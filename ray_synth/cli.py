@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -255,7 +255,11 @@ RealWeight = Annotated[
 ]
 Features = Annotated[
     str | None,
-    typer.Option("--features", metavar="SPEC", help="auto (default), open_clip:MODEL:FILE or timm:NAME:FILE"),
+    typer.Option(
+        "--features",
+        metavar="SPEC",
+        help="auto (default), open_clip:MODEL:FILE, timm:NAME:FILE or a packaged timm:NAME",
+    ),
 ]
 Fit = Annotated[
     str | None,
@@ -392,8 +396,8 @@ def _estimate_folders(
     prices = checked_costs(costs)
     given = {name: value for name, value in settings.items() if value is not None}
     # What is wrong with the words themselves is found before any image is read; `num_real` needs their number.
-    of_folders = ("target", "features", "num_real")
-    Question(num_given=1, num_real=1, **{name: value for name, value in given.items() if name not in of_folders})
+    own = {field.name for field in fields(Question)} - {"num_real"}
+    Question(num_given=1, num_real=1, **{name: value for name, value in given.items() if name in own})
     if len(synthetic) == 1:
         found: Sequence[tuple[FolderEstimate, float]] = ((estimate_folders(real, synthetic[0], **given), 1.0),)
     else:

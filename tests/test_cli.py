@@ -166,6 +166,8 @@ def test_several_synthetic_folders_are_ranked(tmp_path: Path, digits: ImageSet) 
     assert result["generators"][0]["probability"] > 0.7
     assert result["ratio"] == result["generators"][0]["ratio"]
     refused(ray_synth(*words, "--synthetic", good), "names a folder twice", "give each once")
+    cropped = ray_synth(*words, "--fit", "crop", "--json")
+    assert json.loads(cropped.stdout) == result  # all are squares
 
 
 def test_estimate_refuses_before_any_image_is_read() -> None:
@@ -174,6 +176,7 @@ def test_estimate_refuses_before_any_image_is_read() -> None:
     refused(ray_synth("estimate", *sides, "--plot", "none/ratio.png"), "mkdir -p none")
     refused(ray_synth("estimate", *sides, "--cost-per-update", "1"), "--updates 10000")
     refused(ray_synth("estimate", *sides, "--allocation", "even"), "fill, equal, proportional", "'even'")
+    refused(ray_synth("estimate", *sides, "--fit", "squeeze"), "stretch or crop", "'squeeze'", "--fit crop")
     refused(ray_synth("estimate", *sides, "--metric", "f1"), "accuracy or balanced_accuracy", "'f1'")
     refused(ray_synth("estimate", *sides, "--confidence", "2"), "(0.5, 1)", "2")
     refused(ray_synth("estimate", DIGITS, "--cost-per-image", "1"), "--cost-per-image belongs to --real")
