@@ -167,19 +167,22 @@ class _LeftOut:
     def predictions(self, factor: FloatArray, solved: FloatArray, weight: float) -> FloatArray:
         """[s,C] from L of A = L Lᵀ [d,d] and the fit [d,C]. weight: of a real image."""
         root = scipy.linalg.solve_triangular(factor, self.real.T, lower=True, check_finite=False)  # [d,n]
-        fitted = self.real @ solved
         found = np.empty((len(self.own), solved.shape[1]))
         own = self.own[self.alone]
         leverage = weight * np.einsum("ds,ds->s", root[:, own], root[:, own])[:, None]
-        found[self.alone] = (fitted[own] - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
+        found[self.alone] = (self.real[own] @ solved - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
         if len(self.shared):
             inside = root.T[self.members]  # [c,k,d]
             gram = inside @ inside.transpose(0, 2, 1)
             moved = gram[self.group] * (weight * self.change)[:, None, :]  # [s,k,k]
-            members = self.members[self.group]
-            aim = fitted[members] + moved.sum(axis=2)[:, :, None] * self.targets[self.own[self.shared], None, :]
-            each = np.arange(len(members))
-            found[self.shared] = np.linalg.solve(np.eye(members.shape[1]) + moved, aim)[each, self.place]
+            # One row of each inverse is all that is asked: with many classes the whole solution is large.
+            size = moved.shape[1]
+            row = np.linalg.solve(np.eye(size) + moved.transpose(0, 2, 1), np.eye(size)[self.place][:, :, None])[
+                :, :, 0
+            ]
+            mixed = np.einsum("sk,skd->sd", row, self.real[self.members[self.group]])
+            share = np.einsum("sk,skj->s", row, moved)[:, None]
+            found[self.shared] = mixed @ solved + share * self.targets[self.own[self.shared]]
         return found
 
 
