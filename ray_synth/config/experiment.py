@@ -13,7 +13,7 @@ from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Dimension, Metric, Sweep, check_space
-from ray_synth.config.words import FEATURES, FEATURES_SAID, RANDOM, encoder_in, file_in
+from ray_synth.config.words import ENCODER, ENCODER_SAID, FEATURES, FEATURES_SAID, RANDOM, encoder_in, file_in
 
 
 class Estimate(Section):
@@ -28,8 +28,8 @@ class Estimate(Section):
     )
     features: str = Field(
         "auto",
-        pattern=rf"^auto$|{FEATURES.replace('pixels|', '')}",
-        description=FEATURES_SAID.replace("pixels", "auto (the packaged network for photographs, else thumbnails)"),
+        pattern=rf"^(auto|{ENCODER})$",
+        description=f"auto (the packaged network for photographs, else thumbnails), {ENCODER_SAID}",
     )
     confidence: float = Field(0.9, gt=0.5, lt=1)
     metric: Metric = Field(

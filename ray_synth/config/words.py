@@ -4,11 +4,12 @@ from __future__ import annotations
 
 RANDOM = "random"  # in the place of a weights file
 # What images are seen through, where that is no network that is trained on them.
-FEATURES = r"^(pixels|timm:[^:]+|(open_clip|timm):[^:]+:.+)$"
-FEATURES_SAID = (
-    "pixels, open_clip:MODEL:/path/to/weights, timm:NAME:/path/to/weights, or timm:tf_efficientnet_lite0 with the "
-    "extra pretrained"
+ENCODER = r"timm:[^:]+|(open_clip|timm):[^:]+:.+"
+ENCODER_SAID = (
+    "open_clip:MODEL:/path/to/weights, timm:NAME:/path/to/weights, or timm:tf_efficientnet_lite0 with the extra "
+    "pretrained"
 )
+FEATURES, FEATURES_SAID = rf"^(pixels|{ENCODER})$", f"pixels, {ENCODER_SAID}"
 
 
 def encoder_in(features: str) -> tuple[str, str] | None:
