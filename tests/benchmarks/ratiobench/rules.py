@@ -156,7 +156,11 @@ def estimates(cases: list[Case], kept: Path | None, processes: int) -> dict[Case
     found: dict[Case, tuple[RatioEstimate, float]] = {}
     source, names = _source(), {_name(case): case for case in cases}
     if kept is not None and kept.exists():
-        for row in map(json.loads, kept.read_text().splitlines()):
+        for line in kept.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # torn by a kill
             if row["source"] == source and row["case"] in names:
                 found[names[row["case"]]] = RatioEstimate.from_dict(row["estimate"]), row["seconds"]
     missing = [case for case in cases if case not in found]
