@@ -158,7 +158,7 @@ class Run:
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)
-        samples = len(self.inputs.splits.train) + self.of(Generate).most_per_class * classes
+        samples = len(self.inputs.splits.train) + int(self.of(Generate).most_per_class.sum())
         if partition.clusters(classes) > samples:
             raise InputError(
                 f"partition.num_clusters must be at most {samples:,}, the real and synthetic images, "

@@ -117,7 +117,7 @@ def test_images_that_nobody_counted_are_made_as_trials_need_them(tmp_path: Path)
     needed = max(round(float(row["synthetic_ratio"]) * 4) for row in trials(out))
     assert len(keys(out)) == len(set(keys(out))) == 10 * needed
     generation = json.loads((out / "generation.json").read_text())
-    assert (generation["images_per_class"], generation["kept"]) == (needed, 10 * needed)
+    assert (generation["images_per_class"], generation["kept"]) == ([needed] * 10, 10 * needed)
     assert json.loads((out / "summary.json").read_text())["num_generated"] == 10 * needed
     before = contents(out)
     perform(out, **changes)

@@ -1,7 +1,7 @@
 """A plan in, the chunks still to make out; and finished chunks in, rows out. To resume is to list the files.
 
 A chunk is one class and one range of indices, written as one file. Its name says all of that, and how many of its
-images were rejected, so two drivers at once would write the same bytes, growing `images_per_class` adds ranges beside
+images were rejected, so two drivers at once would write the same bytes, asking for more of a class adds ranges beside
 those that exist, and what a filter took is refilled without opening a file.
 """
 
@@ -55,15 +55,18 @@ HOPELESS = 32  # images of which none was kept: the next will not be either
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is asked for: the first `images_per_class` images of every class that no filter rejects."""
+    """What is asked for: of every class the first images, so many, that no filter rejects."""
 
     generator_digest: str  # what an image is a function of, beside its class and index
     chunk_digest: str  # and what else a file's bytes depend on: filter, format
-    num_classes: int
-    images_per_class: int
+    images_per_class: tuple[int, ...]
     chunk_size: int
     max_attempts: int = 1  # images sampled per image asked, at most
     available: tuple[int, ...] | None = None  # images of each class that exist, where they are not made
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.images_per_class)
 
     def key(self, label: int, index: int) -> str:
         """The stable id of a synthetic image: generator, class, index."""
@@ -127,10 +130,11 @@ def work_left(finished: Sequence[Chunk], plan: Plan) -> Remaining:
 
 
 def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Remaining) -> None:
-    limit = plan.max_attempts * plan.images_per_class
+    wanted = plan.images_per_class[label]
+    limit = plan.max_attempts * wanted
     if plan.available is not None:
         limit = min(limit, plan.available[label])
-    end = plan.images_per_class
+    end = wanted
     while True:
         gaps = list(_gaps(present, end))
         if gaps:
@@ -140,16 +144,16 @@ def _class_left(label: int, present: Sequence[Chunk], plan: Plan, work: Remainin
                 work.missing.extend(Chunk(prefix, label, a, b) for a, b in itertools.pairwise(cuts))
             return
         covered, kept = _kept(present, end)
-        if kept >= plan.images_per_class:
+        if kept >= wanted:
             return
         if covered >= limit or (kept <= 0 and covered >= HOPELESS):
             kept = _kept(present, math.inf)[1]  # more were made when more were asked
-            if kept < plan.images_per_class:
+            if kept < wanted:
                 work.short[label] = max(kept, 0)
             return
         rate = max(kept / covered, 1 / (2 * covered))
         # A little more than that, for each round loads the generator again.
-        end = min(limit, covered + math.ceil(MARGIN * (plan.images_per_class - kept) / rate) + 1)
+        end = min(limit, covered + math.ceil(MARGIN * (wanted - kept) / rate) + 1)
 
 
 def _kept(present: Sequence[Chunk], end: float) -> tuple[int, int]:
@@ -241,11 +245,11 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
         for window in range(0, len(needed), READERS):  # so that few chunks are in memory at once
             tasks = needed[window : window + READERS]
             for (chunk, _), rows in zip(tasks, pool.map(read, tasks), strict=True):
-                rows = rows[: plan.images_per_class - kept[chunk.label]]
+                rows = rows[: plan.images_per_class[chunk.label] - kept[chunk.label]]
                 kept[chunk.label] += len(rows)
                 if rows:
                     yield chunk, rows
-    missing = sum(plan.images_per_class - count for count in kept.values())
+    missing = sum(plan.images_per_class) - sum(kept.values())
     if missing:
         raise WorkError(f"the synthetic images are not those of the plan: {missing} missing; run `generate` again")
 

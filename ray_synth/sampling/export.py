@@ -30,10 +30,14 @@ def export_images(
     shard holds, for each key, the image, .cls (the label) and .json (where it comes from).
     """
     place = f"export/{kind}"
-    wanted = {"images": plan.chunk_digest, "images_per_class": plan.images_per_class, "classes": list(class_names)}
+    wanted = {
+        "images": plan.chunk_digest,
+        "images_per_class": list(plan.images_per_class),
+        "classes": list(class_names),
+    }
     before = folder.read_json(f"{place}.json") if folder.exists(f"{place}.json") else {}
     if before == {**wanted, "complete": True}:
-        progress(plan.num_classes * plan.images_per_class)
+        progress(sum(plan.images_per_class))
         return place
     if {**before, "complete": False} != {**wanted, "complete": False}:
         folder.set_aside([f"{place}.json", place], "export")

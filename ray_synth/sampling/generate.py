@@ -196,9 +196,10 @@ def _shortfall(folder: RunFolder, job: Job, work: Remaining) -> str:
             cure += f", or type --set generate.images_per_class={work.short[label]}"
     else:
         cure = f"type --set generate.max_attempts={2 * job.plan.max_attempts}"
+    wanted = job.plan.images_per_class[label]
     return (
-        f"class {job.generator.class_names[label]!r} kept {work.short[label]:,} of {job.plan.images_per_class:,} "
-        f"images{others}; rejected: {reasons}; relax generate.filter, or {cure}"
+        f"class {job.generator.class_names[label]!r} kept {work.short[label]:,} of {wanted:,} images{others}; "
+        f"rejected: {reasons}; relax generate.filter, or {cure}"
     )
 
 

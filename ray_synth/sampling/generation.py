@@ -24,7 +24,7 @@ class Generation:
     model_id: str
     model_revision: str
     model_license: str
-    images_per_class: int
+    images_per_class: tuple[int, ...]  # in the order of classes
     asked: int
     made: int
     kept: int
@@ -34,7 +34,7 @@ class Generation:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
         plain = asdict(self)
-        return plain | {"rejected_keys": list(plain["rejected_keys"])}
+        return plain | {name: list(plain[name]) for name in ("images_per_class", "rejected_keys")}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Generation:

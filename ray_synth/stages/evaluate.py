@@ -47,7 +47,7 @@ class Evaluate(Stage):
             list(EVALUATORS),
             trained.digest if trained else "",
             self.inputs.digests,
-            self.of(Generate).images_per_class,
+            self.of(Generate).images_per_class.tolist(),
             self.experiment.seed,
             *encoder_files(self.experiment.evaluate.features),
         )

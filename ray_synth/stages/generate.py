@@ -88,7 +88,7 @@ class Generate(Stage):
             "will be when they are used"
         )
         notes = self._refuse_judged(self._compared)
-        return notes + ([partly] if self._compared < self.images_per_class else [])
+        return notes + ([partly] if self._compared < self.images_per_class.max() else [])
 
     def _refuse_judged(self, each: int) -> list[str]:
         synthetic = self.generator.fingerprints(each, crop=self.experiment.data.crop)
@@ -115,27 +115,30 @@ class Generate(Stage):
         return np.asarray(np.max([synthetic_counts(real, ratio, each) for each in self.allocations], axis=0))
 
     @functools.cached_property
-    def most_per_class(self) -> int:
-        """Synthetic images per class at most: those asked for, or what the largest ratio needs and there can be."""
+    def most_per_class(self) -> np.ndarray:
+        """Synthetic images of each class at most: those asked for, or what the largest ratio needs and there can be.
+        [C]"""
         e = self.experiment
         if e.generate.images_per_class is not None:
-            return e.generate.images_per_class
-        limit = max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)
-        wanted = int(self.counts(limit).max())
-        return min([wanted, *(self._base.available or ())])
+            return np.full(len(self.inputs.class_names), e.generate.images_per_class)
+        wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
+        there = self._base.available
+        return wanted if there is None else np.asarray(wanted.clip(max=np.array(there)))
 
     @property
-    def images_per_class(self) -> int:
-        """Those asked for; else the pilot of the estimate, and what trials needed since."""
-        return self.experiment.generate.images_per_class or max(int(self.pilot.max()), self._grown)
+    def images_per_class(self) -> np.ndarray:
+        """Those asked for; else the pilot of the estimate, and what trials needed since. [C]"""
+        if self.experiment.generate.images_per_class is not None:
+            return self.most_per_class
+        return np.maximum(self.pilot, self._grown)
 
     @functools.cached_property
-    def _grown(self) -> int:
-        """Images per class that were made for trials."""
+    def _grown(self) -> np.ndarray:
+        """Images of each class that were made for trials. [C]"""
         record = self.folder.stage(self.name)
         if record is None or not record.complete or record.digest != self._base.chunk_digest:
-            return 0
-        return int(self.folder.read_json(RECORD).get("images_per_class", 0))
+            return np.zeros(len(self.inputs.class_names), dtype=np.int64)
+        return np.array(self.result().images_per_class)
 
     @property
     def pilot(self) -> np.ndarray:
@@ -156,21 +159,21 @@ class Generate(Stage):
 
     @property
     def total(self) -> int:
-        return self.images_per_class * len(self.inputs.class_names)
+        return int(self.images_per_class.sum())
 
-    def _per_class(self, ratio: float) -> int:
-        """Images per class once there are enough for a ratio."""
-        if self.experiment.generate.images_per_class is not None:
-            return self.images_per_class
-        return min(max(self.images_per_class, int(self.counts(ratio).max())), self.most_per_class)
+    def _per_class(self, ratio: float) -> np.ndarray:
+        """Images of each class once there are enough for a ratio. [C]"""
+        return np.asarray(np.minimum(np.maximum(self.images_per_class, self.counts(ratio)), self.most_per_class))
 
     def number_for(self, ratio: float) -> int:
         """Images in all once there are enough for a ratio."""
-        return self._per_class(ratio) * len(self.inputs.class_names)
+        return int(self._per_class(ratio).sum())
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
         real, most = self.inputs.real_counts, self.most_per_class
+        if (self.counts(limit) <= most).all():
+            return limit
         return min(limit, *(largest_ratio(real, most, each) for each in self.allocations))
 
     # What they are.
@@ -180,8 +183,9 @@ class Generate(Stage):
         """The synthetic images that are asked for."""
         return self.images_up_to(self.images_per_class)
 
-    def images_up_to(self, per_class: int) -> Plan:
-        return dataclasses.replace(self._base, images_per_class=per_class)
+    def images_up_to(self, per_class: np.ndarray) -> Plan:
+        """per_class: [C]."""
+        return dataclasses.replace(self._base, images_per_class=tuple(per_class.tolist()))
 
     @functools.cached_property
     def _base(self) -> Plan:
@@ -202,8 +206,7 @@ class Generate(Stage):
         return Plan(
             generator_digest=generator_digest,
             chunk_digest=digest(generator_digest, files, real if e.generate.filter.near_copies else None),
-            num_classes=len(self.inputs.class_names),
-            images_per_class=0,
+            images_per_class=(0,) * len(self.inputs.class_names),
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
             available=None if described else self.generator.available(),
@@ -231,7 +234,7 @@ class Generate(Stage):
         wanted = min(e.sweep.top_ratio, e.estimate.max_ratio)
         if self.max_ratio(wanted) >= wanted:
             return said
-        need = int(self.counts(wanted).max())
+        need = int(self.counts(wanted).max())  # one number for all classes is what can be typed
         return (
             f"{said}\n  note: ratio {wanted:g} needs {need} images per class; "
             f"type --set generate.images_per_class={need} to search it"
@@ -267,7 +270,7 @@ class Generate(Stage):
     def more_for(self, ratio: float, *, after: float = 0.0) -> Sequence[Tasks]:
         """What trainings at a ratio ask for beyond what this stage makes, and beyond what others ask `after` it."""
         asked, before = self._per_class(ratio), self._per_class(after)
-        if asked <= before:
+        if (asked <= before).all():
             return ()
         there = chunks.finished_chunks(self.folder, self.images)
         for each in (self.images_per_class, before):
@@ -345,9 +348,9 @@ class Generate(Stage):
 
     def for_ratio(self, ratio: float) -> ImageSource:
         """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
-        needed = int(self.counts(ratio).max())
-        if needed > self.images_per_class:
-            more = (needed - self.images_per_class) * len(self.inputs.class_names)
+        needed = np.maximum(self.images_per_class, self.counts(ratio))
+        more = int((needed - self.images_per_class).sum())
+        if more:
             self.inputs.start_ray()
             said = f"{more:,} more images, for a trial at ratio {ratio:g}"
             with self.inputs.reporter.part(self.name, said, more) as advance:
@@ -407,7 +410,7 @@ class Generate(Stage):
             model_revision=origin.model_revision,
             model_license=origin.model_license,
             images_per_class=plan.images_per_class,
-            asked=plan.images_per_class * plan.num_classes,
+            asked=sum(plan.images_per_class),
             made=made,
             kept=made - sum(counts.values()),
             rejected=counts,
@@ -506,8 +509,8 @@ class Generate(Stage):
 
         if bench.wants("image"):
             bench.start_ray()
-            job = self.job(bench.folder.absolute_url, self.images_up_to(10**6))
+            job = self.job(bench.folder.absolute_url, self.images_up_to(np.full(len(self.inputs.class_names), 10**6)))
             parents = self.parents(bench.folder, of_class=(0, 8))
-            measure_sampling(bench, job, parents, self.experiment.generate, self.images_per_class)
+            measure_sampling(bench, job, parents, self.experiment.generate, int(self.images_per_class.max()))
         if bench.wants("read_image"):
             measure_reading(bench, self.folder, self.images, self.generator)

@@ -28,7 +28,7 @@ NAMES, EACH, SHAPE = ("a", "b", "c"), 5, (6, 5, 3)
 LABELS = np.repeat(np.arange(3), EACH)
 PIXELS = np.random.default_rng(0).integers(0, 256, (len(LABELS), *SHAPE), dtype=np.uint8)
 MEMORY = ImageSet(pixels=PIXELS, labels=LABELS, class_names=NAMES)
-PLAN = Plan(generator_digest="0" * 16, chunk_digest="1" * 16, num_classes=3, images_per_class=EACH, chunk_size=4)
+PLAN = Plan(generator_digest="0" * 16, chunk_digest="1" * 16, images_per_class=(EACH,) * 3, chunk_size=4)
 
 
 def files(root: Path) -> ImageSource:

@@ -212,9 +212,9 @@ def estimated(run: Run, estimate: RatioEstimate = ESTIMATE) -> None:
     """A run up to its estimate."""
     run.folder.open_for(run.experiment)
     run.folder.write(WEIGHTS, b"weights")
-    each = run.of(Generate).images_per_class
-    write_chunks(run, [(label, 0, each) for label in range(10)])
-    counts = {"images_per_class": each} | dict.fromkeys(("asked", "made", "kept"), 10 * each)
+    each = run.of(Generate).images_per_class.tolist()
+    write_chunks(run, [(label, 0, number) for label, number in enumerate(each)])
+    counts = {"images_per_class": each} | dict.fromkeys(("asked", "made", "kept"), sum(each))
     named = dict.fromkeys(("model_id", "model_revision", "model_license"), "")
     generation = Generation.from_dict({**counts, **named, "rejected": {}, "rejected_keys": []})
     run.folder.write_json("generation.json", generation.to_dict())

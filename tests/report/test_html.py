@@ -36,7 +36,8 @@ def results(digits: ImageSet) -> RunResults:
     return RunResults(
         summary=summary_of(),
         generation=Generation(
-            model_id="model", model_revision="1", model_license="", images_per_class=2, asked=20, made=1602, kept=1600,
+            model_id="model", model_revision="1", model_license="", images_per_class=(160,) * 10,
+            asked=20, made=1602, kept=1600,
             rejected={"flat": 1, "killed_worker": 1}, rejected_keys=(Rejected(key="0/3", reason="killed_worker"),),
         ),
         estimate=estimate,

@@ -57,7 +57,7 @@ def test_a_summary_that_was_cut_short_names_what_is_missing() -> None:
 
 def test_a_generation_is_read_back_as_it_was_written() -> None:
     generation = Generation(
-        model_id="model", model_revision="1", model_license="", images_per_class=2, asked=20, made=21, kept=20,
+        model_id="model", model_revision="1", model_license="", images_per_class=(2,) * 10, asked=20, made=21, kept=20,
         rejected={"flat": 1}, rejected_keys=(Rejected(key="0/3", reason="flat"),),
     )  # fmt: skip
     plain = json.loads(json.dumps(generation.to_dict()))

@@ -31,19 +31,27 @@ from ray_synth.sampling.chunks import (
 from ray_synth.seeding import image_seed
 
 DIGEST = "0123456789abcdef"
-PLAN = Plan(generator_digest=DIGEST, chunk_digest=DIGEST[::-1], num_classes=3, images_per_class=10, chunk_size=4)
+PLAN = Plan(generator_digest=DIGEST, chunk_digest=DIGEST[::-1], images_per_class=(10,) * 3, chunk_size=4)
 PREFIX = PLAN.chunk_digest[:12]
 NAMES = ("zero", "../one", "dwie/😀")
 
 
 def plan(images_per_class: int, chunk_size: int, max_attempts: int = 1) -> Plan:
     return dataclasses.replace(
-        PLAN, images_per_class=images_per_class, chunk_size=chunk_size, max_attempts=max_attempts
+        PLAN, images_per_class=(images_per_class,) * 3, chunk_size=chunk_size, max_attempts=max_attempts
     )
 
 
 def missing(finished: list[Chunk], images_per_class: int, chunk_size: int) -> list[Chunk]:
     return work_left(sorted(finished), plan(images_per_class, chunk_size)).missing
+
+
+def test_of_each_class_as_many_as_are_asked_for() -> None:
+    wanted = dataclasses.replace(PLAN, images_per_class=(3, 10, 0))
+    made = work_left([], wanted).missing
+    assert [len(covered(made, label)) for label in range(3)] == [3, 10, 0]
+    more = work_left(sorted(made), dataclasses.replace(PLAN, images_per_class=(5, 8, 1))).missing
+    assert [covered(more, label) for label in range(3)] == [[3, 4], [], [0]]
 
 
 def covered(chunks: list[Chunk], label: int) -> list[int]:

@@ -17,7 +17,7 @@ from ray_synth.generator.stable_diffusion import filled
 from ray_synth.sampling.chunks import Chunk, Plan
 from ray_synth.sampling.conditions import conditions
 
-PLAN = Plan(generator_digest="0" * 64, chunk_digest="1" * 64, num_classes=2, images_per_class=9, chunk_size=9)
+PLAN = Plan(generator_digest="0" * 64, chunk_digest="1" * 64, images_per_class=(9,) * 2, chunk_size=9)
 CHUNK = Chunk("1" * 12, 1, 3, 9)
 
 

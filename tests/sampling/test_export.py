@@ -63,7 +63,9 @@ def test_an_export_is_completed_and_then_left_alone(folder: RunFolder) -> None:
     again = {file: file.stat().st_mtime_ns for file in place.rglob("*.png")}
     assert set(again) == set(files)
     assert sum(again[file] == files[file] for file in files) == len(files) - 1
-    export_images(folder, dataclasses.replace(PLAN, images_per_class=5), "folder", class_names=NAMES, extension="png")
+    export_images(
+        folder, dataclasses.replace(PLAN, images_per_class=(5,) * 3), "folder", class_names=NAMES, extension="png"
+    )
     assert len(list(place.rglob("*.png"))) == 15
     assert len(list((Path(folder.root) / "stale").rglob("*.png"))) == 30
 

@@ -33,9 +33,12 @@ class Counted(Generate):
         settings = Settings(**estimate)
         self.inputs: Any = SimpleNamespace(real_counts=np.array(real))
         self.experiment: Any = SimpleNamespace(
-            estimate=settings, sweep=SimpleNamespace(choices_of=lambda _: allocations)
+            estimate=settings,
+            sweep=SimpleNamespace(choices_of=lambda _: allocations),
+            generate=SimpleNamespace(images_per_class=None),
         )
-        self.most_per_class = 10**6  # type: ignore[misc]
+        self._grown = np.zeros(len(real), dtype=np.int64)  # type: ignore[misc]
+        self.most_per_class = np.full(len(real), 10**6)  # type: ignore[misc]
 
 
 def test_a_large_set_is_looked_at_in_part() -> None:
@@ -51,6 +54,19 @@ def test_a_large_set_is_looked_at_in_part() -> None:
     small = Counted([10] * 10)
     assert (small.pilot_real.sum(), small.pilot.sum()) == (100, 800)  # all of it, as before
     assert Counted([10] * 10, max_images=400).pilot.sum() == 400
+
+
+def test_of_each_class_are_made_as_many_as_are_asked_for() -> None:
+    uneven = Counted([60, 30, 3])
+    assert uneven.images_per_class.tolist() == uneven.pilot.tolist() == [219, 249, 276]  # all at 279
+    assert uneven.number_for(1) == uneven.total == 744
+    assert uneven.number_for(16) == 16 * 93
+    rare = Counted([60, 30, 3], ("proportional",))
+    assert rare.total == sum(rare.images_per_class) == 8 * 93
+    assert rare.images_per_class.tolist() == [480, 240, 24]
+    rare.most_per_class = np.array([600, 300, 12])  # type: ignore[misc]
+    assert rare.images_per_class.tolist() == [480, 240, 12]
+    assert rare.max_ratio(16.0) == 4.0  # the rare class has no more
 
 
 def test_it_looks_at_so_many_and_is_told_the_size_of_the_whole_set(
