@@ -122,8 +122,9 @@ class Generate(Stage):
         if e.generate.images_per_class is not None:
             return np.full(len(self.inputs.class_names), e.generate.images_per_class)
         wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
-        there = self._base.available
-        return wanted if there is None else np.asarray(wanted.clip(max=np.array(there)))
+        if self._base.available is not None:
+            wanted = np.minimum(wanted, self._base.available)
+        return wanted
 
     @property
     def images_per_class(self) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 
 import ray_synth
 from ray_synth.allocation import Allocation
+from ray_synth.bound.estimator import METRICS
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.estimate import estimate_ratio
 from tests.benchmarks.ratiobench.build import TABLE
@@ -90,7 +92,7 @@ def true_verdict(curve: FloatArray) -> str:
     return "no effect"
 
 
-def estimate_case(case: Case) -> tuple[Case, RatioEstimate, float]:
+def estimate_case(case: Case, metric: str) -> tuple[Case, RatioEstimate, float]:
     data = load_cell(case.cell)
     start = time.process_time()
     estimate = estimate_ratio(
@@ -100,6 +102,7 @@ def estimate_case(case: Case) -> tuple[Case, RatioEstimate, float]:
         max_ratio=max(RATIOS),
         allocation=case.allocation,
         features=FEATURES[case.group],
+        metric=metric,
     )
     return case, estimate, time.process_time() - start
 
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("--group", choices=list(GROUPS), default="scratch")
     parser.add_argument("--datasets", nargs="*", default=list(SIZES))
     parser.add_argument("--shares", choices=["test", "real"], default="test", help="class shares of the accuracy")
+    parser.add_argument("--metric", choices=METRICS, default="accuracy", help="that estimates are asked for")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--estimates", type=Path, help="JSON lines, read and added to")
     parser.add_argument("--processes", type=int, default=2)
@@ -136,7 +140,7 @@ def main() -> None:
         for case, by in curves(options.table, "accuracy" if options.shares == "test" else "shared").items()
         if options.half in (case.half, "both") and case.group == options.group and case.cell.dataset in options.datasets
     }
-    said = estimates(sorted(truth), options.estimates, options.processes)
+    said = estimates(sorted(truth), options.metric, options.estimates, options.processes)
     for half in ("tuning", "judging"):
         rows = [(case, *said[case]) for case in sorted(truth) if case.half == half]
         if rows:
@@ -150,11 +154,13 @@ def _source() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def estimates(cases: list[Case], kept: Path | None, processes: int) -> dict[Case, tuple[RatioEstimate, float]]:
+def estimates(
+    cases: list[Case], metric: str, kept: Path | None, processes: int
+) -> dict[Case, tuple[RatioEstimate, float]]:
     """Estimates with their CPU seconds. kept: a file of JSON lines, read and added to; what was made by other source is
     made again."""
     found: dict[Case, tuple[RatioEstimate, float]] = {}
-    source, names = _source(), {_name(case): case for case in cases}
+    source, names = f"{_source()} {metric}", {_name(case): case for case in cases}
     if kept is not None and kept.exists():
         for line in kept.read_text().splitlines():
             try:
@@ -165,7 +171,9 @@ def estimates(cases: list[Case], kept: Path | None, processes: int) -> dict[Case
                 found[names[row["case"]]] = RatioEstimate.from_dict(row["estimate"]), row["seconds"]
     missing = [case for case in cases if case not in found]
     with ProcessPoolExecutor(processes) as pool:
-        for number, (case, estimate, seconds) in enumerate(pool.map(estimate_case, missing), 1):
+        for number, (case, estimate, seconds) in enumerate(
+            pool.map(functools.partial(estimate_case, metric=metric), missing), 1
+        ):
             found[case] = estimate, seconds
             if kept is not None:
                 row = {"case": _name(case), "source": source, "seconds": seconds, "estimate": estimate.to_dict()}
@@ -255,7 +263,7 @@ def _of_allocations(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dic
     for case, estimate, _ in rows:
         best = {c.allocation: float(curve.max()) for c, curve in pooled.items() if c.cell == case.cell}
         if case.allocation == "fill" and len(best) > 1:
-            there = {name: estimate.allocations[name].accuracy for name in case.cell.allocations}
+            there = {name: getattr(estimate.allocations[name], estimate.metric) for name in case.cell.allocations}
             chosen = next(name for name in case.cell.allocations if there[name] >= max(there.values()) - NEAR)
             lost.append(max(best.values()) - best[chosen])
     if not lost:
