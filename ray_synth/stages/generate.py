@@ -123,8 +123,8 @@ class Generate(Stage):
             return np.full(len(self.inputs.class_names), e.generate.images_per_class)
         wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
         if self._base.available is not None:
-            wanted = np.minimum(wanted, self._base.available)
-        return wanted
+            wanted = np.minimum(wanted, np.array(self._base.available))
+        return np.asarray(wanted)
 
     @property
     def images_per_class(self) -> np.ndarray:
