@@ -183,6 +183,17 @@ def rank_sources(
     return tuple(sorted(ranked, key=lambda each: (-each.probability, min(each.estimate.curve.error))))
 
 
+def leading_features(sources: Sequence[ImageSource], *, features: Any = "auto", seed: int = 0) -> list[np.ndarray]:
+    """Features [n_k,d] of every set, fitted to all of them together, those of the largest variance first.
+
+    features: as in `estimate_ratio`.
+    """
+    encoder, _ = _encoder(features, sources[0].shape)
+    with one_thread():
+        families = families_of([read_set(source, encoder).taken for source in sources], seed=seed)
+    return next(iter(families.values()))
+
+
 @contextmanager
 def _named(generator: str) -> Iterator[None]:
     """Errors say whose images they are of, where there are several generators."""

@@ -21,7 +21,7 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import Evidence, Mix, Sets, class_balanced, gather, gather_briefly
+from ray_synth.bound.evidence import Evidence, Mix, Sets, gather, gather_briefly
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
@@ -241,7 +241,7 @@ def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
     """Both measures at the allocation's own best ratio."""
     evidence, grown = found.evidence, np.median(found.grown, axis=0)
     points, fine = np.log2(1 + evidence.grid), np.log2(1 + found.ratios)
-    other = class_balanced(evidence.plain, evidence.labels) if asked.metric == "accuracy" else evidence.plain
+    other = next(share for metric, share in evidence.shares.items() if metric != asked.metric)
     curve = 1 - (1 - Posterior(points, evidence.scores, fine, weights=other).mean) * grown
     both = [float(each[found.best].clip(0, 1)) for each in (found.mean, curve)]
     accuracy, balanced = both if asked.metric == "accuracy" else both[::-1]

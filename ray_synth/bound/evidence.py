@@ -19,6 +19,7 @@ from ray_synth.bound.samples import Samples
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 Sets = list[FloatArray]  # features of the real, the synthetic and, if there is one, the target set
 
 NETWORK_SHARE = 0.5  # of the networks in the blended score
@@ -37,10 +38,10 @@ class Evidence:
     """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
 
     grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
-    importance: [s], each image's share in the mean; plain: the same where classes do not count alike. sizes: ridge
-    scores with half of the real images [h,R] and with all [s,R], or None where they are too few. weighted: ratios [P],
-    weights of a real image [P] and scores [s,P], or None where a weight was given. linear: features by family.
-    share_there: [R], of the asked synthetic images, those that are there.
+    importance: [s], each image's share in the mean; shares: the same by metric. sizes: ridge scores with half of the
+    real images [h,R] and with all [s,R], or None where they are too few. weighted: ratios [P], weights of a real image
+    [P] and scores [s,P], or None where a weight was given. linear: features by family. share_there: [R], of the asked
+    synthetic images, those that are there.
     """
 
     grid: FloatArray
@@ -48,7 +49,7 @@ class Evidence:
     probes: FloatArray
     labels: IntArray
     importance: FloatArray
-    plain: FloatArray
+    shares: Mapping[str, FloatArray]
     sizes: tuple[FloatArray, FloatArray] | None
     weighted: tuple[FloatArray, FloatArray, FloatArray] | None
     linear: Mapping[str, Sets]
@@ -156,14 +157,15 @@ def _evidence(
 ) -> Evidence:
     """From the scores [s,R], and those of each kind of probe [families,s,R]."""
     labels, plain = _held(samples, rows)(_first(linear)).labels, _importance(samples, linear, rows)
-    importance = class_balanced(plain, labels) if balanced else plain
+    alike = class_balanced(plain, labels, _told(samples))
+    importance = alike if balanced else plain
     return Evidence(
         grid=grid,
         scores=scores.clip(0.0, 1.0),
         probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in probes]),
         labels=labels,
         importance=importance,
-        plain=plain,
+        shares={"accuracy": plain, "balanced_accuracy": alike},
         sizes=None,
         weighted=None,
         linear=linear,
@@ -278,8 +280,17 @@ def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) ->
     return share
 
 
-def class_balanced(importance: FloatArray, labels: IntArray) -> FloatArray:
-    """The same shares within each class, and of each class that is scored the same. [s] -> [s]"""
-    of_class = np.bincount(labels, weights=importance)
-    share: FloatArray = importance / of_class[labels] / np.count_nonzero(of_class)
+def class_balanced(importance: FloatArray, labels: IntArray, told: BoolArray) -> FloatArray:
+    """The same shares within each class, and the same of each that is `told` [C] of, or of all where none is.
+    [s] -> [s]"""
+    of_class = np.bincount(labels, weights=importance, minlength=len(told))
+    counted = (of_class > 0) & told if told[labels].any() else of_class > 0
+    share: FloatArray = np.where(counted, 1 / np.maximum(of_class, 1e-12), 0.0)[labels] * importance / counted.sum()
     return share
+
+
+def _told(samples: Samples) -> BoolArray:
+    """Classes of which leaving one image out leaves another: without, no ratio 0 is right about it. [C]"""
+    if samples.target_labels is not None:
+        return np.ones(samples.num_classes, dtype=bool)
+    return samples.real_counts > 1

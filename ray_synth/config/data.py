@@ -36,6 +36,11 @@ class Data(Section):
         description="which class gets how many synthetic images: fill brings classes towards equal totals, the rarest "
         "first; equal; proportional to its real ones",
     )
+    selection: Literal["random", "covariance"] = Field(
+        "random",
+        description="which of a class's synthetic images come first: as they were made, or those that together vary as "
+        "the class's real ones do, of a pool of generate.images_per_class",
+    )
     generator_split: Literal["disjoint", "shared"] = "disjoint"
     generator_fraction: float = Field(0.33, gt=0, lt=1)
     validation_fraction: float = Field(0.25, gt=0, lt=1)

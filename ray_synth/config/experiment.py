@@ -114,6 +114,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _selects_from_a_pool(self) -> Experiment:
+        if self.data.selection != "random" and self.generate.images_per_class is None:
+            raise ValueError(
+                f"data.selection: {self.data.selection} needs a pool to choose from; "
+                "type --set generate.images_per_class=NUMBER, a few times as many as the ratio asks for"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _samples_as_its_kind(self) -> Experiment:
         self.generator.check_generate(self.generate)
         return self

@@ -131,7 +131,7 @@ class Generate(Stage):
         """Those asked for; else the pilot of the estimate, and what trials needed since. [C]"""
         if self.experiment.generate.images_per_class is not None:
             return self.most_per_class
-        return np.maximum(self.pilot, self._grown)
+        return np.asarray(np.maximum(self.pilot, self._grown))
 
     @functools.cached_property
     def _grown(self) -> np.ndarray:
@@ -221,7 +221,12 @@ class Generate(Stage):
     def trained_on(self) -> str:
         """Digest of the synthetic images as they are trained on: the chunks, and how they are brought to the real ones'
         size. The digests of the real images need not say the latter, which may be square already."""
-        return digest(self.digest, "crop") if self.experiment.data.crop else self.digest
+        data, said = self.experiment.data, list[Any]()
+        if data.crop:
+            said.append("crop")
+        if data.selection != "random":
+            said += [data.selection, self.experiment.estimate.features]
+        return digest(self.digest, *said) if said else self.digest
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -314,7 +319,7 @@ class Generate(Stage):
     @property
     def _pilot_is_a_part(self) -> bool:
         """Whether the estimate looks at so few of the images that it pays to leave the others alone."""
-        return 2 * int(self.pilot.sum()) < self.total
+        return self.experiment.data.selection == "random" and 2 * int(self.pilot.sum()) < self.total
 
     def reading_pilot(self) -> Tasks:
         """What the estimate reads back: its pilot, or all images, for whoever comes after it."""
@@ -447,7 +452,16 @@ class Generate(Stage):
         return images.take(first_per_class(images.labels, self.pilot))
 
     def _read_all(self) -> ImageSource:
-        return held(self._listed())
+        images = self._listed()
+        if self.experiment.data.selection == "random":
+            return held(images)
+        from ray_synth.estimate import leading_features
+        from ray_synth.sampling.selection import covariance_order
+
+        real, e = self.inputs.splits.train, self.experiment
+        self.inputs.reporter.say(f"  choosing among {len(images):,} synthetic images by each class's covariance")
+        ours, theirs = leading_features([real, images], features=e.estimate.features, seed=e.seed)
+        return held(images.take(covariance_order(ours, real.labels, theirs, images.labels, seed=e.seed)))
 
     def _listed(self) -> ImageSource:
         """All that are asked for so far, not decoded, but for a comparison with what the classifier is judged on."""
