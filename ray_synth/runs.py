@@ -224,7 +224,7 @@ class RunFolder:
             if before == text:
                 return []
             # Copied, not moved: a kill must not leave the folder without its owner.
-            self.write(f"stale/experiment-{_stamp()}/experiment.yaml", before)
+            self.keep_copy("experiment.yaml", "experiment")
             self.write("experiment.yaml", text)
         except OSError as error:
             raise InputError(f"output folder {self.url} is not writable: {error.strerror or error}") from None
@@ -247,6 +247,10 @@ class RunFolder:
             f"{self.url} is of run folder format {before}, and this version writes {FORMAT}: moved what it held to "
             f"{self.url}/stale/; it is made anew"
         )
+
+    def keep_copy(self, name: str, label: str) -> None:
+        """A file as it is to `stale/<label>-<time>/`, before it is written anew."""
+        self.write(f"stale/{label}-{_stamp()}/{name}", self.read(name))
 
     def set_aside(self, names: Sequence[str], label: str) -> Names:
         """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import json
 import math
 from collections.abc import Sequence
 
@@ -11,7 +11,8 @@ import torch
 from safetensors import torch as safetensors
 
 from ray_synth.config import Diffusion, Generate
-from ray_synth.generator.artifacts import CONFIG, WEIGHTS
+from ray_synth.errors import Spoiled
+from ray_synth.generator.artifacts import CONFIG, DIGEST, WEIGHTS
 from ray_synth.generator.base import Batch
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
@@ -81,8 +82,18 @@ def save_unet(folder: RunFolder, unet: UNet2DModel) -> None:
 
 
 def load_unet(folder: RunFolder) -> UNet2DModel:
-    unet = UNet2DModel.from_config(json.loads(folder.read(CONFIG)))
-    unet.load_state_dict(safetensors.load(folder.read(WEIGHTS)))
+    """Raises Spoiled for files that are not what the training wrote, by the hash in `digest.json` once it is there."""
+    weights, anew = folder.read(WEIGHTS), "move generator/ away and run the same command again, which trains it anew"
+    known = folder.read_record(DIGEST, dict[str, str]).get("weights_sha256") if folder.exists(DIGEST) else None
+    if known not in (None, hashlib.sha256(weights).hexdigest()):
+        raise Spoiled(f"{folder.url}/{WEIGHTS} is not what was trained: its SHA-256 is another; {anew}", WEIGHTS)
+    config = folder.read_json(CONFIG)
+    try:
+        unet = UNet2DModel.from_config(config)
+        unet.load_state_dict(safetensors.load(weights))
+    except Exception as error:  # whatever diffusers, torch and safetensors make of other files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Spoiled(f"{folder.url}/generator cannot be read ({reason}); {anew}", CONFIG, WEIGHTS) from None
     return unet.eval()
 
 
