@@ -29,9 +29,7 @@ def record(kind: type[T], plain: Any, name: str) -> T:
 
 def unreadable(name: str, why: object) -> str:
     """What to say of a file that does not hold what was written."""
-    return (
-        f"{name} cannot be read: {why}; it was cut short, or another version wrote it: move it away to make it anew"
-    )
+    return f"{name} cannot be read: {why}; it was cut short, or another version wrote it: move it away to make it anew"
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from safetensors import torch as safetensors
 
 from ray_synth.config import Diffusion, Generate
 from ray_synth.errors import Spoiled
@@ -18,6 +17,7 @@ from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import import_torchvision
+from ray_synth.training.checkpoint import opened, sealed
 
 import_torchvision()  # diffusers imports it
 from diffusers import DDPMScheduler, UNet2DModel  # noqa: E402
@@ -78,7 +78,7 @@ def save_unet(folder: RunFolder, unet: UNet2DModel) -> None:
     """The layout of diffusers: `UNet2DModel.from_pretrained(OUT/generator)` loads it."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
     folder.write(CONFIG, unet.to_json_string().encode())
-    folder.write(WEIGHTS, safetensors.save(tensors, metadata={"format": "pt"}))
+    folder.write(WEIGHTS, sealed(tensors, {"format": "pt"}))
 
 
 def load_unet(folder: RunFolder) -> UNet2DModel:
@@ -90,7 +90,7 @@ def load_unet(folder: RunFolder) -> UNet2DModel:
     config = folder.read_json(CONFIG)
     try:
         unet = UNet2DModel.from_config(config)
-        unet.load_state_dict(safetensors.load(weights))
+        unet.load_state_dict(opened(weights)[0])
     except Exception as error:  # whatever diffusers, torch and safetensors make of other files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Spoiled(f"{folder.url}/generator cannot be read ({reason}); {anew}", CONFIG, WEIGHTS) from None

@@ -85,6 +85,15 @@ class Train(Stage):
         return ("model",)
 
     @property
+    def sealed(self) -> Sequence[str]:
+        return [file for file in self.folder.files("model") if not file.endswith((".checkpoint", ".failed"))]
+
+    def with_spoiled(self, files: Sequence[str]) -> Sequence[str]:
+        """A training is done again as a whole: its weights, its history, its regions."""
+        stems = {file.partition(".")[0] for file in files}
+        return [file for file in self.folder.files("model") if file.partition(".")[0] in stems]
+
+    @property
     def overview(self) -> str:
         c = self.experiment.classifier
         budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
@@ -154,8 +163,11 @@ class Train(Stage):
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.classifier.experiment_data import ExperimentData
         from ray_synth.classifier.final import train_final
+        from ray_synth.training.checkpoint import refuse_torn
 
         trainings = list(self.trainings())
+        for training in trainings:
+            refuse_torn(self.folder, training.checkpoint)
         self.inputs.start_ray()
         settings, real = self.settings(), self.inputs.splits.train
         synthetic = self.of(Generate).for_ratio(self.top_ratio)
@@ -181,7 +193,7 @@ class Train(Stage):
         }
         save_classifier(self.folder, model, description)
         self.folder.write("model/regions.parquet", self.folder.read(trainings[0].regions))
-        self.folder.write_json(REGIONS, self.folder.read_json(trainings[0].region_report))
+        self.folder.write(REGIONS, self.folder.read(trainings[0].region_report))
 
     # What it found.
 
@@ -196,10 +208,11 @@ class Train(Stage):
     def histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""
         files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.diagnosed}
-        return {name: self.folder.read_json(file) for name, file in files.items() if self.folder.exists(file)}
+        kind = list[dict[str, float]]
+        return {name: self.folder.read_record(file, kind) for name, file in files.items() if self.folder.exists(file)}
 
     def summary(self) -> Mapping[str, Any]:
-        best = self.folder.read_json(SETTINGS)["best"]  # as trained
+        best = self.folder.read_record(SETTINGS, dict[str, dict[str, Any]])["best"]  # as trained
         return {
             "best_ratio": best["synthetic_ratio"],
             "best_setting": best,

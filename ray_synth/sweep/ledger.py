@@ -157,14 +157,14 @@ class Ledger:
         return [self.ended[trial_id] for trial_id in sorted(self.ended)]
 
     def resume(self) -> Ledger:
-        """Before the sweep goes on: lines that are not what was written are left out of the file, and trials that failed for a reason that may pass count as cut off."""
+        """Before the sweep goes on: trials that failed for a reason that may pass count as cut off."""
         self.ended = {trial_id: trial for trial_id, trial in self.ended.items() if not trial.again}
         self._repair()
         return self
 
     def _repair(self) -> None:
-        """Before the first line is added: what a kill cut short goes, for what follows must not join it, and so do lines
-        that are not what was written; of these a copy is kept."""
+        """Before the first line is added: what a kill cut short goes, for what follows must not join it; and so do
+        lines that are not what was written, of which a copy is kept."""
         text = "".join(f"{line}\n" for line in self.whole).encode()
         if not self.folder.exists(LEDGER) or self.folder.read(LEDGER) == text:
             return

@@ -23,6 +23,7 @@ from ray_synth.training.checkpoint import unpack
 from ray_synth.training.team import Team
 
 KEEP_EVERY = 60.0  # seconds of training between two checkpoints of a trial: a short one needs none
+RUNNING = "sweep/running"  # where trials keep themselves
 SAY_EVERY = 5.0  # seconds between two lines about a running trial
 
 
@@ -132,7 +133,7 @@ class _Progress:
 
     def __post_init__(self) -> None:
         self.started = self.saved = time.perf_counter()
-        self.name = f"sweep/running/{self.trial_id}"
+        self.name = f"{RUNNING}/{self.trial_id}"
         self.checkpoint = b""
         kept = kept_progress(self.folder, self.name) if self.folder.exists(self.name) else None
         if kept is not None:
