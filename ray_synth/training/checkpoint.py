@@ -52,7 +52,13 @@ class FolderCheckpoints:
 
 def sealed(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file that holds a hash of itself, as it is with zeros in the hash's place."""
-    data = bytearray(safetensors.save(dict(tensors), metadata={**(metadata or {}), "sha256": NO_SEAL}))
+    plain = safetensors.save(dict(tensors))
+    start = 8 + int.from_bytes(plain[:8], "little")
+    # Not by safetensors, which writes metadata in another order each time: the same tensors are to be the same bytes.
+    header = {"__metadata__": {**(metadata or {}), "sha256": NO_SEAL}, **json.loads(plain[8:start])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = bytearray(len(text).to_bytes(8, "little") + text + plain[start:])
     place = data.index(NO_SEAL.encode())
     data[place : place + len(NO_SEAL)] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
