@@ -43,6 +43,11 @@ class Training:
     def checkpoint(self) -> str:
         return f"model/runs/{self.name}.checkpoint"
 
+    def there(self, folder: RunFolder) -> bool:
+        """Whether it is done, with all that it leaves."""
+        looked_at = (self.history, self.regions, self.region_report) if self.diagnosed else ()
+        return all(map(folder.exists, (self.file, *looked_at)))
+
     @property
     def failure(self) -> str:
         """Why it cannot be trained."""
@@ -79,7 +84,7 @@ def train_final(
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train what is not in the run folder yet. Ray must be up. A training that was killed goes on from a checkpoint."""
-    missing = [training for training in trainings if not folder.exists(training.file)]
+    missing = [training for training in trainings if not training.there(folder)]
     progress(len(trainings) - len(missing))
     if not missing:
         return
@@ -92,7 +97,7 @@ def train_final(
         num_workers=num_workers,
         on_gpus=nodes.on_gpus,
         kept=lambda: _state(folder, missing),
-        meanwhile=lambda: progress(sum(folder.exists(training.file) for training in trainings)),
+        meanwhile=lambda: progress(sum(training.there(folder) for training in trainings)),
     )
     _refuse_failed(folder, missing)
 
@@ -124,7 +129,7 @@ def _train_all(work: _Work, team: Team) -> None:
 
     folder = RunFolder.on_worker(work.url)
     for training in work.trainings:
-        if folder.exists(training.file):  # trained before a worker of this team died
+        if training.there(folder):  # trained before a worker of this team died
             continue
         checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:

@@ -133,7 +133,7 @@ class Generate(Stage):
         """Those asked for; else the pilot of the estimate, and what trials needed since. [C]"""
         if self.experiment.generate.images_per_class is not None:
             return self.most_per_class
-        return np.maximum(self.pilot, self._grown)
+        return np.asarray(np.maximum(self.pilot, self._grown))
 
     @functools.cached_property
     def _grown(self) -> np.ndarray:
@@ -148,7 +148,7 @@ class Generate(Stage):
         kept = np.zeros(len(self.inputs.class_names), dtype=np.int64)
         for chunk in chunks.finished_chunks(self.folder, self._base):
             kept[chunk.label] += len(chunk) - chunk.rejected
-        return np.minimum(kept, self.most_per_class)
+        return np.asarray(np.minimum(kept, self.most_per_class))
 
     @property
     def pilot(self) -> np.ndarray:

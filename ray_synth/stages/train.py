@@ -106,7 +106,7 @@ class Train(Stage):
     def done(self) -> int:
         if not self.begun:
             return 0
-        return sum(self.folder.exists(training.file) for training in self.trainings())
+        return sum(training.there(self.folder) for training in self.trainings())
 
     @property
     def plan(self) -> str:
@@ -128,7 +128,7 @@ class Train(Stage):
         from ray_synth.training.team import WORKER_DEATHS
 
         begun, sweep, images = self.begun, self.of(Sweep), self.of(Generate)
-        left = [t for t in self.trainings() if not (begun and self.folder.exists(t.file))]
+        left = [t for t in self.trainings() if not (begun and t.there(self.folder))]
         if not left:
             return ()
         tried = 0.0 if sweep.complete else sweep.space.ratio_range[1]
@@ -181,6 +181,7 @@ class Train(Stage):
     def _keep_best(self, trainings: list[Training]) -> None:
         """The deliverable: of the best setting's seeds the best on the validation set, and that setting's regions."""
         from ray_synth.classifier.final import save_classifier
+        from ray_synth.partition import RegionReport
 
         model, accuracy = max((self.loader(training)() for training in trainings), key=lambda pair: pair[1])
         setting = trainings[0].setting
@@ -193,7 +194,8 @@ class Train(Stage):
         }
         save_classifier(self.folder, model, description)
         self.folder.write("model/regions.parquet", self.folder.read(trainings[0].regions))
-        self.folder.write(REGIONS, self.folder.read(trainings[0].region_report))
+        report = self.folder.read_record(trainings[0].region_report, RegionReport)
+        self.folder.write_json(REGIONS, report.to_dict())
 
     # What it found.
 
