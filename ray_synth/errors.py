@@ -14,6 +14,17 @@ class WorkError(RuntimeError):
     """The input was right and the work failed. What was finished is kept; the next start continues."""
 
 
+class Spoiled(WorkError):
+    """Files of a run folder, by their names in it, that are not what was written. Set aside, they are made anew."""
+
+    def __init__(self, message: str, *names: str):
+        super().__init__(message)
+        self.names = names
+
+    def __reduce__(self) -> tuple[type[Spoiled], tuple[str, ...]]:
+        return type(self), (str(self), *self.names)  # it travels between processes
+
+
 class PartlyDone(WorkError):
     """What could be done is done and written, and the rest failed. What comes after goes on without it; the run fails
     in the end, and the next start tries again."""

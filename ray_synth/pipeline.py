@@ -7,12 +7,12 @@ changed upstream makes exactly those stages stale that depend on it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
-from ray_synth.errors import InputError, PartlyDone
+from ray_synth.errors import InputError, PartlyDone, Spoiled
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages import STAGES, Generate, Sweep, stages_until
@@ -22,6 +22,7 @@ from ray_synth.stages.summary import summary_of, write_summary
 
 EXPORTS = ("folder", "webdataset")
 Other = TypeVar("Other", bound=Stage)
+Result = TypeVar("Result")
 
 
 def run(
@@ -183,7 +184,7 @@ class Run:
 
     def perform(self, until: str | None = None, *, extend: int | None = None) -> Any:
         """Do what is not done yet, up to and including a stage; its result."""
-        done, stages, partly = 0, self.until(until), list[PartlyDone]()
+        stages = self.until(until)
         with self.inputs.resources:
             self.check_places()
             if extend is not None:
@@ -198,19 +199,9 @@ class Run:
             self.reporter.log_to(self.folder)
             self.reporter.log(f"--- {self.experiment.name}, until {stages[-1].name}")
             self.inputs.report_moved(moved)
-            self._write_splits()
-            for stage in stages:
-                if stage.complete:
-                    continue
-                if not done:
-                    self.reporter.say(self._overview())
-                done += 1
-                try:
-                    self._perform(stage)
-                except PartlyDone as error:
-                    partly.append(error)
-                    self._summary()  # the stages after it tell of it
-            summary = self._summary()
+            self._mended(self._write_splits)
+            self._set_aside(self.folder.torn_records(), "cannot be read")
+            done, partly, summary = self._mended(lambda: self._carry_out(stages))
         if partly:
             raise partly[0]
         if not done:
@@ -218,6 +209,48 @@ class Run:
             self.reporter.say(f"{self.experiment.name}: everything up to {name} is complete in {self.folder.url}")
         concluded = summary is not None and any(stage.concludes for stage in stages)
         return summary if concluded else stages[-1].result()
+
+    def _carry_out(self, stages: Sequence[Stage]) -> tuple[int, list[PartlyDone], dict[str, Any] | None]:
+        """Do what is not done yet: how many stages that were, what failed in part, and summary.json."""
+        done, partly = 0, list[PartlyDone]()
+        for stage in stages:
+            if stage.complete:
+                continue
+            if not done:
+                self.reporter.say(self._overview())
+            done += 1
+            try:
+                self._perform(stage)
+            except PartlyDone as error:
+                partly.append(error)
+                self._summary()  # the stages after it tell of it
+        return done, partly, self._summary()
+
+    def _mended(self, work: Callable[[], Result]) -> Result:
+        """Do some work; where it comes upon files that are not what was written, set them aside and do it again, which
+        makes them anew."""
+        met: set[str] = set()
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                spoiled = _spoiled_in(error)
+                if spoiled is None or met.issuperset(spoiled.names):
+                    raise
+                met.update(spoiled.names)
+                self.reporter.log(str(spoiled))
+                self._set_aside(spoiled.names, "cannot be read, or not what was written")
+
+    def _set_aside(self, names: Sequence[str], why: str, also: Sequence[str] = ()) -> None:
+        """Files that are not what they were, and what is made with them, with a sentence."""
+        if not names:
+            return
+        moved = self.folder.set_aside([*dict.fromkeys((*names, *also))], "spoiled")
+        with_it = f" with {', '.join(name for name in moved if name not in names)}" if set(moved) - set(names) else ""
+        self.reporter.say(
+            f"{', '.join(names)} in {self.folder.url}: {why}; moved to {self.folder.url}/stale/{with_it}, to be made "
+            "anew"
+        )
 
     def show(self, until: str | None = None) -> None:
         """Print what was found: by the last stage, or by all from that on which concludes the run."""
@@ -229,14 +262,21 @@ class Run:
     def _perform(self, stage: Stage) -> None:
         """One stage, from what is left of it to its record."""
         digest = stage.digest
+        if spoiled := self.folder.spoiled(stage.name):
+            why = "missing, or not what was written (their SHA-256 is another)"
+            self._set_aside(spoiled, why, stage.with_spoiled(spoiled))
         before = self.folder.stage(stage.name)
         if before is not None and before.digest != digest:
             # Figures of other settings must not stand beside those that come.
             self.inputs.report_moved(self.folder.set_aside(self._figures_from(stage), "results"))
         with self.folder.working_on(
-            stage.name, digest, stage.outputs, named_by_content=stage.named_by_content
+            stage.name,
+            digest,
+            stage.outputs,
+            named_by_content=stage.named_by_content,
+            sealed=lambda: stage.sealed,
         ) as moved:
-            self.inputs.report_moved(moved)
+            self.inputs.report_moved(moved, "no record of their settings" if before is None else "settings changed")
             with self.reporter.stage(stage.name, stage.plan, stage.total) as advance:
                 stage.run(advance)
 
@@ -262,7 +302,7 @@ class Run:
         check_shared(self.folder)
 
     def export(self, kind: str) -> None:
-        self.reporter.say(f"images: {self.folder.url}/{self.of(Generate).export(kind)}")
+        self.reporter.say(f"images: {self.folder.url}/{self._mended(lambda: self.of(Generate).export(kind))}")
 
     def _write_splits(self) -> None:
         content = {
@@ -275,3 +315,11 @@ class Run:
                 return
             self.folder.set_aside(["splits.json"], "splits")
         self.folder.write_json("splits.json", content)
+
+
+def _spoiled_in(error: BaseException | None) -> Spoiled | None:
+    """The error, or one that it tells of: Ray wraps what a worker raised."""
+    while error is not None and not isinstance(error, Spoiled):
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return error

@@ -24,10 +24,12 @@ def record(kind: type[T], plain: Any, name: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or name
-        raise InputError(
-            f"{name} cannot be read: {field}: {first['msg']}; it was cut short, or another version wrote it: "
-            "move it away to make it anew"
-        ) from None
+        raise InputError(unreadable(name, f"{field}: {first['msg']}")) from None
+
+
+def unreadable(name: str, why: object) -> str:
+    """What to say of a file that does not hold what was written."""
+    return f"{name} cannot be read: {why}; it was cut short, or another version wrote it: move it away to make it anew"
 
 
 @functools.cache

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import json
+import math
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import Field
 
 from ray_synth.config import FORMAT, Experiment, digest
 from ray_synth.config.yaml import as_yaml, read_yaml
-from ray_synth.errors import InputError, WorkError
+from ray_synth.errors import InputError, Spoiled, WorkError
+from ray_synth.records import record, unreadable
 
 Names = list[str]  # in RunFolder, `list` is its method
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What `stages/NAME.json` holds."""
+    """What `stages/NAME.json` holds. sha256: of the files that the stage made, by their names in the run folder."""
 
     digest: str
     complete: bool
     outputs: tuple[str, ...]
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -49,6 +56,7 @@ class RunFolder:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         # For workers, whose current folder is another one.
         self.absolute_url = self.root if self.is_local else self.url
+        self._seen: dict[str, tuple[str, str | None]] = {}  # file -> its hash, and the version that it was taken of
 
     @classmethod
     def on_worker(cls, url: str) -> RunFolder:
@@ -84,11 +92,39 @@ class RunFolder:
         return self.fs.open(self.path(name), "rb")
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """Raises Spoiled for a file that is not JSON, or holds a number that is none."""
+        try:
+            return json.loads(self.read(name), parse_constant=_number, parse_float=_number)
+        except (ValueError, RecursionError, IsADirectoryError) as error:
+            raise Spoiled(unreadable(f"{self.url}/{name}", error), name) from None
+
+    def read_record(self, name: str, kind: type[T]) -> T:
+        """A file of JSON as a value, its types checked. Raises Spoiled for one that holds something else."""
+        try:
+            return record(kind, self.read_json(name), f"{self.url}/{name}")
+        except InputError as error:
+            raise Spoiled(str(error), name) from None
+
+    def sha256(self, name: str) -> str | None:
+        """Of a file's bytes; None where there is none. On an object store a file is read once, whoever else writes."""
+        version = self.version(name) if self.is_local or name not in self._seen else self._seen[name][1]
+        if version is None or not self.fs.isfile(self.path(name)):
+            return None
+        if self._seen.get(name, ("", None))[1] != version:
+            with self.open(name) as file:
+                self._seen[name] = hashlib.file_digest(file, "sha256").hexdigest(), version
+        return self._seen[name][0]
+
+    def files(self, folder: str) -> Names:
+        """Names of all files in a subfolder and below, sorted; what is still being written is left out."""
+        self.fs.invalidate_cache(self.path(folder))
+        found = (str(path)[len(self.root) + 1 :] for path in self.fs.find(self.path(folder)))
+        return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("."))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole: aside and renamed on a disk, one PUT on an object store."""
         path = self.path(name)
+        self._forget(name)
         if not self.is_local:
             self.fs.pipe_file(path, data)
             return
@@ -114,6 +150,7 @@ class RunFolder:
 
     def append(self, name: str, text: str) -> None:
         """Add a line to a file; an object store rewrites it."""
+        self._forget(name)
         if self.is_local:
             os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
             with open(self.path(name), "a", encoding="utf-8") as file:
@@ -123,8 +160,13 @@ class RunFolder:
             self.fs.pipe_file(self.path(name), before + text.encode())
 
     def remove(self, name: str) -> None:
+        self._forget(name)
         with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
+
+    def _forget(self, name: str) -> None:
+        for seen in [seen for seen in self._seen if seen == name or seen.startswith(f"{name}/")]:
+            del self._seen[seen]
 
     def list(self, folder: str) -> list[str]:
         """Names of the finished files in a subfolder, sorted; what is still being written is left out."""
@@ -147,7 +189,13 @@ class RunFolder:
                 raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
         present = [name for name in self.list("") if name != "log.txt"]
         if "experiment.yaml" in present:
-            owner = _noted(self.read("experiment.yaml")).get("name")
+            noted = _noted(self.read("experiment.yaml"))
+            if noted is None and present != ["experiment.yaml"] and not {"splits.json", "stages"} & set(present):
+                raise InputError(
+                    f"output folder {self.url} holds no run (found {present[0]}), and its experiment.yaml cannot be "
+                    "read; choose another folder with --out DIR"
+                )
+            owner = experiment.name if noted is None else noted.get("name")
             if owner != experiment.name:
                 raise InputError(
                     f"output folder {self.url} belongs to experiment {owner!r}, not {experiment.name!r}; "
@@ -162,7 +210,8 @@ class RunFolder:
     def open_for(self, experiment: Experiment) -> Names:
         """Claim the folder for an experiment, and write its resolved settings; older ones are kept in `stale/`.
 
-        Returns the files of which an older version was kept. Raises InputError as `check_free_for`.
+        Returns the files of which an older version was kept, but for one that could not be read: `leave_old_format`
+        tells of it. Raises InputError as `check_free_for`.
         """
         self.check_free_for(experiment)
         settings = experiment.model_dump(mode="json")
@@ -175,18 +224,21 @@ class RunFolder:
             if before == text:
                 return []
             # Copied, not moved: a kill must not leave the folder without its owner.
-            self.write(f"stale/experiment-{_stamp()}/experiment.yaml", before)
+            self.keep_copy("experiment.yaml", "experiment")
             self.write("experiment.yaml", text)
         except OSError as error:
             raise InputError(f"output folder {self.url} is not writable: {error.strerror or error}") from None
-        return ["experiment.yaml"]
+        return [] if _noted(before) is None else ["experiment.yaml"]
 
     def leave_old_format(self) -> str | None:
-        """Move what another format of run folders left to `stale/`; a sentence that says so. Its owner stays noted
-        until `open_for` notes the new one."""
+        """Move what another format of run folders left to `stale/`; a sentence that says so, or that nothing says which
+        format it is. Its owner stays noted until `open_for` notes the new one."""
         if not self.exists("experiment.yaml"):
             return None
-        before = _noted(self.read("experiment.yaml")).get("format", 1)
+        noted = _noted(self.read("experiment.yaml"))
+        if noted is None:  # of which settings the stages are stands in their own records
+            return f"{self.url}/experiment.yaml cannot be read: kept in {self.url}/stale/, and written anew"
+        before = noted.get("format", 1)
         kept = ("experiment.yaml", "log.txt", "stale")
         moved = [] if before == FORMAT else self.set_aside([n for n in self.list("") if n not in kept], "format")
         if not moved:
@@ -196,6 +248,10 @@ class RunFolder:
             f"{self.url}/stale/; it is made anew"
         )
 
+    def keep_copy(self, name: str, label: str) -> None:
+        """A file as it is to `stale/<label>-<time>/`, before it is written anew."""
+        self.write(f"stale/{label}-{_stamp()}/{name}", self.read(name))
+
     def set_aside(self, names: Sequence[str], label: str) -> Names:
         """Move files or subfolders to `stale/<label>-<time>/`; nothing is ever deleted."""
         present = [name for name in names if self.exists(name)]
@@ -203,6 +259,7 @@ class RunFolder:
             return []
         stamp = _stamp()
         for name in present:
+            self._forget(name)
             target = self.path(f"stale/{label}-{stamp}/{name}")
             if self.is_local:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -212,27 +269,60 @@ class RunFolder:
         return present
 
     def stage(self, name: str) -> StageRecord | None:
-        if not self.exists(f"stages/{name}.json"):
+        """The record of a stage; None where there is none that can be read."""
+        try:
+            return self.read_record(_record(name), StageRecord)
+        except (FileNotFoundError, Spoiled):
             return None
-        record = self.read_json(f"stages/{name}.json")
-        return StageRecord(**{**record, "outputs": tuple(record["outputs"])})
+
+    def torn_records(self) -> Names:
+        """Files that should hold the records of stages, and do not."""
+        names = [file.removesuffix(".json") for file in self.list("stages") if file.endswith(".json")]
+        return [_record(name) for name in names if self.stage(name) is None]
 
     def is_complete(self, name: str, stage_digest: str) -> bool:
+        """Whether a stage is done with these settings, and what it made is there and as it was."""
         record = self.stage(name)
         return (
             record is not None
             and record.complete
             and record.digest == stage_digest
             and all(self.exists(output) for output in record.outputs)
+            and not self.spoiled(name)
         )
+
+    def spoiled(self, name: str) -> Names:
+        """Of the files that a complete stage made, those that are not what they were, or not there."""
+        record = self.stage(name)
+        if record is None or not record.complete:
+            return []
+        return [file for file, known in record.sha256.items() if self.sha256(file) != known]
+
+    def reseal(self, name: str, files: Sequence[str]) -> None:
+        """Note the hashes of files that were written after their stage was complete."""
+        record = self.stage(name)
+        if record is not None and record.complete:
+            self.write_json(_record(name), asdict(replace(record, sha256={**record.sha256, **self._hashes(files)})))
+
+    def _hashes(self, files: Sequence[str]) -> dict[str, str]:
+        found = {file: self.sha256(file) for file in files}
+        return {file: known for file, known in found.items() if known is not None}
 
     @contextmanager
     def working_on(
-        self, name: str, stage_digest: str, outputs: Sequence[str], *, named_by_content: bool = False
+        self,
+        name: str,
+        stage_digest: str,
+        outputs: Sequence[str],
+        *,
+        named_by_content: bool = False,
+        sealed: Callable[[], Sequence[str]] = tuple,
     ) -> Iterator[Names]:
         """Around the work of a stage: outputs of other settings are moved aside first, completion is recorded last.
 
         Outputs without any record are of unknown settings too, unless their names say what they are.
+
+        sealed: asked at the end for files whose hashes are recorded, beside those among the outputs.
 
         Yields what was moved aside. A kill in between leaves the record open, and the next start continues.
         """
@@ -240,22 +330,34 @@ class RunFolder:
         ours = named_by_content if before is None else before.digest == stage_digest
         moved = [] if ours else self.set_aside(outputs, name)
         spent = before.seconds if before is not None and before.digest == stage_digest else 0.0
-        record = {"digest": stage_digest, "complete": False, "outputs": list(outputs), "seconds": spent}
-        self.write_json(f"stages/{name}.json", record)
+        record = StageRecord(digest=stage_digest, complete=False, outputs=tuple(outputs), seconds=spent)
+        self.write_json(_record(name), asdict(record))
         start = time.monotonic()
         yield moved
-        record |= {"complete": True, "seconds": round(spent + time.monotonic() - start, 3)}
-        self.write_json(f"stages/{name}.json", record)
+        seconds, hashes = round(spent + time.monotonic() - start, 3), self._hashes([*outputs, *sealed()])
+        self.write_json(_record(name), asdict(replace(record, complete=True, seconds=seconds, sha256=hashes)))
+
+
+def _record(stage: str) -> str:
+    return f"stages/{stage}.json"
+
+
+def _number(text: str) -> float:
+    """Of JSON. Raises ValueError for NaN and for what is infinite."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def _stamp() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
 
 
-def _noted(text: bytes) -> dict[str, Any]:
-    """What an experiment.yaml says; nothing where it is torn."""
+def _noted(text: bytes) -> dict[str, Any] | None:
+    """What an experiment.yaml says; None where it is torn."""
     try:
         found = read_yaml(text.decode())
     except (InputError, UnicodeDecodeError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("name"), str) and type(found.get("format", 1)) is int
+    return found if whole else None

@@ -252,16 +252,39 @@ def test_a_folder_of_photos_runs_from_python(image_folder: Path, tmp_path: Path)
 def test_a_stage_that_fails_exits_with_1_and_says_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
-    victim = sorted((out / "synthetic").glob("*.parquet"))[0]
-    victim.write_bytes(victim.read_bytes()[:100])
-    (out / "estimate.json").unlink()
+    (out / "report.html").unlink()
+    ledger = out / "sweep" / "ledger.jsonl"
+    before = ledger.read_bytes()
+    ledger.write_bytes(b'{"event": "ended"}\n' + before)
     done = subprocess.run(command(out), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert victim.name in done.stderr
+    assert "ledger.jsonl cannot be read: line 1 is no line of a ledger" in done.stderr
     assert "Traceback" in (out / "log.txt").read_text()
-    victim.unlink()
+    ledger.write_bytes(before)
     perform(out)
+
+
+def test_spoiled_chunks_and_weights_are_said_and_made_anew(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    chunk = sorted((out / "synthetic").glob("*.parquet"))[0]
+    weights = out / "generator" / "diffusion_pytorch_model.safetensors"
+    classifier = out / "model" / "runs" / "best-0.safetensors"
+    whole = {file: file.read_bytes() for file in (chunk, weights, classifier)}
+    for file, data in whole.items():
+        flipped = bytearray(data)
+        flipped[len(data) // 2 if file != chunk else data.index(b"IHDR") + 30] ^= 1
+        file.write_bytes(flipped)
+    (out / "estimate.json").unlink()
+    done = perform(out)
+    for file in whole:
+        assert str(file.relative_to(out)) in done.stderr
+        assert list((out / "stale").rglob(file.name))
+    assert {file: file.read_bytes() for file in whole} == whole
+    assert (out / "estimate.json").read_bytes() == (undisturbed / "estimate.json").read_bytes()
+    assert trials(out) == trials(undisturbed)
+    assert (out / "metrics.json").read_bytes() == (undisturbed / "metrics.json").read_bytes()
 
 
 @pytest.mark.long

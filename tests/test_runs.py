@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ray_synth.config import FORMAT, Experiment
 from ray_synth.config.yaml import as_yaml, read_yaml
-from ray_synth.errors import InputError, WorkError
+from ray_synth.errors import InputError, Spoiled, WorkError
 from ray_synth.runs import RunFolder
 
 
@@ -122,3 +125,89 @@ def test_a_folder_of_another_format_is_moved_aside_with_a_sentence(folder: RunFo
     assert folder.leave_old_format() is None
     (moved,) = [name for name in folder.list("stale") if name.startswith("format-")]
     assert folder.read(f"stale/{moved}/synthetic/a.parquet") == b"1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[1, 2",
+        b"\xff\xfe\x00",
+        b'{"digest": NaN}',
+        b'{"a": 1e999}',
+        b"[" * 100_000,
+        b"-Infinity",
+        b"1" * 5000,
+    ],
+)
+def test_json_that_is_torn_is_named(folder: RunFolder, data: bytes) -> None:
+    folder.write("stages/train.json", data)
+    with pytest.raises(Spoiled, match=r"stages/train\.json cannot be read: .*move it away to make it anew") as error:
+        folder.read_json("stages/train.json")
+    assert error.value.names == ("stages/train.json",)
+    again = pickle.loads(pickle.dumps(error.value))  # noqa: S301 - from one of our processes to another
+    assert (str(again), again.names) == (str(error.value), error.value.names)
+    assert folder.stage("train") is None
+    assert folder.torn_records() == ["stages/train.json"]
+    assert not folder.is_complete("train", "d1")
+
+
+@settings(max_examples=25)
+@given(
+    field=st.sampled_from(["digest", "complete", "outputs", "seconds", "sha256"]),
+    value=st.one_of(
+        st.just(1e308), st.just(-1.0), st.lists(st.integers()), st.dictionaries(st.text(max_size=3), st.integers())
+    ),
+)
+def test_a_record_of_other_types_is_none(tmp_path_factory: pytest.TempPathFactory, field: str, value: object) -> None:
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    with folder.working_on("train", "d1", ["model"]):
+        folder.write("model/a", b"1")
+    whole = folder.read_json("stages/train.json")
+    folder.write_json("stages/train.json", whole | {field: value})
+    fits = (field, value) in (("outputs", []), ("sha256", {}))
+    assert (folder.stage("train") is None) == (not fits)
+
+
+def test_what_a_stage_made_is_looked_at_by_its_hash(folder: RunFolder) -> None:
+    with folder.working_on("train", "d1", ["metrics.json", "model"], sealed=lambda: folder.files("model")):
+        folder.write("metrics.json", b"1")
+        folder.write("model/runs/a", b"weights")
+        folder.write("model/b", b"more")
+    assert folder.files("model") == ["model/b", "model/runs/a"]
+    assert folder.is_complete("train", "d1")
+    again = RunFolder(folder.url)
+    assert again.is_complete("train", "d1")
+    RunFolder(folder.url).write("model/runs/a", b"weighty")
+    RunFolder(folder.url).remove("model/b")
+    after = RunFolder(folder.url)
+    assert sorted(after.spoiled("train")) == ["model/b", "model/runs/a"]
+    assert not after.is_complete("train", "d1")
+    after.reseal("train", ["model/runs/a"])
+    assert after.spoiled("train") == ["model/b"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"name: [", b"\xff\xff", b"name: 1\n", b"format: 2\n", b"[]", b"name: a\nformat: x\n"]
+)
+def test_a_torn_experiment_file_is_written_anew_and_nothing_else_is_touched(folder: RunFolder, text: bytes) -> None:
+    experiment = Experiment(name="ours")
+    folder.open_for(experiment)
+    whole = folder.read("experiment.yaml")
+    folder.write("stages/generate.json", b"{}")
+    folder.write("experiment.yaml", text)
+    said = folder.leave_old_format()
+    assert said == f"{folder.url}/experiment.yaml cannot be read: kept in {folder.url}/stale/, and written anew"
+    assert folder.open_for(experiment) == []
+    assert folder.read("experiment.yaml") == whole
+    assert folder.read("stages/generate.json") == b"{}"
+    (kept,) = folder.list("stale")
+    assert folder.read(f"stale/{kept}/experiment.yaml") == text
+
+
+def test_a_torn_experiment_file_beside_other_things_is_no_run(folder: RunFolder) -> None:
+    folder.write("experiment.yaml", b"name: [")
+    folder.write("holiday.jpg", b"1")
+    with pytest.raises(InputError, match=r"holds no run .*experiment\.yaml cannot be read; choose another folder"):
+        folder.open_for(Experiment(name="mine"))

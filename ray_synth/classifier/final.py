@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors import torch as safetensors
 from torch import nn
 
 from ray_synth.classifier.experiment_data import ExperimentData
@@ -17,10 +16,10 @@ from ray_synth.classifier.setting import Setting
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError, WorkError
+from ray_synth.errors import InputError, Spoiled, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
-from ray_synth.training.checkpoint import FolderCheckpoints, trainable_state
+from ray_synth.training.checkpoint import FolderCheckpoints, read_tensors, sealed, trainable_state
 from ray_synth.training.team import Team, run_team
 
 CLASSIFIER = "model/classifier.safetensors"
@@ -43,6 +42,11 @@ class Training:
     @property
     def checkpoint(self) -> str:
         return f"model/runs/{self.name}.checkpoint"
+
+    def there(self, folder: RunFolder) -> bool:
+        """Whether it is done, with all that it leaves."""
+        looked_at = (self.history, self.regions, self.region_report) if self.diagnosed else ()
+        return all(map(folder.exists, (self.file, *looked_at)))
 
     @property
     def failure(self) -> str:
@@ -80,7 +84,7 @@ def train_final(
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Train what is not in the run folder yet. Ray must be up. A training that was killed goes on from a checkpoint."""
-    missing = [training for training in trainings if not folder.exists(training.file)]
+    missing = [training for training in trainings if not training.there(folder)]
     progress(len(trainings) - len(missing))
     if not missing:
         return
@@ -93,7 +97,7 @@ def train_final(
         num_workers=num_workers,
         on_gpus=nodes.on_gpus,
         kept=lambda: _state(folder, missing),
-        meanwhile=lambda: progress(sum(folder.exists(training.file) for training in trainings)),
+        meanwhile=lambda: progress(sum(training.there(folder) for training in trainings)),
     )
     _refuse_failed(folder, missing)
 
@@ -106,7 +110,7 @@ def _state(folder: RunFolder, trainings: Sequence[Training]) -> list[str | None]
 def _refuse_failed(folder: RunFolder, trainings: Sequence[Training]) -> None:
     for training in trainings:
         if folder.exists(training.failure):
-            reason = folder.read(training.failure).decode()
+            reason = folder.read(training.failure).decode(errors="replace")
             folder.remove(training.failure)
             raise WorkError(f"a final training failed: {reason}")
 
@@ -125,7 +129,7 @@ def _train_all(work: _Work, team: Team) -> None:
 
     folder = RunFolder.on_worker(work.url)
     for training in work.trainings:
-        if folder.exists(training.file):  # trained before a worker of this team died
+        if training.there(folder):  # trained before a worker of this team died
             continue
         checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:
@@ -146,38 +150,64 @@ def _train_all(work: _Work, team: Team) -> None:
                 folder.write_json(training.history, fitted.history)
                 folder.write(training.regions, region_rows(fitted.data))
                 folder.write_json(training.region_report, fitted.data.report().to_dict())
-            tensors = safetensors.save(trainable_state(fitted.model), metadata={"accuracy": repr(fitted.accuracy)})
-            folder.write(training.file, tensors)
+            tensors = trainable_state(fitted.model)
+            folder.write(training.file, sealed(tensors, {"accuracy": repr(fitted.accuracy)}))
             checkpoints.remove()
         ray.train.report({"accuracy": fitted.accuracy})
 
 
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:
-    """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes."""
-    data = folder.read(training.file)
+    """A trained classifier in evaluation mode, and its validation accuracy. `like` gives image shape and classes.
+
+    Raises:
+        Spoiled: its file is not what was written.
+    """
+    tensors, metadata = read_tensors(folder, training.file)
     model = build_model(undrawn(settings), like.shape, like.class_names, seed=0)
-    load_trainable(model, safetensors.load(data))
-    return model.eval(), float(_metadata(data)["accuracy"])
+    try:
+        load_trainable(model, tensors)
+        return model.eval(), float(metadata["accuracy"])
+    except (KeyError, ValueError, RuntimeError) as error:  # a file of another model, whole in itself
+        reason = str(error).splitlines()[0]
+        raise Spoiled(
+            f"{folder.url}/{training.file} holds another model ({reason}); move it away and run the same command "
+            "again, which trains it anew",
+            training.file,
+        ) from None
 
 
 def save_classifier(folder: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> None:
     """The deliverable: weights (of a frozen model, what was trained), and beside them what to build around them."""
-    folder.write(CLASSIFIER, safetensors.save(trainable_state(model)))
-    folder.write_json(DESCRIPTION, description)
+    weights = sealed(trainable_state(model))
+    folder.write(CLASSIFIER, weights)
+    folder.write_json(DESCRIPTION, {**description, "weights_sha256": hashlib.sha256(weights).hexdigest()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    """What is read of a classifier's description."""
+
+    classifier: Classifier
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    weights_sha256: str | None = None  # an older version wrote none
 
 
 def load_classifier(folder: RunFolder) -> tuple[nn.Module, dict[str, Any]]:
-    """The deliverable, ready to predict (`classifier.predict.logits_of`), and its description with `class_names`."""
-    description: dict[str, Any] = folder.read_json(DESCRIPTION)
-    settings = Classifier.model_validate(description["classifier"])
-    height, width, channels = description["shape"]
-    model = build_model(undrawn(settings), (height, width, channels), tuple(description["class_names"]), seed=0)
-    load_trainable(model, safetensors.load(folder.read(CLASSIFIER)))
-    return model.eval(), description
+    """The deliverable, ready to predict (`classifier.predict.logits_of`), and its description with `class_names`.
 
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The string table at the head of a safetensors file: eight bytes of length, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    return metadata
+    Raises:
+        Spoiled: one of its two files is not what was written.
+    """
+    description, plain = folder.read_record(DESCRIPTION, _Description), folder.read_json(DESCRIPTION)
+    tensors, _ = read_tensors(folder, CLASSIFIER)
+    if description.weights_sha256 not in (None, folder.sha256(CLASSIFIER)):
+        raise Spoiled(
+            f"{folder.url}/{CLASSIFIER} is not what was written: its SHA-256 is another than {DESCRIPTION} says; move "
+            "both away, and `ray-synth train` makes them anew",
+            CLASSIFIER,
+            DESCRIPTION,
+        )
+    model = build_model(undrawn(description.classifier), description.shape, description.class_names, seed=0)
+    load_trainable(model, tensors)
+    return model.eval(), plain

@@ -5,7 +5,6 @@ Rows stand in the order of their files and of their place in these, samples of a
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import lzma
@@ -109,10 +108,13 @@ def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
         ) from None
     import pyarrow as pa
 
+    from ray_synth.data.parquet import extension_type
+
     try:
         for file in folder.glob("*.arrow"):
             with pa.OSFile(str(file)) as stream:
-                _refuse_code(file, pa.ipc.MessageReader.open_stream(stream).read_next_message().metadata.to_pybytes())
+                message = pa.ipc.MessageReader.open_stream(stream).read_next_message()
+                _refuse_code(file, extension_type(message.metadata.to_pybytes()))
         loaded = datasets.load_from_disk(str(folder))
     except InputError:
         raise
@@ -143,12 +145,14 @@ def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]
     """The columns to read, and the class names that Hugging Face keeps beside them. Every footer is looked at."""
     import pyarrow.parquet as pq
 
+    from ray_synth.data.parquet import extension_in
+
     shared, named = list[str](), list[tuple[Path, list[str] | None]]()
     for file in files:
         try:
-            metadata = pq.read_metadata(file)
-            _refuse_code(file, base64.b64decode((metadata.metadata or {}).get(b"ARROW:schema", b"")))
-            schema = metadata.schema.to_arrow_schema()
+            with file.open("rb") as stream:
+                _refuse_code(file, extension_in(stream))
+            schema = pq.read_metadata(file).schema.to_arrow_schema()
         except InputError:
             raise
         except Exception as error:
@@ -164,13 +168,11 @@ def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]
     return shared, _agreed(named)
 
 
-def _refuse_code(file: Path, schema: bytes) -> None:
-    """Raise InputError where an Arrow schema, as a file holds it, names a type of Ray's own: some are pickles, which
-    whatever reads the schema would load where Ray is imported."""
-    kind = re.search(rb"ray\.data\.\w+", schema)
-    if kind:
+def _refuse_code(file: Path, extension: str | None) -> None:
+    """Raise InputError where the schema of a file names an extension type."""
+    if extension is not None:
         raise InputError(
-            f"{file} is refused: it has a column of the type {kind[0].decode()}, which may run code when it is read; "
+            f"{file} is refused: it has a column of the type {extension}, which may run code when it is read; "
             f"write it without that column; it needs {COLUMNS}"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from ray_synth.errors import Spoiled
 from ray_synth.evaluators.accuracy import final_accuracy
 from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.evaluators.fidelity import label_fidelity, spectral_distance
@@ -44,6 +45,8 @@ def evaluated(
             if twice := sorted(found.keys() & metrics.keys()):
                 raise ValueError(f"another evaluator says {', '.join(twice)} already")
             metrics |= {key: float(value) for key, value in found.items() if math.isfinite(value)}
+        except Spoiled:
+            raise  # what is made anew, and then evaluated
         except Exception as error:
             failed()
             cause = getattr(error, "cause", None) or error  # of an error in another process

@@ -2,4 +2,5 @@
 
 CONFIG = "generator/config.json"
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
+DIGEST = "generator/digest.json"  # what it is, with the hash of its weights
 CHECKPOINT = "generator/checkpoint.safetensors"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import json
 import math
 from collections.abc import Sequence
 
 import torch
-from safetensors import torch as safetensors
 
 from ray_synth.config import Diffusion, Generate
-from ray_synth.generator.artifacts import CONFIG, WEIGHTS
+from ray_synth.errors import Spoiled
+from ray_synth.generator.artifacts import CONFIG, DIGEST, WEIGHTS
 from ray_synth.generator.base import Batch
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import import_torchvision
+from ray_synth.training.checkpoint import opened, sealed
 
 import_torchvision()  # diffusers imports it
 from diffusers import DDPMScheduler, UNet2DModel  # noqa: E402
@@ -77,12 +78,22 @@ def save_unet(folder: RunFolder, unet: UNet2DModel) -> None:
     """The layout of diffusers: `UNet2DModel.from_pretrained(OUT/generator)` loads it."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
     folder.write(CONFIG, unet.to_json_string().encode())
-    folder.write(WEIGHTS, safetensors.save(tensors, metadata={"format": "pt"}))
+    folder.write(WEIGHTS, sealed(tensors, {"format": "pt"}))
 
 
 def load_unet(folder: RunFolder) -> UNet2DModel:
-    unet = UNet2DModel.from_config(json.loads(folder.read(CONFIG)))
-    unet.load_state_dict(safetensors.load(folder.read(WEIGHTS)))
+    """Raises Spoiled for files that are not what the training wrote, by the hash in `digest.json` once it is there."""
+    weights, anew = folder.read(WEIGHTS), "move generator/ away and run the same command again, which trains it anew"
+    known = folder.read_record(DIGEST, dict[str, str]).get("weights_sha256") if folder.exists(DIGEST) else None
+    if known not in (None, hashlib.sha256(weights).hexdigest()):
+        raise Spoiled(f"{folder.url}/{WEIGHTS} is not what was trained: its SHA-256 is another; {anew}", WEIGHTS)
+    config = folder.read_json(CONFIG)
+    try:
+        unet = UNet2DModel.from_config(config)
+        unet.load_state_dict(opened(weights)[0])
+    except Exception as error:  # whatever diffusers, torch and safetensors make of other files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Spoiled(f"{folder.url}/generator cannot be read ({reason}); {anew}", CONFIG, WEIGHTS) from None
     return unet.eval()
 
 

@@ -15,7 +15,7 @@ from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
 from ray_synth.generator.diffusion import build_unet, diffusion_loss, noise_schedule, save_unet
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
-from ray_synth.training.checkpoint import FolderCheckpoints
+from ray_synth.training.checkpoint import FolderCheckpoints, refuse_torn
 from ray_synth.training.loop import Loop, autocast
 from ray_synth.training.recipe import Recipe, Schedule
 
@@ -39,8 +39,12 @@ def finetuning(folder: RunFolder, images: ImageSource, settings: Diffusion, seed
     """The same, step by step: yields the number of steps done.
 
     Step t draws from a seed of its own, so a run that was killed and resumed ends in the same weights.
+
+    Raises:
+        Spoiled: weights that are there already and not what was written.
     """
     if folder.exists(WEIGHTS):
+        refuse_torn(folder, WEIGHTS)
         return  # killed between the last step and the record of it
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(derive_seed("generator weights", seed) % 2**32)

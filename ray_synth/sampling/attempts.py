@@ -12,7 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
+from ray_synth.errors import Spoiled
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import Chunk
 
@@ -23,24 +25,34 @@ BATCHES = 2  # times that a chunk is taken as a whole before its images are trie
 REASON = "killed_worker"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What the file holds. in_hand: an index or `batch`."""
+
+    in_hand: str | None
+    deaths: dict[str, int]
+    cleared: list[int]
+
+
 class Attempts:
-    """The note of one chunk. `deadly` are indices to leave out; `suspected`: try the others alone first."""
+    """The note of one chunk; one that is torn counts for none. `deadly` are indices to leave out; `suspected`: try the
+    others alone first."""
 
     def __init__(self, folder: RunFolder, chunk: Chunk):
         self.folder = folder
         self.name = f"{FOLDER}/{chunk.name.removesuffix('.parquet')}.json"
         self.deaths: Counter[str] = Counter()
         self.cleared: list[int] = []
-        with suppress(FileNotFoundError):
-            note = folder.read_json(self.name)
-            self.deaths.update(note["deaths"])
-            self.cleared = note["cleared"]
-            if note["in_hand"] is not None:
-                self.deaths[str(note["in_hand"])] += 1
+        with suppress(FileNotFoundError, Spoiled):
+            note = folder.read_record(self.name, Note)
+            self.deaths.update(note.deaths)
+            self.cleared = note.cleared
+            if note.in_hand is not None:
+                self.deaths[note.in_hand] += 1
 
     @property
     def deadly(self) -> set[int]:
-        return {int(name) for name, count in self.deaths.items() if name != "batch" and count >= TRIES}
+        return {int(name) for name, count in self.deaths.items() if name.isdecimal() and count >= TRIES}
 
     @property
     def suspected(self) -> bool:

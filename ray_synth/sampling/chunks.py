@@ -7,6 +7,7 @@ those that exist, and what a filter took is refilled without opening a file.
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import math
@@ -14,17 +15,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_synth.data.decoding import room_for, unified
+from ray_synth.data.parquet import Types, read_columns, sealed_table
 from ray_synth.data.source import ImageSource, Rows
-from ray_synth.errors import WorkError
+from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
 
 FOLDER = "synthetic"
@@ -191,10 +191,28 @@ def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
     }
     rejected = sum(bool(reason) for reason in columns["rejected"])
     chunk = Chunk(chunk.prefix, chunk.label, chunk.start, chunk.stop, rejected)
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
-    folder.write(f"{FOLDER}/{chunk.name}", buffer.getvalue())
+    folder.write(f"{FOLDER}/{chunk.name}", sealed_table(columns, SCHEMA))
     return chunk
+
+
+def read_chunk(folder: RunFolder, name: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
+    return read_own(folder, f"{FOLDER}/{name}", {column: [SCHEMA.field(column).type] for column in columns})
+
+
+def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:
+    """Columns of a parquet file of the run folder. Raises Spoiled where they are not those that were written."""
+    try:
+        with folder.open(name) as file:
+            return read_columns(file, types)
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT, errno.EISDIR):  # the disk fails, not the file
+            raise WorkError(f"{folder.url}/{name} cannot be read ({error})") from None
+        raise _spoiled(folder, name, f"cannot be read ({error})") from None
+
+
+def _spoiled(folder: RunFolder, name: str, what: str) -> Spoiled:
+    return Spoiled(f"{folder.url}/{name} {what}; remove it and run `generate` again, which makes it anew", name)
 
 
 def encoded(image: np.ndarray, format: str, quality: int) -> bytes:
@@ -217,7 +235,8 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
     """The plan's images in order of class and index, a chunk at a time, rejected ones left out.
 
     Raises:
-        WorkError: a chunk that cannot be read, or keys that are not those of the plan, each once.
+        Spoiled: chunks that cannot be read, or whose keys are not those of the plan: all of them, before the end.
+        WorkError: images are missing.
     """
     wanted = list(dict.fromkeys(["key", "rejected", *columns]))
     covered = dict.fromkeys(range(plan.num_classes), 0)  # class -> indices below this one were read
@@ -229,17 +248,19 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
             needed.append((chunk, covered[chunk.label]))
             covered[chunk.label] = chunk.stop
 
+    spoiled: list[Spoiled] = []
+
     def read(task: tuple[Chunk, int]) -> list[Row]:
         chunk, first = task
-        name = f"{FOLDER}/{chunk.name}"
-        with _readable(name), folder.open(name) as file:
-            rows = pq.read_table(file, columns=wanted).slice(max(0, first - chunk.start)).to_pylist()
-        start = max(first, chunk.start)
-        if [row["key"] for row in rows] != [plan.key(chunk.label, index) for index in range(start, chunk.stop)]:
-            raise WorkError(
-                f"chunk {name} does not hold the keys that its name says; remove it and run `generate` again"
-            )
-        return [row for row in rows if not row["rejected"]]
+        try:
+            values = read_chunk(folder, chunk.name, wanted)
+            if values["key"] != [plan.key(chunk.label, index) for index in range(chunk.start, chunk.stop)]:
+                raise _spoiled(folder, f"{FOLDER}/{chunk.name}", "does not hold the keys that its name says")
+        except Spoiled as error:
+            spoiled.append(error)
+            return []
+        rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        return [row for row in rows[max(0, first - chunk.start) :] if not row["rejected"]]
 
     with ThreadPoolExecutor(READERS) as pool:
         for window in range(0, len(needed), READERS):  # so that few chunks are in memory at once
@@ -247,8 +268,11 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
             for (chunk, _), rows in zip(tasks, pool.map(read, tasks), strict=True):
                 rows = rows[: plan.images_per_class[chunk.label] - kept[chunk.label]]
                 kept[chunk.label] += len(rows)
-                if rows:
+                if rows and not spoiled:
                     yield chunk, rows
+    if spoiled:
+        more = f"{len(spoiled) - 1} more chunk(s) too: " if len(spoiled) > 1 else ""
+        raise Spoiled(more + str(spoiled[0]), *(name for error in spoiled for name in error.names))
     missing = sum(plan.images_per_class) - sum(kept.values())
     if missing:
         raise WorkError(f"the synthetic images are not those of the plan: {missing} missing; run `generate` again")
@@ -260,14 +284,12 @@ def rejected_counts(
     """What was set aside, counted by reason; and (key, reason) of at most `listed`, those for the reason `first` first.
 
     Raises:
-        WorkError: a chunk that cannot be read.
+        Spoiled: a chunk that cannot be read.
     """
 
     def read(chunk: Chunk) -> list[tuple[str, str]]:
-        name = f"{FOLDER}/{chunk.name}"
-        with _readable(name), folder.open(name) as file:
-            rows = pq.read_table(file, columns=["key", "rejected"]).to_pylist()
-        return [(row["key"], row["rejected"]) for row in rows if row["rejected"]]
+        values = read_chunk(folder, chunk.name, ["key", "rejected"])
+        return [pair for pair in zip(values["key"], values["rejected"], strict=True) if pair[1]]
 
     counts: Counter[str] = Counter()
     head: list[tuple[str, str]] = []
@@ -280,14 +302,6 @@ def rejected_counts(
             if len(others) < listed:
                 others += [pair for pair in found if pair[1] != first]
     return dict(sorted(counts.items())), (head + others)[:listed]
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise WorkError(f"chunk {name} cannot be read ({error}); remove it and run `generate` again") from None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -303,22 +317,19 @@ class ChunkImages(ImageSource):
     crop: bool
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
-        """Raises WorkError for a chunk that cannot be read."""
+        """Raises Spoiled for a chunk that cannot be read."""
         chunks, places = (self.places if rows is None else self.places[rows]).T
         out, folder = room_for(len(places), self.shape), RunFolder.on_worker(self.url)
         order = np.argsort(chunks, kind="stable")
 
         def read(asked: np.ndarray) -> None:
-            name = f"{FOLDER}/{self.chunks[chunks[asked[0]]].name}"
-            with _readable(name), folder.open(name) as file:
-                images = pq.read_table(file, columns=["image"])["image"].take(places[asked]).to_pylist()
+            name = self.chunks[chunks[asked[0]]].name
+            images = read_chunk(folder, name, ["image"])["image"]
             try:
-                for row, image in zip(asked, images, strict=True):
-                    out[row] = unified(_decoded(image), self.shape, crop=self.crop)
-            except (OSError, SyntaxError) as error:
-                raise WorkError(
-                    f"an image of chunk {name} cannot be read ({error}); remove it and run `generate` again"
-                ) from None
+                for row in asked:
+                    out[row] = unified(_decoded(images[places[row]]), self.shape, crop=self.crop)
+            except Exception as error:  # whatever Pillow makes of other bytes
+                raise _spoiled(folder, f"{FOLDER}/{name}", f"cannot be read (an image of it: {error})") from None
 
         with ThreadPoolExecutor(READERS) as pool:
             for _ in pool.map(read, np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1) if len(order) else []):

@@ -6,20 +6,21 @@ Made in a pool of actors (Ray Data), in pieces that are files, so that a kill lo
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_synth.config import digest
+from ray_synth.data.parquet import sealed_table
 from ray_synth.generator.base import Description, Generator, Parents
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import read_own
 from ray_synth.sampling.pool import over_pool
 
 PIECE = 64  # images per file
+TYPES = (pa.string(), pa.list_(pa.float32()), pa.list_(pa.float64()))  # captions, embeddings
 
 
 def described_parents(
@@ -41,7 +42,11 @@ def described_parents(
 
 
 def _described(folder: RunFolder, description: Description, parents: Parents, revision: str) -> list[Any]:
-    """What the model says of every parent, in their order; pieces that exist are read."""
+    """What the model says of every parent, in their order; pieces that exist are read.
+
+    Raises:
+        Spoiled: a piece that cannot be read.
+    """
     made_of = digest(description.name, description.settings, revision, list(parents.keys))
     place = f"generator/{description.name}/{made_of[:12]}"
     pieces = [f"{start:08d}.parquet" for start in range(0, len(parents.keys), PIECE)]
@@ -50,8 +55,8 @@ def _described(folder: RunFolder, description: Description, parents: Parents, re
     if missing:
         for _ in over_pool(missing, DescribePieces, (folder.absolute_url, place, description), parents):
             pass
-    tables = [pq.read_table(io.BytesIO(folder.read(f"{place}/{piece}"))) for piece in pieces]
-    return [value for table in tables for value in table["value"].to_pylist()]
+    read = (read_own(folder, f"{place}/{piece}", {"value": TYPES})["value"] for piece in pieces)
+    return [value for values in read for value in values]
 
 
 class DescribePieces:
@@ -64,9 +69,7 @@ class DescribePieces:
     def __call__(self, piece: dict[str, int]) -> int:
         start = piece["start"]
         images = [_colour(image) for image in self.parents.source.images(slice(start, start + PIECE))]
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"value": self.describe(images)}), buffer)
-        self.folder.write(f"{self.place}/{start:08d}.parquet", buffer.getvalue())
+        self.folder.write(f"{self.place}/{start:08d}.parquet", sealed_table({"value": self.describe(images)}))
         return len(images)
 
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ray_synth.errors import InputError, WorkError
+from ray_synth.errors import InputError, Spoiled, WorkError
 from ray_synth.nodes import Nodes, cluster_nodes
 from ray_synth.torch_ops import keep_freed_memory
 
@@ -78,7 +78,8 @@ def over_pool(
     )
     for row in dataset.iter_rows():
         if row["error"]:
-            error: Exception = (InputError if row["kind"] == "InputError" else WorkError)(row["error"])
+            known = {"InputError": InputError, "Spoiled": Spoiled}
+            error: Exception = known.get(row["kind"], WorkError)(row["error"], *json.loads(row["result"] or "[]"))
             error.add_note(row["trace"])
             raise error
         yield json.loads(row["result"])
@@ -115,4 +116,5 @@ def _told(error: Exception) -> dict[str, str]:
     kind = type(error).__name__
     known = isinstance(error, InputError | WorkError)
     text = str(error) if known else f"{kind}: {(str(error).splitlines() or [''])[0]}"
-    return {"result": "", "error": text or kind, "kind": kind, "trace": traceback.format_exc()}
+    names = json.dumps(error.names) if isinstance(error, Spoiled) else ""
+    return {"result": names, "error": text or kind, "kind": kind, "trace": traceback.format_exc()}

@@ -148,20 +148,17 @@ def measure_reading(bench: Bench, made: RunFolder, images: Plan, generator: Gene
 
     made: the run's own folder, and the images that it may hold.
     """
-    import pyarrow.parquet as pq
-
     from ray_synth.data.decoding import unified
-    from ray_synth.sampling.chunks import FOLDER, READERS, _decoded
+    from ray_synth.sampling.chunks import READERS, _decoded, read_chunk
 
     folder, name, origin = _some_chunk(bench, made, images, generator)
 
     def read(_: int) -> int:
-        with folder.open(f"{FOLDER}/{name}") as file:
-            rows = pq.read_table(file, columns=["key", "rejected", "image"]).to_pylist()
-        for row in rows:
-            if row["image"]:
-                unified(_decoded(row["image"]), bench.inputs.shape, crop=bench.inputs.experiment.data.crop)
-        return len(rows)
+        images = read_chunk(folder, name, ["key", "rejected", "image"])["image"]
+        for image in images:
+            if image:
+                unified(_decoded(image), bench.inputs.shape, crop=bench.inputs.experiment.data.crop)
+        return len(images)
 
     begin = time.monotonic()
     with ThreadPoolExecutor(READERS) as pool:

@@ -134,7 +134,7 @@ class Estimate(Stage):
         """estimate.json."""
         from ray_synth.bound.result import RatioEstimate
 
-        return RatioEstimate.from_dict(self.folder.read_json(ESTIMATE))
+        return self.folder.read_record(ESTIMATE, RatioEstimate)
 
     def show(self) -> None:
         from ray_synth.tables import print_estimate

@@ -65,7 +65,8 @@ class Evaluate(Stage):
 
     @property
     def partly(self) -> bool:
-        return self.folder.exists(METRICS) and self.begun
+        record = self.folder.stage(self.name)
+        return record is not None and not record.complete and self.folder.exists(METRICS) and self.begun
 
     @property
     def _synthetic(self) -> int:
@@ -109,8 +110,7 @@ class Evaluate(Stage):
 
     def metrics(self) -> dict[str, float]:
         """metrics.json."""
-        metrics: dict[str, float] = self.folder.read_json(METRICS)
-        return metrics
+        return self.folder.read_record(METRICS, dict[str, float])
 
     def summary(self) -> Mapping[str, Any]:
         from ray_synth.evaluators.table import failed_in

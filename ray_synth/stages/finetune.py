@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_synth.config import digest
+from ray_synth.generator.artifacts import CHECKPOINT
+from ray_synth.generator.artifacts import DIGEST as RECORD
 from ray_synth.hardware.gpus import FORWARD_AND_BACK, Gpu
 from ray_synth.hardware.measure import Measure, spread
 from ray_synth.runs import RunFolder
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ray_synth.generator.base import Origin
     from ray_synth.stages.bench import Bench
 
-RECORD = "generator/digest.json"
 MEASURED_SECONDS = 5.0
 
 
@@ -75,6 +76,10 @@ class Finetune(Stage):
         return ("generator",)
 
     @property
+    def sealed(self) -> Sequence[str]:
+        return [file for file in self.folder.files("generator") if file.count("/") == 1]  # captions lie deeper
+
+    @property
     def overview(self) -> str:
         return f"generator   {f'{self._steps:,} training steps' if self._steps else self.origin.model_id}"
 
@@ -110,7 +115,9 @@ class Finetune(Stage):
         record = {"model_id": origin.model_id, "model_revision": origin.model_revision}
         if self._steps:
             from ray_synth.nodes import on_gpu_node
+            from ray_synth.training.checkpoint import refuse_torn
 
+            refuse_torn(folder, CHECKPOINT)
             seed = derive_seed("finetune", self.experiment.seed)
             for step in on_gpu_node(type(generator).fit, generator, folder, self.inputs.splits.generator, seed):
                 advance(step)

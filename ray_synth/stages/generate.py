@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ray_synth.config import digest, said
 from ray_synth.data.images import first_per_class, held
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
+from ray_synth.errors import Spoiled
 from ray_synth.hardware.measure import Measure
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
@@ -137,9 +139,16 @@ class Generate(Stage):
     def _grown(self) -> np.ndarray:
         """Images of each class that were made for trials. [C]"""
         record = self.folder.stage(self.name)
-        if record is None or not record.complete or record.digest != self._base.chunk_digest:
+        if record is not None and (not record.complete or record.digest != self._base.chunk_digest):
             return np.zeros(len(self.inputs.class_names), dtype=np.int64)
-        return np.array(self.result().images_per_class)
+        if record is not None and RECORD not in self.folder.spoiled(self.name):
+            with suppress(FileNotFoundError, Spoiled):
+                return np.array(self.result().images_per_class)
+        # What was written of it is lost: as many as there are.
+        kept = np.zeros(len(self.inputs.class_names), dtype=np.int64)
+        for chunk in chunks.finished_chunks(self.folder, self._base):
+            kept[chunk.label] += len(chunk) - chunk.rejected
+        return np.asarray(np.minimum(kept, self.most_per_class))
 
     @property
     def pilot(self) -> np.ndarray:
@@ -423,12 +432,13 @@ class Generate(Stage):
             rejected_keys=tuple(Rejected(key=key, reason=reason) for key, reason in rejected),
         )
         self.folder.write_json(RECORD, generation.to_dict())
+        self.folder.reseal(self.name, [RECORD])  # images that a trial asked for came when the stage was complete
 
     # Reading them.
 
     def result(self) -> Generation:
         """generation.json."""
-        return Generation.from_dict(self.folder.read_json(RECORD))
+        return self.folder.read_record(RECORD, Generation)
 
     def show(self) -> None:
         from ray_synth.tables import print_generation

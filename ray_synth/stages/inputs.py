@@ -80,6 +80,6 @@ class Inputs:
         names = ("train", "validation", *(("generator",) if disjoint else ()))
         return joined([self.sets[name] for name in names])
 
-    def report_moved(self, moved: list[str]) -> None:
+    def report_moved(self, moved: list[str], why: str = "settings changed") -> None:
         if moved:
-            self.reporter.say(f"settings changed: moved the old {', '.join(moved)} to {self.folder.url}/stale/")
+            self.reporter.say(f"{why}: moved the old {', '.join(moved)} to {self.folder.url}/stale/")

@@ -62,7 +62,6 @@ class Report(Stage):
 
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.partition import RegionReport
-        from ray_synth.records import record
         from ray_synth.report.html import write_report
         from ray_synth.report.results import RunResults
         from ray_synth.report.summary import Summary
@@ -78,7 +77,7 @@ class Report(Stage):
             synthetic=self.of(Generate).all,
             settings=self.experiment.model_dump(mode="json"),
             histories=train.histories(),
-            regions=record(RegionReport, self.folder.read_json(REGIONS), REGIONS),
+            regions=self.folder.read_record(REGIONS, RegionReport),
             search=sweep.picture(),
         )
         write_report(self.folder, results)

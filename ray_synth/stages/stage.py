@@ -62,6 +62,17 @@ class Stage(ABC):
         """Files and folders of the run folder that it makes."""
 
     @property
+    def sealed(self) -> Sequence[str]:
+        """Files that the stage made and whose hashes are recorded once it is complete, beside files among the outputs.
+        Not those that say themselves what they hold."""
+        return ()
+
+    def with_spoiled(self, files: Sequence[str]) -> Sequence[str]:
+        """What is made anew with files of the stage that are not what they were; `run` makes what is missing."""
+        record = self.folder.stage(self.name)
+        return tuple(record.sha256) if record is not None else files
+
+    @property
     def notes(self) -> Sequence[str]:
         """What a person should know before it starts."""
         return ()

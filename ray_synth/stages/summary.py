@@ -28,7 +28,7 @@ def write_summary(folder: RunFolder, summary: Mapping[str, Any]) -> list[str]:
     """Written where it says something new; an older one with other figures is moved aside. Returns what was moved."""
     moved: list[str] = []
     if folder.exists(SUMMARY):
-        before = folder.read_json(SUMMARY)
+        before = folder.read_record(SUMMARY, dict[str, Any])
         if before == summary:
             return moved
         if before | {"seconds": {}} != {**summary, "seconds": {}}:

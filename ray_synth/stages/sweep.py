@@ -10,8 +10,9 @@ import numpy as np
 
 from ray_synth.classifier.setting import TRAINING
 from ray_synth.config import digest, said
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, Spoiled
 from ray_synth.hardware.measure import Measure
+from ray_synth.records import unreadable
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.estimate import Estimate
 from ray_synth.stages.generate import Generate
@@ -96,6 +97,13 @@ class Sweep(Stage):
     @property
     def outputs(self) -> tuple[str, ...]:
         return (self.name,)
+
+    @property
+    def sealed(self) -> Sequence[str]:
+        """Not the ledger, whose lines have a hash each."""
+        from ray_synth.sweep.ledger import TRIALS
+
+        return (TRIALS, *(f"sweep/{name}.svg" for name in PICTURES))
 
     @property
     def overview(self) -> str:
@@ -246,6 +254,7 @@ class Sweep(Stage):
         from ray_synth.sweep.tuner import run_sweep
 
         ledger = self.ledger
+        self._look_at_kept(ledger)
         self.inputs.start_ray()
         reporter, metric = self.inputs.reporter, self.settings.metric
         logged = {t.trial_id for t in ledger.trials if not t.again and self.folder.exists(_events(t.trial_id))}
@@ -269,6 +278,21 @@ class Sweep(Stage):
             shown=show,
         )
         self._draw()
+
+    def _look_at_kept(self, ledger: Ledger) -> None:
+        """Say which lines of the ledger count for nothing. Raises Spoiled for a torn checkpoint of a trial."""
+        from ray_synth.sweep.trial import RUNNING, kept_progress
+
+        if ledger.spoiled:
+            lines = ", ".join(map(str, ledger.spoiled))
+            self.inputs.reporter.say(
+                f"{self.name}: line(s) {lines} of {self.folder.url}/sweep/ledger.jsonl are not what was written: kept "
+                f"in {self.folder.url}/stale/; their trials are run again"
+            )
+        for trial_id in self.folder.list(RUNNING):
+            file = f"{RUNNING}/{trial_id}"
+            if kept_progress(self.folder, file) is None:
+                raise Spoiled(unreadable(f"{self.folder.url}/{file}", "it is torn"), file)
 
     def extend(self, trials: int) -> None:
         """Ask for more trials of a finished sweep. One that is still to be finished goes on first, so that the same

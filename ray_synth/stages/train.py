@@ -85,6 +85,15 @@ class Train(Stage):
         return ("model",)
 
     @property
+    def sealed(self) -> Sequence[str]:
+        return [file for file in self.folder.files("model") if not file.endswith((".checkpoint", ".failed"))]
+
+    def with_spoiled(self, files: Sequence[str]) -> Sequence[str]:
+        """A training is done again as a whole: its weights, its history, its regions."""
+        stems = {file.partition(".")[0] for file in files}
+        return [file for file in self.folder.files("model") if file.partition(".")[0] in stems]
+
+    @property
     def overview(self) -> str:
         c = self.experiment.classifier
         budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
@@ -97,7 +106,7 @@ class Train(Stage):
     def done(self) -> int:
         if not self.begun:
             return 0
-        return sum(self.folder.exists(training.file) for training in self.trainings())
+        return sum(training.there(self.folder) for training in self.trainings())
 
     @property
     def plan(self) -> str:
@@ -119,7 +128,7 @@ class Train(Stage):
         from ray_synth.training.team import WORKER_DEATHS
 
         begun, sweep, images = self.begun, self.of(Sweep), self.of(Generate)
-        left = [t for t in self.trainings() if not (begun and self.folder.exists(t.file))]
+        left = [t for t in self.trainings() if not (begun and t.there(self.folder))]
         if not left:
             return ()
         tried = 0.0 if sweep.complete else sweep.space.ratio_range[1]
@@ -154,8 +163,11 @@ class Train(Stage):
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.classifier.experiment_data import ExperimentData
         from ray_synth.classifier.final import train_final
+        from ray_synth.training.checkpoint import refuse_torn
 
         trainings = list(self.trainings())
+        for training in trainings:
+            refuse_torn(self.folder, training.checkpoint)
         self.inputs.start_ray()
         settings, real = self.settings(), self.inputs.splits.train
         synthetic = self.of(Generate).for_ratio(self.top_ratio)
@@ -169,6 +181,7 @@ class Train(Stage):
     def _keep_best(self, trainings: list[Training]) -> None:
         """The deliverable: of the best setting's seeds the best on the validation set, and that setting's regions."""
         from ray_synth.classifier.final import save_classifier
+        from ray_synth.partition import RegionReport
 
         model, accuracy = max((self.loader(training)() for training in trainings), key=lambda pair: pair[1])
         setting = trainings[0].setting
@@ -181,7 +194,8 @@ class Train(Stage):
         }
         save_classifier(self.folder, model, description)
         self.folder.write("model/regions.parquet", self.folder.read(trainings[0].regions))
-        self.folder.write_json(REGIONS, self.folder.read_json(trainings[0].region_report))
+        report = self.folder.read_record(trainings[0].region_report, RegionReport)
+        self.folder.write_json(REGIONS, report.to_dict())
 
     # What it found.
 
@@ -196,10 +210,11 @@ class Train(Stage):
     def histories(self) -> dict[str, Any]:
         """What was measured while the first training of each setting ran."""
         files = {t.name.rsplit("-", 1)[0]: t.history for t in self.trainings() if t.diagnosed}
-        return {name: self.folder.read_json(file) for name, file in files.items() if self.folder.exists(file)}
+        kind = list[dict[str, float]]
+        return {name: self.folder.read_record(file, kind) for name, file in files.items() if self.folder.exists(file)}
 
     def summary(self) -> Mapping[str, Any]:
-        best = self.folder.read_json(SETTINGS)["best"]  # as trained
+        best = self.folder.read_record(SETTINGS, dict[str, dict[str, Any]])["best"]  # as trained
         return {
             "best_ratio": best["synthetic_ratio"],
             "best_setting": best,

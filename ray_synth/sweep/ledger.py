@@ -1,12 +1,13 @@
 """Lines of `sweep/ledger.jsonl` in, the trials of a sweep out: the one thing that a resume reads.
 
 A line when a trial starts (its setting, its digest, what it was proposed with), a line when it ends. A line that a kill
-cut short counts for nothing: its trial is run again.
+cut short counts for nothing, nor does one that is not what its own hash says: its trial is run again.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -16,9 +17,11 @@ from typing import Any, Literal
 
 from ray_synth.classifier.setting import Setting
 from ray_synth.errors import WorkError
+from ray_synth.records import record
 from ray_synth.runs import RunFolder
 
 LEDGER, TRIALS = "sweep/ledger.jsonl", "sweep/trials.csv"
+SEAL = "sha256"  # of a line, the first half
 
 Status = Literal["running", "complete", "pruned", "failed"]  # none in the ledger is running
 
@@ -64,7 +67,8 @@ class Trial:
         numbers = ("accuracy", "accuracy_std", "balanced_accuracy")
         found = {name: math.nan if row[name] is None else row[name] for name in numbers}
         history = tuple(math.nan if value is None else value for value in row["history"])
-        return cls(**{**row, **found, "setting": Setting.from_dict(row["setting"]), "history": history})
+        setting = Setting.from_dict(row["setting"])
+        return record(cls, {**row, **found, "setting": setting, "history": history}, "trial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,29 +108,46 @@ class Ledger:
         self.starts: dict[str, Start] = {}
         self.ended: dict[str, Trial] = {}
         self.target = 0  # of a sweep that was extended
-        lines = folder.read(LEDGER).decode(errors="replace").splitlines() if read and folder.exists(LEDGER) else []
+        self.spoiled: list[int] = []  # numbers of lines that are not what was written
+        self.whole: list[str] = []  # the others
+        text = folder.read(LEDGER).decode(errors="replace") if read and folder.exists(LEDGER) else ""
+        lines = text.split("\n")
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
+                if line.strip() and number < len(lines):  # else a kill cut it short
+                    self.spoiled.append(number)
                 continue
+            if isinstance(row, dict) and row.pop(SEAL, None) not in (None, _seal(row)):
+                self.spoiled.append(number)
+                continue
+            self.whole.append(line)
             try:
                 self._take(row)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
                 raise WorkError(
                     f"{folder.url}/{LEDGER} cannot be read: line {number} is no line of a ledger "
                     f"({type(error).__name__}: {error}); move {folder.url}/sweep away to start the sweep anew"
                 ) from None
+        self._drop_followers()
+
+    def _drop_followers(self) -> None:
+        """Trials whose start is missing, and those after one: what was proposed follows from all before it."""
+        if self.spoiled:
+            known = {trial_id for k, trial_id in enumerate(sorted(self.starts)) if trial_id == f"t{k:05d}"}
+            self.starts = {trial_id: start for trial_id, start in self.starts.items() if trial_id in known}
+            self.ended = {trial_id: trial for trial_id, trial in self.ended.items() if trial_id in known}
 
     def _take(self, row: dict[str, Any]) -> None:
         event = row.pop("event")
         if event == "target":
             self.target = max(self.target, row["num_trials"])
         elif event == "started":
-            row.pop("digest")
-            row["setting"] = Setting.from_dict(row["setting"])
-            row["cuts"] = {int(step): cut for step, cut in row["cuts"].items()}
-            self.starts[row["trial_id"]] = Start(**row)
+            setting = Setting.from_dict(row["setting"])
+            if row.pop("digest") != setting.digest:
+                raise ValueError("its digest is not that of its setting")
+            self.starts[row["trial_id"]] = record(Start, {**row, "setting": setting}, "trial")
         elif event == "ended":
             self.ended[row["trial_id"]] = Trial.from_dict(row)
 
@@ -142,9 +163,14 @@ class Ledger:
         return self
 
     def _repair(self) -> None:
-        """Before the first line is added: a kill may have cut the last one short, and what follows must not join it."""
-        if self.folder.exists(LEDGER) and not self.folder.read(LEDGER).endswith(b"\n"):
-            self.folder.append(LEDGER, "\n")
+        """Before the first line is added: what a kill cut short goes, for what follows must not join it; and so do
+        lines that are not what was written, of which a copy is kept."""
+        text = "".join(f"{line}\n" for line in self.whole).encode()
+        if not self.folder.exists(LEDGER) or self.folder.read(LEDGER) == text:
+            return
+        if self.spoiled:
+            self.folder.keep_copy(LEDGER, "spoiled")
+        self.folder.write(LEDGER, text)
 
     def start(self, start: Start) -> None:
         setting = {"digest": start.setting.digest, "setting": start.setting.to_dict()}
@@ -178,7 +204,10 @@ class Ledger:
         self.folder.write(TRIALS, buffer.getvalue().encode())
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self.folder.append(LEDGER, json.dumps(row, allow_nan=False) + "\n")
+        plain = json.loads(json.dumps(row, allow_nan=False))  # as it will be read
+        line = json.dumps({**plain, SEAL: _seal(plain)})
+        self.folder.append(LEDGER, f"{line}\n")
+        self.whole.append(line)
 
 
 def best_trial(trials: Sequence[Trial], metric: str = "accuracy") -> Trial:
@@ -199,6 +228,10 @@ def cheapest_trial(trials: Sequence[Trial], tolerance: float, metric: str = "acc
 
 def _reversed(trial_id: str) -> int:
     return -int(trial_id[1:])
+
+
+def _seal(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -15,13 +16,14 @@ from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.predict import balanced_accuracy, logits_of
 from ray_synth.classifier.setting import Setting
 from ray_synth.classifier.train import fit
-from ray_synth.errors import WorkError
+from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.training.checkpoint import unpack
 from ray_synth.training.team import Team
 
 KEEP_EVERY = 60.0  # seconds of training between two checkpoints of a trial: a short one needs none
+RUNNING = "sweep/running"  # where trials keep themselves
 SAY_EVERY = 5.0  # seconds between two lines about a running trial
 
 
@@ -96,12 +98,22 @@ def run_trial(
     except WorkError as error:  # a loss that is not finite: the same again next time
         if team.size > 1 and not experiment.classifier.gather:
             raise  # it may be this worker's only
-        report(row(status="failed", error=str(error), again=False))
+        report(row(status="failed", error=str(error), again=isinstance(error, Spoiled)))
     except Exception as error:
         if team.size > 1:
             raise  # so that Ray Train stops the others, who wait for this one
         report(row(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0], again=True))
     progress.remove()
+
+
+def kept_progress(folder: RunFolder, name: str) -> tuple[dict[str, Any], bytes] | None:
+    """What a trial kept of itself, and its checkpoint; None where it is torn or of an older version: the trial is begun
+    anew."""
+    seal, _, kept = folder.read(name).partition(b"\n")
+    state, _, checkpoint = kept.partition(b"\n")
+    if seal.decode(errors="replace") != hashlib.sha256(kept).hexdigest():
+        return None
+    return None if checkpoint and unpack(checkpoint) is None else (json.loads(state), checkpoint)
 
 
 @dataclass
@@ -121,13 +133,12 @@ class _Progress:
 
     def __post_init__(self) -> None:
         self.started = self.saved = time.perf_counter()
-        self.name = f"sweep/running/{self.trial_id}"
+        self.name = f"{RUNNING}/{self.trial_id}"
         self.checkpoint = b""
-        if self.folder.exists(self.name):
-            state, checkpoint = self.folder.read(self.name).split(b"\n", 1)
-            if not checkpoint or unpack(checkpoint) is not None:  # one of an older version is begun anew
-                self.checkpoint = checkpoint
-                vars(self).update(json.loads(state))
+        kept = kept_progress(self.folder, self.name) if self.folder.exists(self.name) else None
+        if kept is not None:
+            state, self.checkpoint = kept
+            vars(self).update(state)
 
     @property
     def seconds(self) -> float:
@@ -149,7 +160,8 @@ class _Progress:
             return
         self.saved = time.perf_counter()
         state = {name: getattr(self, name) for name in ("accuracies", "balanced", "history")}
-        self.folder.write(self.name, json.dumps({**state, "before": self.seconds}).encode() + b"\n" + data)
+        kept = json.dumps({**state, "before": self.seconds}).encode() + b"\n" + data
+        self.folder.write(self.name, hashlib.sha256(kept).hexdigest().encode() + b"\n" + kept)
 
     def remove(self) -> None:
         if self.on:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,10 +12,12 @@ import torch
 from safetensors import torch as safetensors
 from torch import nn
 
+from ray_synth.errors import Spoiled
 from ray_synth.runs import RunFolder
 
 Tensors = Mapping[str, torch.Tensor]
 DONE = "loop/done"  # the tensor that every checkpoint holds
+SEAL, NO_SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"'), "0" * 64
 
 
 class Checkpoints(Protocol):
@@ -45,14 +50,68 @@ class FolderCheckpoints:
         self.folder.remove(self.name)
 
 
+def sealed(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file that holds a hash of itself, as it is with zeros in the hash's place."""
+    plain = safetensors.save(dict(tensors))
+    start = 8 + int.from_bytes(plain[:8], "little")
+    # Not by safetensors, which writes metadata in another order each time: the same tensors are to be the same bytes.
+    header = {"__metadata__": {**(metadata or {}), "sha256": NO_SEAL}, **json.loads(plain[8:start])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = bytearray(len(text).to_bytes(8, "little") + text + plain[start:])
+    place = data.index(NO_SEAL.encode())
+    data[place : place + len(NO_SEAL)] = hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def opened(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises ValueError where it is torn, or another than was written."""
+    length = int.from_bytes(data[:8], "little")  # of a header of JSON
+    header, rest = data[8 : 8 + length], memoryview(data)
+    seal = SEAL.search(header)  # an older version wrote none
+    if seal is not None:
+        first, last = 8 + seal.start(1), 8 + seal.end(1)
+        found = hashlib.sha256(rest[:first])
+        found.update(NO_SEAL.encode())
+        found.update(rest[last:])
+        if found.hexdigest() != seal[1].decode():
+            raise ValueError("it is not what was written: its SHA-256 is another")
+    try:
+        return safetensors.load(data), json.loads(header).get("__metadata__", {})
+    except Exception as error:  # SafetensorError, of no public name
+        raise ValueError(str(error)) from None
+
+
+def read_tensors(folder: RunFolder, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of the run folder. Raises Spoiled where they are not those that were written."""
+    try:
+        return opened(folder.read(name))
+    except ValueError as error:
+        raise Spoiled(
+            f"{folder.url}/{name} cannot be read: {error}; move it away and run the same command again, which makes it "
+            "anew",
+            name,
+        ) from None
+
+
+def refuse_torn(folder: RunFolder, name: str) -> None:
+    """Raise Spoiled for a checkpoint that is there and not what was written."""
+    if folder.exists(name):
+        read_tensors(folder, name)
+
+
 def pack(parts: Mapping[str, Tensors]) -> bytes:
     """Named tensors of named parts as a safetensors file: `PART/NAME`."""
-    return safetensors.save({f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()})
+    return sealed({f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()})
 
 
 def unpack(data: bytes) -> dict[str, dict[str, torch.Tensor]] | None:
-    """What `pack` got, without parts that are empty; None for a file of an older version, which is begun anew."""
-    tensors = safetensors.load(data)
+    """What `pack` got, without parts that are empty; None for a file that is torn or of an older version: what it was
+    of is begun anew."""
+    try:
+        tensors, _ = opened(data)
+    except ValueError:
+        return None
     if DONE not in tensors:
         return None
     parts: dict[str, dict[str, torch.Tensor]] = {}

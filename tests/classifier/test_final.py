@@ -5,20 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import ray.train
 import ray.train.torch
+import torch
 
 from ray_synth.classifier import final
 from ray_synth.classifier.experiment_data import ExperimentData
-from ray_synth.classifier.final import Training, train_final
+from ray_synth.classifier.final import (
+    CLASSIFIER,
+    DESCRIPTION,
+    Training,
+    load_classifier,
+    load_run,
+    save_classifier,
+    train_final,
+)
+from ray_synth.classifier.models import build_model
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import load_experiment
 from ray_synth.data.splits import Splits
-from ray_synth.errors import WorkError
+from ray_synth.errors import Spoiled, WorkError
 from ray_synth.nodes import Nodes
 from ray_synth.runs import RunFolder
+from ray_synth.training.checkpoint import sealed, trainable_state
 from tests.conftest import DIGITS
 
 ONE = Training(name="best-0", setting=Setting(synthetic_ratio=1.0, num_clusters=10), seed=0)
@@ -76,3 +88,41 @@ def test_trainings_that_get_no_further_have_failed(
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
     with pytest.raises(WorkError, match="a final training failed: the machine is gone"):
         train_final(folder, [ONE], data, num_workers=1)
+
+
+def test_a_classifier_that_was_changed_is_not_used(splits: Splits, tmp_path: Path) -> None:
+    folder, settings = RunFolder(tmp_path), load_experiment(DIGITS).classifier
+    like = splits.train.take(np.zeros(1, dtype=np.int64))
+    model = build_model(settings, like.shape, like.class_names, seed=3)
+    names = list(like.class_names)
+    description = {"classifier": settings.model_dump(mode="json"), "shape": list(like.shape), "class_names": names}
+    save_classifier(folder, model, description)
+    folder.write(ONE.file, sealed(trainable_state(model), {"accuracy": "0.75"}))
+    loaded, said = load_classifier(folder)
+    assert said.items() >= description.items()
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert load_run(folder, ONE, settings, like)[1] == 0.75
+
+    for name, load in (
+        (CLASSIFIER, lambda: load_classifier(folder)),
+        (ONE.file, lambda: load_run(folder, ONE, settings, like)),
+    ):
+        whole = folder.read(name)
+        flipped = bytearray(whole)
+        flipped[-40] ^= 1
+        for data in (bytes(flipped), whole[:-9], b""):
+            folder.write(name, data)
+            with pytest.raises(Spoiled, match=rf"{name} cannot be read: .*; move it away"):
+                load()
+        folder.write(name, whole)
+        load()
+    other = build_model(settings, like.shape, like.class_names, seed=4)
+    folder.write(CLASSIFIER, sealed(trainable_state(other)))
+    with pytest.raises(Spoiled, match=rf"its SHA-256 is another than {DESCRIPTION} says; move both away"):
+        load_classifier(folder)
+    folder.write(ONE.file, sealed({"a": torch.zeros(1)}))
+    with pytest.raises(Spoiled, match=rf"{ONE.file} holds another model"):
+        load_run(folder, ONE, settings, like)
+    folder.write_json(DESCRIPTION, {**description, "shape": "wide"})
+    with pytest.raises(Spoiled, match=rf"{DESCRIPTION} cannot be read: shape"):
+        load_classifier(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from safetensors import torch as safetensors
 
 from ray_synth.config import Diffusion, Generate
 from ray_synth.data.splits import Splits
 from ray_synth.data.transforms import to_model_range
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, Spoiled
 from ray_synth.generator import finetune as room
 from ray_synth.generator import generator_of
-from ray_synth.generator.artifacts import CHECKPOINT, WEIGHTS
+from ray_synth.generator.artifacts import CHECKPOINT, CONFIG, DIGEST, WEIGHTS
 from ray_synth.generator.diffusion import (
     DiffusionSampler,
     build_unet,
@@ -197,3 +199,31 @@ def test_an_image_of_nan_is_rejected() -> None:
 def test_a_scheduler_that_does_not_exist_or_fit_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         scheduler_like(noise_schedule(SMALL), name)
+
+
+def test_weights_that_were_changed_are_not_sampled_from(trained: RunFolder, tmp_path: Path) -> None:
+    """Neither a flipped bit nor other weights, whole in themselves."""
+    folder = RunFolder(tmp_path)
+    for name in (CONFIG, WEIGHTS):
+        folder.write(name, trained.read(name))
+    weights = folder.read(WEIGHTS)
+    folder.write_json(DIGEST, {"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    load_unet(folder)
+    flipped = bytearray(weights)
+    flipped[-100] ^= 1
+    others = {name: value + 0.01 for name, value in safetensors.load(weights).items()}
+    for data in (bytes(flipped), safetensors.save(others)):
+        folder.write(WEIGHTS, data)
+        with pytest.raises(Spoiled, match=r"safetensors is not what was trained: .*move generator/ away") as error:
+            load_unet(folder)
+        assert error.value.names == (WEIGHTS,)
+    folder.write(WEIGHTS, bytes(flipped))
+    folder.remove(DIGEST)  # killed before the record
+    with pytest.raises(Spoiled, match=r"generator cannot be read \(it is not what was written"):
+        load_unet(folder)
+    with pytest.raises(Spoiled, match=r"safetensors cannot be read: it is not what was written"):
+        next(room.finetuning(folder, None, SMALL, 0))  # type: ignore[arg-type]  # before it looks at images
+    folder.write(WEIGHTS, weights)
+    folder.write(CONFIG, b'{"sample_size": "x"}')
+    with pytest.raises(Spoiled, match="generator cannot be read"):
+        load_unet(folder)

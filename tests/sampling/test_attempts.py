@@ -104,3 +104,12 @@ def test_an_error_that_is_raised_is_no_death(tmp_path: Path) -> None:
         assert not attempts.suspected
         with pytest.raises(OSError, match="no space"):
             sample_chunk(sampler, conditions(PLAN, CHUNK, model(), None), attempts, CHUNK)
+
+
+@pytest.mark.parametrize("note", [b"", b'{"in_hand": "ba', b'{"in_hand": 3, "deaths": [], "cleared": null}', b"[1]"])
+def test_a_torn_note_counts_for_none(tmp_path: Path, note: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    attempts = Attempts(folder, CHUNK)
+    folder.write(attempts.name, note)
+    again = Attempts(folder, CHUNK)
+    assert (again.deadly, again.suspected, again.cleared) == (set(), False, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import random as randomness
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_synth.errors import WorkError
+from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import (
     SCHEMA,
@@ -29,6 +30,8 @@ from ray_synth.sampling.chunks import (
     write_chunk,
 )
 from ray_synth.seeding import image_seed
+
+from ..data.test_readers import Harm
 
 DIGEST = "0123456789abcdef"
 PLAN = Plan(generator_digest=DIGEST, chunk_digest=DIGEST[::-1], images_per_class=(10,) * 3, chunk_size=4)
@@ -293,3 +296,41 @@ def test_seeds_are_of_the_generator_the_class_and_the_index() -> None:
     seeds = {image_seed(d, c, i) for d in ("a", "b") for c in range(5) for i in range(200)}
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_chunks_that_were_changed_are_named_all_of_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for chunk in missing([], 10, 5):
+        write(folder, chunk)
+    victims = [finished_chunks(folder, PLAN)[k].name for k in (1, 4)]
+    for name in victims:
+        file = tmp_path / "synthetic" / name
+        data = bytearray(file.read_bytes())
+        data[data.index(b"IHDR") + 30] ^= 4  # within an image
+        file.write_bytes(data)
+    assert len(list(read_rows(folder, PLAN, ["key"]))) == 6  # keys are as they were
+    images = read(folder)
+    with pytest.raises(Spoiled, match=rf"{victims[0]} cannot be read \(its column image is not what was written"):
+        images.images()
+    with pytest.raises(Spoiled, match="remove it and run `generate` again, which makes it anew") as error:
+        list(read_rows(folder, PLAN, ["image"]))
+    assert error.value.names == tuple(f"synthetic/{name}" for name in victims)
+
+
+def test_a_chunk_that_asks_for_code_is_refused_before_it_runs(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray  # registers the type
+
+    folder = RunFolder(tmp_path)
+    for chunk in missing([], 10, 10):
+        write(folder, chunk)
+    victim = tmp_path / "synthetic" / finished_chunks(folder, PLAN)[0].name
+    table = pq.read_table(victim)
+    for name in ("key", "image"):
+        harm = ArrowPythonObjectArray.from_objects([Harm(os.system, f"touch {tmp_path}/ran")] * 10)
+        pq.write_table(pa.table({**{n: table[n] for n in table.column_names}, name: harm}), victim)
+        with pytest.raises(Spoiled, match=rf"{victim.name} cannot be read .*arrow_pickled_object, which may run code"):
+            list(read_rows(folder, PLAN, ["image"]))
+        with pytest.raises(Spoiled, match="may run code"):
+            read(folder).images()
+    assert not (tmp_path / "ran").exists()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ray_synth.data.readers import read_folder
+from ray_synth.errors import Spoiled
 from ray_synth.generator.folder import folder_name
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import export as room
@@ -88,3 +89,12 @@ def test_shards_hold_image_label_and_origin(folder: RunFolder, monkeypatch: pyte
         assert json.loads(sample["json"])["class_name"] == NAMES[label]
 
         assert np.asarray(Image.open(io.BytesIO(sample["png"]))).shape == (4, 5, 3)
+
+
+def test_a_torn_record_of_an_export_is_named(folder: RunFolder) -> None:
+    place = export(folder, "folder")
+    (place.parent / "folder.json").write_text('{"images": ')
+    with pytest.raises(Spoiled, match=r"export/folder\.json cannot be read: .*move it away to make it anew") as error:
+        export(folder, "folder")
+    folder.set_aside(error.value.names, "spoiled")
+    assert export(folder, "folder") == place

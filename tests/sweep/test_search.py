@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -330,3 +331,38 @@ def test_the_best_is_complete_and_of_equals_the_cheapest(tmp_path: Path) -> None
     assert cheapest_trial(trials, 0.001).trial_id == "t00001"
     with pytest.raises(WorkError, match="no trial of the sweep is complete"):
         best_trial(trials[2:3])
+
+
+@pytest.mark.parametrize(("event", "left"), [("ended", 1), ("started", 4)])
+def test_a_line_that_was_changed_counts_for_nothing(tmp_path: Path, event: str, left: int) -> None:
+    """Without the end of a trial it is run again; without its start so are those that were proposed after it."""
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "changed")
+    run(search(whole, experiment()))
+    lines = whole.read(LEDGER).decode().splitlines()
+    place = next(k for k, line in enumerate(lines) if event in line and "t00002" in line)
+    lines[place] = lines[place].replace("0.", "0.1", 1)
+    folder.write(LEDGER, "".join(f"{line}\n" for line in lines).encode())
+    ledger = Ledger(folder)
+    assert ledger.spoiled == [place + 1]
+    assert len(ledger.ended) == 6 - left
+    engine = search(folder, experiment())
+    assert engine.left == left
+    run(engine)
+    assert rows(folder) == rows(whole)
+    assert not Ledger(folder).spoiled
+    (kept,) = folder.list("stale")
+    assert folder.read(f"stale/{kept}/{LEDGER}").decode().splitlines() == lines
+
+
+def test_a_line_without_a_hash_is_read_as_an_older_version_wrote_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    run(search(folder, experiment()))
+    before = Ledger(folder).trials
+    plain = [json.loads(line) for line in folder.read(LEDGER).decode().splitlines()]
+    assert all(row.pop("sha256") for row in plain)
+    folder.write(LEDGER, "".join(f"{json.dumps(row)}\n" for row in plain).encode())
+    assert Ledger(folder).trials == before
+    plain[-1]["accuracy"] = "good"
+    folder.write(LEDGER, "".join(f"{json.dumps(row)}\n" for row in plain).encode())
+    with pytest.raises(WorkError, match="is no line of a ledger"):
+        Ledger(folder)

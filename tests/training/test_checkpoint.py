@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import torch as safetensors
 
+from ray_synth.errors import Spoiled
+from ray_synth.runs import RunFolder
 from ray_synth.training.average import Ema
-from ray_synth.training.checkpoint import optimizer_tensors, pack, restore_optimizer, trainable_state, unpack
+from ray_synth.training.checkpoint import (
+    opened,
+    optimizer_tensors,
+    pack,
+    refuse_torn,
+    restore_optimizer,
+    sealed,
+    trainable_state,
+    unpack,
+)
 from ray_synth.training.recipe import make_optimizer
 from tests.training.networks import OPTIMIZERS, network, recipe_of, train
 
@@ -66,3 +81,49 @@ def test_an_older_version_is_not_read() -> None:
         "loop": ["done"],
         "kept": ["best/0.weight"],
     }
+
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
+SEALED = sealed(WEIGHTS, {"accuracy": "0.5"})
+
+
+def test_a_sealed_file_is_plain_safetensors() -> None:
+    assert {name: value.tolist() for name, value in safetensors.load(SEALED).items()} == {
+        name: value.tolist() for name, value in WEIGHTS.items()
+    }
+    tensors, metadata = opened(SEALED)
+    assert torch.equal(tensors["a"], WEIGHTS["a"])
+    assert metadata["accuracy"] == "0.5"
+    assert opened(safetensors.save(WEIGHTS))[0].keys() == WEIGHTS.keys()  # of an older version
+
+
+@given(place=st.integers(0, len(SEALED) - 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_weights_is_noticed(place: int, bit: int) -> None:
+    changed = bytearray(SEALED)
+    changed[place] ^= 1 << bit
+    try:
+        tensors, metadata = opened(bytes(changed))
+    except ValueError:
+        return
+    # In the word sha256 itself: nothing else is another.
+    assert metadata["accuracy"] == "0.5"
+    assert all(torch.equal(tensors[name], value) for name, value in WEIGHTS.items())
+
+
+@given(length=st.integers(0, len(SEALED) - 1))
+def test_torn_weights_are_noticed(length: int) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        opened(SEALED[:length])
+
+
+def test_a_torn_checkpoint_is_begun_anew_and_named(tmp_path: Path) -> None:
+    data, folder = pack({"loop": {"done": torch.tensor(3)}}), RunFolder(tmp_path)
+    for spoiled in (b"", data[:50], data[:-1] + bytes([data[-1] ^ 1]), b"\xff" * 100):
+        assert unpack(spoiled) is None
+        folder.write("a.checkpoint", spoiled)
+        with pytest.raises(Spoiled, match=r"a\.checkpoint cannot be read: .*; move it away and run the same") as error:
+            refuse_torn(folder, "a.checkpoint")
+        assert error.value.names == ("a.checkpoint",)
+    folder.write("a.checkpoint", data)
+    refuse_torn(folder, "a.checkpoint")
+    refuse_torn(folder, "b.checkpoint")
