@@ -20,6 +20,7 @@ import numpy as np
 
 from ray_synth.catalog import CATALOG, Known
 from ray_synth.config import Data
+from ray_synth.data.class_folders import SYSTEM
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import Listing, labels_of, names_by_label, names_of, parts_of, readable, skipped_notes
 from ray_synth.errors import InputError
@@ -196,7 +197,7 @@ def class_folders(release: Release) -> Found:
     for folder in _folders(release.images):
         if folder.name in known.skip:
             continue
-        if known.listed_classes and folder.name not in known.names:
+        if folder.name.lower() in SYSTEM or (known.listed_classes and folder.name not in known.names):
             found.notes.append(f"{folder} skipped: {folder.name!r} is no class of {release.kind}")
             continue
         for file in _images(folder, found.others):
@@ -289,7 +290,8 @@ def flowers_mat(release: Release) -> Found:
 def synsets(release: Release) -> Found:
     """ImageNet and its parts: train/SYNSET/*; val/SYNSET/* or val/* with LOC_val_solution.csv. val is the test set."""
     base = next((p for p in map(release.root.joinpath, release.known.images) if (p / "train").is_dir()), release.root)
-    folders = {folder.name: folder for folder in _folders(base / "train")} if (base / "train").is_dir() else {}
+    folders = {each.name: each for each in _folders(base / "train")} if (base / "train").is_dir() else {}
+    folders = {name: folder for name, folder in folders.items() if name.lower() not in SYSTEM}
     if not folders:
         raise InputError(f"{release.kind}: no train/SYNSET in {base}; data.path must hold {release.known.expects}")
     wanted = _wanted_synsets(release)
@@ -345,7 +347,7 @@ def _names_in(file: Path, pattern: str) -> dict[str, str]:
 def _validation(release: Release, folder: Path, others: list[str]) -> Iterator[tuple[Path, str]]:
     if not folder.is_dir():
         raise InputError(f"{release.kind}: no folder {folder}; data.path must hold {release.known.expects}")
-    folders = _folders(folder)
+    folders = [each for each in _folders(folder) if each.name.lower() not in SYSTEM]
     if folders:
         for each in folders:
             yield from ((file, each.name) for file in _images(each, others))

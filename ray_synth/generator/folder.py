@@ -13,6 +13,7 @@ import numpy as np
 from ray_synth.config import ImageFolder
 from ray_synth.data.decoding import THREADS, decoded_item, unified
 from ray_synth.data.leaks import Fingerprints
+from ray_synth.data.listing import near_misses
 from ray_synth.data.readers import class_files
 from ray_synth.errors import InputError
 from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
@@ -130,12 +131,13 @@ def folder_files(path: str, class_names: Sequence[str]) -> list[list[Path]]:
     folders = [name if name in files else folder_name(name) for name in class_names]
     lacking = [name for name, folder in zip(class_names, folders, strict=True) if folder not in files]
     if lacking:
-        spelled = folder_name(lacking[0])
+        spelled, near = folder_name(lacking[0]), near_misses(lacking, files)
         raise InputError(
             f"generator.path={path} has no folder for class {lacking[0]!r}"
             + (f", which would be called {spelled}" if spelled != lacking[0] else "")
             + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
             + f"; it has {', '.join(sorted(files)[:10])}"
+            + (f"; rename {near[0][1]!r} to {near[0][0]!r}" if near else "")
         )
     return [files[folder] for folder in folders]
 
