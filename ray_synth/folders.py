@@ -13,11 +13,11 @@ import numpy as np
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.data.class_folders import has_class_folders
 from ray_synth.data.decoding import broken_among
-from ray_synth.data.listing import Listing, near_misses
+from ray_synth.data.listing import Listing
 from ray_synth.data.opening import Broken, BrokenImages
 from ray_synth.data.readers import list_folder, list_unlabelled
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses
 from ray_synth.estimate import rank_sources
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_synth.data.decoding import EXTENSIONS
-from ray_synth.data.listing import PARTS, one_spelling, skipped_notes
+from ray_synth.data.listing import PARTS, skipped_notes
 from ray_synth.data.opening import HEIF, HEIF_CURE
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, one_spelling
 
 # Folders that systems put beside people's own: archives of macOS, disks of Synology and Windows, an interpreter's.
 SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}

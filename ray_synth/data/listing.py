@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from ray_synth.data.depth import Depth
 from ray_synth.data.images import ImageSet, in_memory
 from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages
 from ray_synth.data.source import ImageSource, Rows
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses, one_spelling
 
 Label = int | str
 PARTS = {
@@ -149,21 +147,6 @@ def skipped_notes(names: Iterable[str]) -> list[str]:
         else f"{count} file(s) skipped, not an image: {kind}"
         for kind, count in sorted(kinds.items())
     ]
-
-
-def one_spelling(name: str) -> str:
-    """NFC: macOS and others write one name with other code points (é as e and an accent)."""
-    return unicodedata.normalize("NFC", name)
-
-
-def near_misses(names: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in nothing but case, spaces, underscores, hyphens and dots."""
-    plain = {_plain_name(name): name for name in known}
-    return [(name, plain[_plain_name(name)]) for name in names if _plain_name(name) in plain]
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\s_.\-‐‑–]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def parts_of(values: Sequence[str], names: Sequence[str] | np.ndarray, where: str) -> np.ndarray | None:

@@ -13,9 +13,8 @@ import numpy as np
 from ray_synth.config import ImageFolder
 from ray_synth.data.decoding import THREADS, decoded_item, unified
 from ray_synth.data.leaks import Fingerprints
-from ray_synth.data.listing import near_misses
 from ray_synth.data.readers import class_files
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses
 from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.pretrained import files_digest
 from ray_synth.generator.tiny import noisy_digits

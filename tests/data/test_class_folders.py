@@ -14,9 +14,9 @@ from PIL import Image
 
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
-from ray_synth.data.listing import labels_of, near_misses, one_spelling
+from ray_synth.data.listing import labels_of
 from ray_synth.data.readers import list_folder, list_images
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses, one_spelling
 from ray_synth.folders import _Folders, estimate_folders
 from ray_synth.generator.folder import folder_files
 
