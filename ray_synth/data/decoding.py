@@ -27,6 +27,7 @@ EXTENSIONS = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".jp2", ".j2k", *(HEIF if importlib.util.find_spec("pillow_heif") else ()),
 }  # fmt: skip
+SHALLOW = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"}  # never more than 8 bits a channel
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
 ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
@@ -103,6 +104,27 @@ def broken_among(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.n
     except BrokenImages as error:
         return list(error.found)
     return []
+
+
+def depth_among(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) -> Depth | None:
+    """The scale of those images that have more than 8 bits a channel; None where none has. Unreadable ones say none."""
+
+    def one(row: int) -> tuple[np.ndarray, np.ndarray | None] | None:
+        item = items[row]
+        if isinstance(item, np.ndarray) or (isinstance(item, Path) and item.suffix.lower() in SHALLOW):
+            return None
+        try:
+            with opened(item, names[row]) as image:
+                deep = is_deep(image)
+            return deep_values(item, names[row]) if deep else None
+        except BrokenImages:
+            return None
+
+    found = [range_of([each]) for each in _in_threads(one, len(items)) if each is not None]
+    if not found:
+        return None
+    lowest, highest, whole = zip(*found, strict=True)
+    return depth_of(Range(min(lowest), max(highest), all(whole)))
 
 
 def look(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.ndarray) -> Seen:

@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ray_synth.config import Generate, ImageFolder
 from ray_synth.data.decoding import decoded_item
 from ray_synth.data.depth import Depth, Range, deep_values, depth_of
 from ray_synth.data.readers import list_folder
 from ray_synth.errors import InputError
 from ray_synth.folders import _Folders
+from ray_synth.generator.folder import FolderGenerator
+from ray_synth.runs import RunFolder
 
 
 def png16(values: np.ndarray, *, clear: np.ndarray | None = None) -> bytes:
@@ -105,6 +108,27 @@ def test_both_sides_have_one_scale_and_what_lies_beyond_is_said(tmp_path: Path) 
     assert np.median(brighter.images()[0]) == 255
     assert any("go from 0 to 60000, and what lies beyond is cut off" in note for note in sets.notes)
     assert not any("beyond" in note for note in sets.notes[:-1])
+
+
+def test_a_generators_folder_has_the_scale_of_the_real_images_or_one_of_its_own(tmp_path: Path) -> None:
+    half, dark = png16(gradient(2047)), png16(gradient(1000))
+    path = write_sides(tmp_path, a=[half], b=[dark, b"torn"])
+
+    def sampled(depth: Depth | None) -> list[int]:
+        section = ImageFolder(kind="folder", path=str(path))
+        kind = FolderGenerator(section, Generate(), class_names=("a", "b"), shape=(64, 64, 1), depth=depth)
+        batch = {"label": [0, 1, 1], "index": [0, 0, 1]}
+        made = kind.on_workers().sampler(RunFolder(tmp_path / "run"), None, "cpu")(batch)
+        assert made["rejected"] == ["", "", "unreadable"]
+        again = np.concatenate([np.unique(image) for image in made["image"][:2]])
+        prints = kind.fingerprints(1, crop=False)
+        alone = kind.pixel_settings().get("depth")
+        assert alone == [0, 4095] if depth else alone == [0, 2047]
+        assert len(prints) == 2
+        return [int(again.max()), int(made["image"][1].max())]
+
+    assert sampled(Depth(0, 4095)) == [127, 62]
+    assert sampled(None) == [255, 125]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
