@@ -211,7 +211,7 @@ def _images_in_folders(found: Found) -> list[Path]:
 def _images_below(folder: Path, *, hidden: bool = False) -> list[Path]:
     """Image files anywhere below a folder."""
     files: list[Path] = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=None if hidden else _refuse):
         folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
         files += [
             Path(place, name)
@@ -219,6 +219,10 @@ def _images_below(folder: Path, *, hidden: bool = False) -> list[Path]:
             if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._" if hidden else ".")
         ]
     return files
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
 
 
 def _counted(paths: Sequence[Path], root: Path) -> str:
