@@ -75,7 +75,7 @@ def look_in(root: Path, *, least: int = 2) -> Classes:
         InputError: no such folder, fewer classes, parts of a data set in place of classes, a class without images.
     """
     found = _found(root, "it must hold one folder per class")
-    _check_links(root, found.dangling)
+    check_links(root, found.dangling)
     folders = _by_name(root, found.own_folders)
     _check_names(root, folders, least, found)
     inside = {name: _found(folder, "it must hold images") for name, folder in folders.items()}
@@ -123,7 +123,7 @@ def _found(folder: Path, holds: str) -> Found:
         raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
 
 
-def _check_links(root: Path, dangling: Sequence[Path]) -> None:
+def check_links(root: Path, dangling: Sequence[Path]) -> None:
     """A link in the place of a class folder would take the whole class away."""
     lost = [path for path in dangling if path.suffix.lower() not in EXTENSIONS]
     if lost:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ray_synth.catalog import CATALOG, Known
 from ray_synth.config import Data
-from ray_synth.data.class_folders import SYSTEM
+from ray_synth.data.class_folders import SYSTEM, check_links
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import Listing, labels_of, names_by_label, names_of, parts_of, readable, skipped_notes
 from ray_synth.errors import InputError
@@ -419,14 +419,17 @@ def _json_object(file: Path) -> dict[str, Any]:
 
 
 def _folders(root: Path) -> Sequence[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    visible = sorted(p for p in root.iterdir() if not p.name.startswith("."))
+    check_links(root, [p for p in visible if p.is_symlink() and not p.exists()])
+    return [p for p in visible if p.is_dir()]
 
 
 def _images(folder: Path, others: list[str]) -> Sequence[Path]:
-    """The images of a folder; the names of what else lies there are added to `others`."""
+    """The images of a folder; names of what else lies there are added to `others`, of folders with a slash."""
     endings = tuple(EXTENSIONS)  # plain strings: ImageNet has 1.3 million of them
     visible = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    others += [name for name in visible if not name.lower().endswith(endings)]
+    rest = [name for name in visible if not name.lower().endswith(endings)]
+    others += [name + "/" if os.path.isdir(folder / name) else name for name in rest]
     return [folder / name for name in visible if name.lower().endswith(endings)]
 
 

@@ -139,12 +139,16 @@ def names_of(names: Iterable[Any]) -> np.ndarray:
 
 
 def skipped_notes(names: Iterable[str]) -> list[str]:
-    """What lies among images and is none, counted by kind."""
-    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
+    """What lies among images and is none, counted by kind. Names of folders end with a slash."""
+    kinds = Counter(
+        "/" if name.endswith("/") else os.path.splitext(name)[1].lower() or "no extension" for name in names
+    )
+    said = {
+        "/": "{} folder(s) inside of class folders skipped",
+        **dict.fromkeys(HEIF, "{} file(s) skipped: {}; " + HEIF_CURE),
+    }
     return [
-        f"{count} file(s) skipped: {kind}; {HEIF_CURE}"
-        if kind in HEIF
-        else f"{count} file(s) skipped, not an image: {kind}"
+        said.get(kind, "{} file(s) skipped, not an image: {}").format(count, kind)
         for kind, count in sorted(kinds.items())
     ]
 

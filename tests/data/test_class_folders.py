@@ -146,6 +146,21 @@ def test_archives_of_macos_add_no_class_to_known_data_sets(tmp_path: Path, digit
         assert list_images(data).class_names == before
 
 
+def test_classes_of_known_data_sets_do_not_vanish_either(tmp_path: Path, digits: ImageSet) -> None:
+    images = sources.samples(digits.images()[..., 0])
+    for write, place in ((sources.write_caltech101, "101_ObjectCategories"), (sources.write_imagenette, "train")):
+        data = write(tmp_path / write.__name__, images)
+        folder = tmp_path / write.__name__ / place
+        first = next(path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "B")
+        put(first / "more" / "x.png")
+        assert "1 folder(s) inside of class folders skipped" in list_images(data).notes
+        (folder / "n99999999").symlink_to("/nowhere/n99999999")
+        with pytest.raises(
+            InputError, match=r"n99999999, in .* lead nowhere: a class each, it seems; repair or remove"
+        ):
+            list_images(data)
+
+
 # Names.
 
 CAFE = "café"
