@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -35,3 +37,18 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def one_spelling(name: str) -> str:
+    """NFC: macOS and others write one name with other code points (é as e and an accent)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def near_misses(names: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a name and a known one that differ in nothing but case, spaces, underscores, hyphens and dots."""
+    plain = {_plain_name(name): name for name in known}
+    return [(name, plain[_plain_name(name)]) for name in names if _plain_name(name) in plain]
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s_.\-‐‑–]+", "", unicodedata.normalize("NFKC", name)).casefold()

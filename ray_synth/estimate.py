@@ -14,7 +14,7 @@ from ray_synth.bound.estimator import METHODS, Question, predicted_from_features
 from ray_synth.bound.networks import one_thread
 from ray_synth.bound.ranking import best_probabilities
 from ray_synth.bound.result import Ranked, RatioEstimate
-from ray_synth.bound.samples import check_together, checked_images, numbered_samples
+from ray_synth.bound.samples import check_one_kind, check_together, checked_images, numbered_samples
 from ray_synth.data.images import ImageSet
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
@@ -22,7 +22,7 @@ from ray_synth.features.automatic import automatic_encoder
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
 from ray_synth.features.families import families_of
-from ray_synth.features.reading import read_set
+from ray_synth.features.reading import Read, read_set
 
 
 def estimate_ratio(
@@ -53,7 +53,7 @@ def estimate_ratio(
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
             256 pixels a side, and spectra are taken of at most 2**26 pixels of a set (1,024 images of 256x256).
-        real_labels, synthetic_labels: integers [N], from 0.
+        real_labels, synthetic_labels: integers from 0, or names, in both alike: [N].
         num_real: size of the real training set that the given real images are a sample of; default their number. The
             curve is then extrapolated along the learning curve between half of the images and all.
         max_ratio: the largest ratio considered. Ratios beyond the synthetic images given are extrapolated by weight.
@@ -158,23 +158,29 @@ def rank_sources(
         sides = {"real": real, "synthetic": source} | ({} if target is None else {"target": target})
         with _named(name if len(generators) > 1 else ""):
             check_together(real.labels, {side: each.shape for side, each in sides.items()})
+            check_one_kind({side: each.labels for side, each in sides.items() if side != "target" or target_labelled})
     encoder, seen_through = _encoder(features, real.shape)
     given, size = len(real), asked.get("num_real")
     question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
     sources = [real, *generators.values(), *([] if target is None else [target])]
     with one_thread():
-        sets = [read_set(source, encoder) for source in sources]
+        sets = [read_set(source, encoder, once=source is real) for source in sources]
+        real_labels = real.labels[sets[0].rows]
+        _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)
+    if len(real_labels) < given:
+        question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
     found = {}
     for place, (name, source) in enumerate(generators.items(), start=1):
         samples = numbered_samples(
-            (sets[0].stats, real.labels),
+            (sets[0].stats, real_labels),
             (sets[place].stats, source.labels),
             None if target is None else (sets[-1].stats, target.labels if target_labelled else None),
         )
         own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
         estimate, predicted = predicted_from_features(samples, own, question)
-        found[name] = replace(estimate, features=seen_through), predicted
+        warnings = (*(f"real: {note}" for note in sets[0].notes), *estimate.warnings)
+        found[name] = replace(estimate, features=seen_through, warnings=warnings), predicted
     shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)
     ranked = [
         Ranked(name=name, probability=round(float(share), 4), estimate=estimate)
@@ -192,6 +198,19 @@ def leading_features(sources: Sequence[ImageSource], *, features: Any = "auto", 
     with one_thread():
         families = families_of([read_set(source, encoder).taken for source in sources], seed=seed)
     return next(iter(families.values()))
+
+
+def _check_read(real: Read, labels: np.ndarray, shape: tuple[int, int, int], seen_through: str) -> None:
+    """Once copies are out, classes must be left, and something that differs between images."""
+    try:
+        check_together(labels, {"real": shape})
+    except InputError as error:
+        raise InputError(f"{error} ({'; '.join(real.notes)})" if real.notes else str(error)) from None
+    if not np.ptp(real.taken, axis=0).any():
+        raise InputError(
+            f"all {len(labels)} real images look alike through {seen_through}: nothing tells their classes apart; give "
+            "images that differ, or other features"
+        )
 
 
 @contextmanager

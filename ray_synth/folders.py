@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ray_synth.bound.result import RatioEstimate
-from ray_synth.data.decoding import EXTENSIONS
+from ray_synth.data.class_folders import has_class_folders
+from ray_synth.data.decoding import broken_among
 from ray_synth.data.listing import Listing
+from ray_synth.data.opening import Broken, BrokenImages
 from ray_synth.data.readers import list_folder, list_unlabelled
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses
 from ray_synth.estimate import rank_sources
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
@@ -97,16 +99,25 @@ def rank_folders(
         raise InputError(f"--fit must be {' or '.join(FITS)}, got {fit!r}; type --fit crop")
     # A wrong path is found before any image is read.
     encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
-    sets = _Folders.read(real, target, crop=fit == "crop")
-    generators = {str(folder): sets.synthetic(folder, len(synthetic) > 1) for folder in synthetic}
-    ranked = rank_sources(
-        sets.real, generators, features=encoder, target=sets.target, target_labelled=sets.target_labelled, **settings
-    )
+    try:
+        sets = _Folders.read(real, target, crop=fit == "crop")
+        generators = {str(folder): sets.synthetic(folder, len(synthetic) > 1) for folder in synthetic}
+        ranked = rank_sources(
+            sets.real, generators, features=encoder, target=sets.target, target_labelled=sets.target_labelled,
+            **settings,
+        )  # fmt: skip
+    except BrokenImages as error:  # those of the other folders are said with them
+        raise BrokenImages([*_broken_in(real, *synthetic, *([target] if target else [])), *error.found]) from None
     names, notes = sets.real.class_names, tuple(sets.notes)
     return tuple(
         (FolderEstimate(estimate=each.estimate, class_names=names, notes=notes, generator=each.name), each.probability)
         for each in ranked
     )
+
+
+def _broken_in(*folders: Path) -> list[Broken]:
+    listings = [list_folder(each, least=1) if has_class_folders(each) else list_unlabelled(each) for each in folders]
+    return [broken for each in listings for broken in broken_among(each.items, each.names)]
 
 
 @dataclass(kw_only=True)
@@ -123,7 +134,7 @@ class _Folders:
     def read(cls, real: Path, target: Path | None, *, crop: bool) -> _Folders:
         source = list_folder(real).source(crop=crop, within=SIDE)
         height, width, channels = source.shape
-        unified = {"size": (height, width), "channels": channels, "crop": crop, "within": SIDE}
+        unified = {"size": (height, width), "channels": channels, "crop": crop, "within": SIDE, "depth": source.depth}
         sets = cls(real=source, unified=unified, notes=[f"real: {note}" for note in source.notes])
         sets._note_spectra("real", source)
         if target is not None:
@@ -131,19 +142,13 @@ class _Folders:
         return sets
 
     def synthetic(self, folder: Path, several: bool) -> ImageSource:
-        return self._matched(list_folder(folder), str(folder) if several else "synthetic")
+        """One class is enough: the images may be meant to fill that one."""
+        return self._matched(list_folder(folder, least=1), str(folder) if several else "synthetic")
 
     def _read_target(self, target: Path) -> None:
         """Without labels where images lie directly in a folder without classes."""
-        try:
-            entries = [p for p in target.iterdir() if not p.name.startswith(".")] if target.is_dir() else []
-        except OSError as error:
-            raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
-        self.target_labelled = any(p.is_dir() for p in entries)
+        self.target_labelled = has_class_folders(target)
         if self.target_labelled:
-            beside = sum(p.suffix.lower() in EXTENSIONS for p in entries)
-            if beside:
-                self.notes.append(f"target: {beside} image(s) beside the class folders are left out")
             self.target = self._matched(list_folder(target), "target")
             return
         self.target = list_unlabelled(target).source(**self.unified)
@@ -158,16 +163,22 @@ class _Folders:
         self.notes += [f"{side}: {note}" for note in images.notes]
         only_real = [name for name in class_names if name not in images.class_names]
         only_here = [name for name in images.class_names if name not in class_names]
+        near = near_misses(only_here, only_real)
         if len(only_real) == len(class_names):
+            meant = f", such as {near[0][0]!r} to {near[0][1]!r}" if near else ""
             raise InputError(
                 f"no class name in common: real has {_listed(only_real)}, {side} has {_listed(only_here)}; "
-                "rename the class folders so that they match"
+                f"rename the class folders so that they match{meant}"
             )
         if only_real:
             outcome = "they are not scored" if side == "target" else "they stay real only"
             self.notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
         if only_here:
             self.notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")
+        self.notes += [
+            f"did you mean one class by {here!r} ({side}) and {there!r} (real)? Rename one of the folders"
+            for here, there in near
+        ]
         index = {name: label for label, name in enumerate(class_names)}
         labels = np.asarray([index.get(name, -1) for name in images.class_names])[images.labels]
         rows = np.flatnonzero(labels >= 0)

@@ -31,7 +31,7 @@ from ray_synth.bound.result import AllocationEstimate, ClassEstimate, Curve, Rat
 from ray_synth.bound.samples import Samples
 from ray_synth.bound.scaling_law import ScalingLaw, fit_alone, fit_scaling_law
 from ray_synth.bound.theorem import closed_form
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses
 
 FloatArray = NDArray[np.float64]
 
@@ -338,7 +338,7 @@ def _per_class(samples: Samples, chosen: Predicted, asked: Question) -> tuple[Cl
             interval = (_rounded(ratios[ends[0]], asked.max_ratio), _rounded(ratios[ends[1]], asked.max_ratio))
         found.append(
             ClassEstimate(
-                label=int(samples.class_ids[c]),
+                label=samples.class_ids[c].item(),
                 num_real=int(samples.real_counts[c]),
                 num_synthetic=int(synthetic_counts[c]),
                 ratio=_rounded(ratios[best], float(ratios[-1])) if synthetic_counts[c] else 0.0,
@@ -460,9 +460,14 @@ def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
     if m < wanted:
         yield f"{m} synthetic images are few: {wanted} (4 per real image, at least 400) tell much more"
     counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
-    missing = [int(samples.class_ids[c]) for c in np.flatnonzero((samples.real_counts > 0) & (counts == 0))]
+    missing, only = (
+        [samples.class_ids[c].item() for c in np.flatnonzero(which)]
+        for which in ((samples.real_counts > 0) & (counts == 0), (samples.real_counts == 0) & (counts > 0))
+    )
     if missing:
         yield f"no synthetic images of class(es) {_listed(missing)}: they stay real only"
+    for here, there in near_misses(map(str, only), map(str, missing)):
+        yield f"did you mean one class by {here!r} (synthetic) and {there!r} (real)? Give both one name"
     single = int((samples.real_counts == 1).sum())
     if single:
         yield f"{single} class(es) have one real image: left out of training, nothing real tells of its class"
@@ -472,7 +477,7 @@ def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
         yield leak
 
 
-def _listed(values: Sequence[int], limit: int = 8) -> str:
+def _listed(values: Sequence[int | str], limit: int = 8) -> str:
     return ", ".join(str(v) for v in values[:limit]) + (
         f" and {len(values) - limit} more" if len(values) > limit else ""
     )

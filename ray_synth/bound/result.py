@@ -39,12 +39,14 @@ class ClassEstimate:
     """One class. `ratio` is the best for this class's recall, `interval` as that of all classes; the distance compares
     its two image sets.
 
+    label: as it was given, a number or a name.
+
     interval: None where the class has too few real images for a curve of its own, or no synthetic ones.
 
     distance: what the exact W₂ between the sets exceeds that of two synthetic samples by; None below 2 images a side.
     """
 
-    label: int
+    label: int | str
     num_real: int
     num_synthetic: int
     ratio: float

@@ -57,7 +57,7 @@ def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
         raise InputError(
             f"npz file {path}: images must be uint8 [N,H,W], [N,H,W,1] or [N,H,W,3], got "
             f"{images.dtype} {list(images.shape)}; save them as (255 * images).round().astype('uint8') if they are "
-            "floats in [0, 1]"
+            "floats in [0, 1], as images.transpose(0, 2, 3, 1) if their channels come first"
         )
     return images
 

@@ -47,6 +47,7 @@ def in_memory(source: ImageSource) -> ImageSet:
         sources=source.sources,
         parts=source.parts,
         notes=source.notes,
+        depth=source.depth,
     )
 
 

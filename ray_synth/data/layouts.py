@@ -20,6 +20,7 @@ import numpy as np
 
 from ray_synth.catalog import CATALOG, Known
 from ray_synth.config import Data
+from ray_synth.data.class_folders import SYSTEM, check_links
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import Listing, labels_of, names_by_label, names_of, parts_of, readable, skipped_notes
 from ray_synth.errors import InputError
@@ -196,7 +197,7 @@ def class_folders(release: Release) -> Found:
     for folder in _folders(release.images):
         if folder.name in known.skip:
             continue
-        if known.listed_classes and folder.name not in known.names:
+        if folder.name.lower() in SYSTEM or (known.listed_classes and folder.name not in known.names):
             found.notes.append(f"{folder} skipped: {folder.name!r} is no class of {release.kind}")
             continue
         for file in _images(folder, found.others):
@@ -289,7 +290,8 @@ def flowers_mat(release: Release) -> Found:
 def synsets(release: Release) -> Found:
     """ImageNet and its parts: train/SYNSET/*; val/SYNSET/* or val/* with LOC_val_solution.csv. val is the test set."""
     base = next((p for p in map(release.root.joinpath, release.known.images) if (p / "train").is_dir()), release.root)
-    folders = {folder.name: folder for folder in _folders(base / "train")} if (base / "train").is_dir() else {}
+    folders = {each.name: each for each in _folders(base / "train")} if (base / "train").is_dir() else {}
+    folders = {name: folder for name, folder in folders.items() if name.lower() not in SYSTEM}
     if not folders:
         raise InputError(f"{release.kind}: no train/SYNSET in {base}; data.path must hold {release.known.expects}")
     wanted = _wanted_synsets(release)
@@ -345,7 +347,7 @@ def _names_in(file: Path, pattern: str) -> dict[str, str]:
 def _validation(release: Release, folder: Path, others: list[str]) -> Iterator[tuple[Path, str]]:
     if not folder.is_dir():
         raise InputError(f"{release.kind}: no folder {folder}; data.path must hold {release.known.expects}")
-    folders = _folders(folder)
+    folders = [each for each in _folders(folder) if each.name.lower() not in SYSTEM]
     if folders:
         for each in folders:
             yield from ((file, each.name) for file in _images(each, others))
@@ -417,14 +419,17 @@ def _json_object(file: Path) -> dict[str, Any]:
 
 
 def _folders(root: Path) -> Sequence[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    visible = sorted(p for p in root.iterdir() if not p.name.startswith("."))
+    check_links(root, [p for p in visible if p.is_symlink() and not p.exists()])
+    return [p for p in visible if p.is_dir()]
 
 
 def _images(folder: Path, others: list[str]) -> Sequence[Path]:
-    """The images of a folder; the names of what else lies there are added to `others`."""
+    """The images of a folder; names of what else lies there are added to `others`, of folders with a slash."""
     endings = tuple(EXTENSIONS)  # plain strings: ImageNet has 1.3 million of them
     visible = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    others += [name for name in visible if not name.lower().endswith(endings)]
+    rest = [name for name in visible if not name.lower().endswith(endings)]
+    others += [name + "/" if os.path.isdir(folder / name) else name for name in rest]
     return [folder / name for name in visible if name.lower().endswith(endings)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,6 +106,52 @@ def rows_without_leaks(sets: Mapping[str, Fingerprints], on_leak: str) -> tuple[
     taken = ", ".join(f"{len(lost[name])} from {name}" for name in sets if lost[name])
     kept = {name: np.setdiff1d(rows[name], sorted(lost[name])) for name in sets}
     return kept, [f"taken away: {taken}; {_leak(pairs, sets)}"]
+
+
+def copies_among(
+    digests: Sequence[bytes],
+    labels: np.ndarray,
+    named: Callable[[int], str],
+    *,
+    on_leak: str = "refuse",
+    cure: str = "remove the wrong one",
+) -> tuple[np.ndarray, list[str]]:
+    """Rows of one set to leave out, so that one of each image stays, and notes that count them.
+
+    A copy under another class is refused; with on_leak `drop`, all of that image go, as nobody knows its class.
+
+    Args:
+        digests, labels: [N], of the pixels and the classes.
+        named: a row -> what messages call the image, and its class.
+
+    Raises:
+        InputError: an image stands under two classes, and on_leak is `refuse`.
+    """
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        copies[digest].append(row)
+    lost: list[int] = []
+    disputed: list[tuple[int, int]] = []
+    contradictory = 0
+    for found in copies.values():
+        other = next((row for row in found if labels[row] != labels[found[0]]), None)
+        lost += found[1:] if other is None else found
+        if other is not None:
+            disputed.append((found[0], other))
+            contradictory += len(found)
+    if disputed and on_leak == "refuse":
+        (first, other), *more = disputed
+        as_well = f" ({len(more)} more image(s) stand under two classes)" if more else ""
+        if len(copies) == 1:
+            as_well = f", and so have all {len(digests)}: one image, such as a colour"
+        raise InputError(f"images {named(first)} and {named(other)} have identical pixels{as_well}; {cure}")
+    counts = {
+        "identical pixels stand in the same class already": len(lost) - contradictory,
+        "identical pixels stand in another class too": contradictory,
+    }
+    return np.asarray(sorted(lost), dtype=np.int64), [
+        f"{count} image(s) left out: {why}" for why, count in counts.items() if count
+    ]
 
 
 def refuse_judged(synthetic: Fingerprints, judged: Mapping[str, Fingerprints]) -> list[str]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.data.decoding import Item, Size, decoded, fitted, look
+from ray_synth.data.decoding import Item, Size, broken_among, decoded, fitted, look
+from ray_synth.data.depth import Depth
 from ray_synth.data.images import ImageSet, in_memory
+from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages
 from ray_synth.data.source import ImageSource, Rows
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses, one_spelling
 
 Label = int | str
 PARTS = {
@@ -58,12 +60,17 @@ class Listing:
         *,
         crop: bool = False,
         within: int | None = None,
+        depth: Depth | None = None,
     ) -> ImageSource:
         """The images in one size and mode; notes say what has to be changed.
 
-        `size` (height, width) and `channels` (1 or 3) fix both; else images take the commonest size and, where modes
-        differ, colour. `within` is the most pixels a side, their proportions kept; files are then decoded no larger
-        than that asks for.
+        `size` (height, width) and `channels` (1 or 3) fix both; else images take the size of most of them (`Seen.size`)
+        and, where modes differ, colour. `within` is the most pixels a side, their proportions kept; files are then
+        decoded no larger than that asks for. `depth` is the scale of images of more than 8 bits a channel, else their
+        own values say it.
+
+        Raises:
+            InputError: no image, or images that cannot be read, all of them by their names.
         """
         if not len(self):
             raise InputError("the source holds no image; see the README's table of data.kind for what each expects")
@@ -76,12 +83,18 @@ class Listing:
             return whole if within is None else whole.within(within)
         if not isinstance(items, np.ndarray):  # workers have another current folder
             items = np.array([i.absolute() if isinstance(i, Path) else i for i in items], dtype=object)
-        seen = look(items, self.names)
-        size = size or min(seen.sizes, key=lambda found: (-seen.sizes[found], found))
-        size = size if within is None else fitted(size, within)
-        shape = (*size, channels or max(seen.modes))
-        notes = (*self.notes, *seen.notes(shape, crop=crop))
-        return FileImages(items=items, crop=crop, draft=within is not None, shape=shape, notes=notes, **known)
+        try:
+            seen = look(items, self.names)
+        except BrokenImages as error:  # others are torn behind their heads
+            raise BrokenImages([*error.found, *broken_among(items, self.names)]) from None
+        wanted = size or seen.size()
+        notes = [*self.notes, *([] if size else seen.size_notes())]
+        size = wanted if within is None else fitted(wanted, within)
+        shape, depth = (*size, channels or max(seen.modes)), depth or seen.depth()
+        notes += seen.notes(shape, crop=crop, depth=depth)
+        return FileImages(
+            items=items, crop=crop, draft=within is not None, shape=shape, notes=tuple(notes), depth=depth, **known
+        )
 
     def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
         """The same, decoded at once."""
@@ -102,7 +115,14 @@ class FileImages(ImageSource):
     def images(self, rows: Rows | None = None) -> np.ndarray:
         rows = slice(None) if rows is None else rows
         names = [self.name(row) for row in np.arange(len(self))[rows]]
-        return decoded(self.items[rows], names, self.shape, crop=self.crop, draft=self.draft)
+        try:
+            return decoded(self.items[rows], names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
+        except BrokenImages as error:  # said at once, not one a start
+            raise BrokenImages([*error.found, *self.broken()]) from None
+
+    def broken(self) -> list[Broken]:
+        """Those that cannot be decoded."""
+        return broken_among(self.items, [self.name(row) for row in range(len(self))])
 
     def within(self, side: int) -> ImageSource:
         """As of every source; and in draft mode, whose pixels are not quite those of a training."""
@@ -119,9 +139,18 @@ def names_of(names: Iterable[Any]) -> np.ndarray:
 
 
 def skipped_notes(names: Iterable[str]) -> list[str]:
-    """What lies among images and is none, counted by kind."""
-    kinds = Counter(os.path.splitext(name)[1].lower() or "no extension" for name in names)
-    return [f"{count} file(s) skipped, not an image: {kind}" for kind, count in sorted(kinds.items())]
+    """What lies among images and is none, counted by kind. Names of folders end with a slash."""
+    kinds = Counter(
+        "/" if name.endswith("/") else os.path.splitext(name)[1].lower() or "no extension" for name in names
+    )
+    said = {
+        "/": "{} folder(s) inside of class folders skipped",
+        **dict.fromkeys(HEIF, "{} file(s) skipped: {}; " + HEIF_CURE),
+    }
+    return [
+        said.get(kind, "{} file(s) skipped, not an image: {}").format(count, kind)
+        for kind, count in sorted(kinds.items())
+    ]
 
 
 def parts_of(values: Sequence[str], names: Sequence[str] | np.ndarray, where: str) -> np.ndarray | None:
@@ -169,11 +198,13 @@ def labels_of(
     Raises:
         InputError: a label that the class list does not hold, with the value and the list.
     """
+    values = [one_spelling(value) if isinstance(value, str) else value for value in values]
     if class_names is None:
         known = sorted(set(values), key=_numbers_first)
         class_names = [str(value) for value in known]
         index: dict[Any, int] = {value: label for label, value in enumerate(known)}
     else:
+        class_names = [one_spelling(name) for name in class_names]
         index = {name: label for label, name in enumerate(class_names)}
         index |= {label: label for label in range(len(class_names))}
     repeated = [name for name, count in Counter(class_names).items() if count > 1]
@@ -181,15 +212,18 @@ def labels_of(
         raise InputError(f"{where}: the class name {repeated[0]!r} stands twice in the class list; rename one")
     for value, name in zip(values, names, strict=True):
         if value not in index:
+            near = [other for _, other in near_misses([str(value)], class_names)]
             raise InputError(
                 f"{where}: the label {value!r} of {name} is not in the class list of {len(class_names)}: "
-                f"{_listed(class_names)}; correct it or add the class"
+                f"{_listed(class_names)}; "
+                + (f"did you mean {near[0]!r}? Correct it" if near else "correct it or add the class")
             )
     return np.asarray([index[value] for value in values], dtype=np.int64), tuple(class_names)
 
 
 def readable(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
     """Class names in words; one that stands twice, in whatever case, is told apart by its key."""
+    names = [one_spelling(name) for name in names]
     count = Counter(name.casefold() for name in names)
     return tuple(
         name if count[name.casefold()] == 1 else f"{name} ({key})" for name, key in zip(names, keys, strict=True)

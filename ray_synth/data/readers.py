@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,12 @@ import numpy as np
 from ray_synth.catalog import CATALOG
 from ray_synth.config import Data
 from ray_synth.data.arrays import list_cifar10, list_cifar100, list_npz
-from ray_synth.data.decoding import EXTENSIONS, Size, resized
+from ray_synth.data.class_folders import images_directly_in, look_in
+from ray_synth.data.decoding import Size, resized
 from ray_synth.data.images import ImageSet
 from ray_synth.data.layouts import list_known
-from ray_synth.data.listing import Listing, names_of, skipped_notes
+from ray_synth.data.listing import Listing, names_of
 from ray_synth.data.shards import list_huggingface, list_parquet, list_webdataset
-from ray_synth.errors import InputError
 
 
 def list_images(data: Data) -> Listing:
@@ -50,9 +50,10 @@ def list_digits(data: Data) -> Listing:
 
 
 def read_folder(path: str | Path, *, size: Size | None = None, channels: int | None = None) -> ImageSet:
-    """A folder of class folders: `path/class_name/*.png|jpg|jpeg|webp`, any case.
+    """A folder of class folders: `path/class_name/*.png`, or other images (`decoding.EXTENSIONS`), any case.
 
-    Images of several sizes are resized to the commonest one, of several modes turned to colour; `notes` says so.
+    Images of several sizes are resized to that of most of them (`decoding.Seen.size`), of several modes turned to
+    colour; `notes` says so.
     `size` (height, width) and `channels` (1 or 3) fix both instead.
 
     Raises:
@@ -61,91 +62,34 @@ def read_folder(path: str | Path, *, size: Size | None = None, channels: int | N
     return list_folder(Path(path)).read(size, channels)
 
 
-def list_folder(root: Path) -> Listing:
-    listings = _class_listings(root)
-    files = _images_in(listings)
-    flat = [file for members in files.values() for file in members]
+def list_folder(root: Path, *, least: int = 2) -> Listing:
+    """As `read_folder`, nothing decoded yet. least: classes that there must be."""
+    classes = look_in(root, least=least)
+    flat = [file for members in classes.files.values() for file in members]
     return Listing(
         items=flat,
         names=names_of(flat),
-        labels=np.repeat(np.arange(len(files)), [len(members) for members in files.values()]),
-        class_names=tuple(files),
-        notes=tuple(_skipped([file for listing in listings.values() for file in listing])),
+        labels=np.repeat(np.arange(len(classes.files)), [len(members) for members in classes.files.values()]),
+        class_names=tuple(classes.files),
+        notes=classes.notes,
     )
 
 
 def class_files(root: Path) -> dict[str, list[Path]]:
     """The image files of `root/class_name/`, by class and name. Raises InputError as `read_folder`."""
-    return _images_in(_class_listings(root))
-
-
-def _class_listings(root: Path) -> dict[str, list[Path]]:
-    """Everything that lies in each class folder."""
-    _check_is_folder(root, "it must hold one folder per class")
-    try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        listings = {folder.name: _visible_files(folder) for folder in folders}
-        "".join(listings).encode()
-    except OSError as error:
-        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
-    except UnicodeEncodeError:
-        raise InputError(f"a class folder in {root} has a name that is not UTF-8; rename it") from None
-    if not folders:
-        raise InputError(f"no class folder in {root}; expected {root}/class_name/*.png (or jpg, jpeg, webp)")
-    if len(folders) == 1:
-        raise InputError(
-            f"only one class in {root}: {folders[0].name!r}; a classifier needs at least two class folders"
-        )
-    return listings
-
-
-def _images_in(listings: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    images = {
-        name: [file for file in listing if file.suffix.lower() in EXTENSIONS] for name, listing in listings.items()
-    }
-    for name, files in images.items():
-        if not files:
-            raise InputError(
-                f"class folder {name!r} holds no image; add {', '.join(sorted(EXTENSIONS))} files or remove the folder"
-            )
-    return images
+    return look_in(root).files
 
 
 def list_unlabelled(root: Path) -> Listing:
-    """A folder that holds images directly, of classes unknown: `root/*.png|jpg|jpeg|webp`. Every label is 0."""
-    _check_is_folder(root, "it must hold images, or one folder per class")
-    try:
-        listing = _visible_files(root)
-    except OSError as error:
-        raise InputError(f"image folder {error.filename} cannot be read: {error.strerror}") from None
-    files = [p for p in listing if p.suffix.lower() in EXTENSIONS]
-    if not files:
-        raise InputError(
-            f"no image in {root}; expected {root}/*.png (or jpg, jpeg, webp), or {root}/class_name/*.png where the "
-            "classes are known"
-        )
+    """A folder that holds images directly, of classes unknown: `root/*.png` and other images. Every label is 0."""
+    files, notes = images_directly_in(root)
     return Listing(
         items=files,
         names=names_of(files),
         labels=np.zeros(len(files), dtype=np.int64),
         class_names=("unlabelled",),
-        notes=tuple(_skipped(listing)),
+        notes=notes,
     )
-
-
-def _check_is_folder(root: Path, holds: str) -> None:
-    if not root.exists():
-        raise InputError(f"image folder not found: {root}; {holds}")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file; give the folder: {holds}")
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-
-
-def _skipped(listing: Sequence[Path]) -> list[str]:
-    return skipped_notes(p.name for p in listing if p.suffix.lower() not in EXTENSIONS)
 
 
 READERS: dict[str, Callable[[Data], Listing]] = {

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from ray_synth.data.decoding import fitted, resized, room_for
+from ray_synth.data.depth import Depth
 
 BATCH = 512
 
@@ -24,7 +25,8 @@ class ImageSource(ABC):
 
     labels: int64 [N], indexing class_names; shape: height, width and channels of an image; sources: [N] what messages
     call an image, such as its file; parts: [N] of `train`, `val` and `test`, where the source has an official split;
-    notes: what reading had to change.
+    notes: what reading had to change; depth: of those with more than 8 bits a channel, the values that became 0 and
+    255.
     """
 
     labels: np.ndarray
@@ -33,6 +35,7 @@ class ImageSource(ABC):
     sources: np.ndarray | None = None
     parts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    depth: Depth | None = None
 
     @abstractmethod
     def images(self, rows: Rows | None = None) -> np.ndarray:
@@ -58,6 +61,7 @@ class ImageSource(ABC):
             sources=self.sources,
             parts=self.parts,
             notes=self.notes,
+            depth=self.depth,
             whole=self,
         )
 
@@ -163,6 +167,7 @@ def joined(several: Sequence[ImageSource]) -> ImageSource:
         labels=np.concatenate([source.labels for source in several]),
         class_names=several[0].class_names,
         shape=several[0].shape,
+        depth=several[0].depth,
         several=tuple(several),
         places=np.concatenate(
             [np.stack([np.full(len(s), i), np.arange(len(s))], axis=1) for i, s in enumerate(several)]

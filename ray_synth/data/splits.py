@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_synth.config import Data
 from ray_synth.data.images import held
-from ray_synth.data.leaks import Fingerprints, near_notes, rows_without_leaks
+from ray_synth.data.leaks import Fingerprints, copies_among, near_notes, rows_without_leaks
 from ray_synth.data.listing import Listing
 from ray_synth.data.readers import list_images
 from ray_synth.data.source import ImageSource
@@ -186,34 +186,16 @@ def _without_official_leaks(
 def _without_copies(
     images: ImageSource, fingerprints: Fingerprints, notes: Sequence[str], data: Data
 ) -> tuple[ImageSource, Fingerprints, list[str]]:
-    """Copies among the images that are split would leak between sets: one of each stays.
-
-    A copy under another class is refused; with on_leak `drop`, all of that image go, as nobody knows its class.
-    """
+    """Copies among the images that are split would leak between sets: one of each stays (`copies_among`)."""
     train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
-    copies: dict[bytes, list[int]] = defaultdict(list)
-    for row in train.tolist():
-        copies[fingerprints.digests[row]].append(row)
-    lost: list[int] = []
-    contradictory = 0
-    for found in copies.values():
-        other = next((row for row in found if images.labels[row] != images.labels[found[0]]), None)
-        lost += found[1:] if other is None else found
-        if other is None:
-            continue
-        contradictory += len(found)
-        if data.on_leak == "refuse":
-            a, b = (images.class_names[images.labels[row]] for row in (found[0], other))
-            raise InputError(
-                f"images {images.name(found[0])} (class {a!r}) and {images.name(other)} (class {b!r}) have identical "
-                "pixels; remove the wrong one, or type --set data.on_leak=drop to leave such images out"
-            )
-    if not lost:
+    lost, said = copies_among(
+        [fingerprints.digests[row] for row in train.tolist()],
+        images.labels[train],
+        lambda row: f"{images.name(train[row])} (class {images.class_names[images.labels[train[row]]]!r})",
+        on_leak=data.on_leak,
+        cure="remove the wrong one, or type --set data.on_leak=drop to leave such images out",
+    )
+    if not len(lost):
         return images, fingerprints, list(notes)
-    counts = {
-        "identical pixels stand in the same class already": len(lost) - contradictory,
-        "identical pixels stand in another class too": contradictory,
-    }
-    said = [f"{count} image(s) left out: {why}" for why, count in counts.items() if count]
-    stay = np.setdiff1d(np.arange(len(images)), lost)
+    stay = np.setdiff1d(np.arange(len(images)), train[lost])
     return images.take(stay), fingerprints.take(stay), [*notes, *said]

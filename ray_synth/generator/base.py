@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with_absolute_paths
+from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.source import ImageSource
 from ray_synth.runs import RunFolder
@@ -95,10 +96,18 @@ class Generator(ABC, Generic[S]):
     weights: ClassVar[str] = ""  # the file of the run folder that a fit ends with, where there is anything to fit
     slow_on_cpu: ClassVar[bool] = False  # so much that the run says beforehand how long it will take
 
-    def __init__(self, settings: S, generate: Generate, *, class_names: Sequence[str], shape: tuple[int, int, int]):
-        """shape: [H,W,C] of the real images."""
+    def __init__(
+        self,
+        settings: S,
+        generate: Generate,
+        *,
+        class_names: Sequence[str],
+        shape: tuple[int, int, int],
+        depth: Depth | None = None,
+    ):
+        """shape, depth: of the real images, [H,W,C] and the scale of those with more than 8 bits a channel."""
         self.settings, self.generate = settings, generate
-        self.class_names, self.shape = tuple(class_names), shape
+        self.class_names, self.shape, self.depth = tuple(class_names), shape, depth
 
     def with_steps(self, steps: int) -> Generator[S]:
         """The same with so many inference steps, ready at once: to be timed."""
@@ -109,7 +118,7 @@ class Generator(ABC, Generic[S]):
         return self._changed(with_absolute_paths(self.settings), with_absolute_paths(self.generate))
 
     def _changed(self, settings: S, generate: Generate) -> Generator[S]:
-        return type(self)(settings, generate, class_names=self.class_names, shape=self.shape)
+        return type(self)(settings, generate, class_names=self.class_names, shape=self.shape, depth=self.depth)
 
     # Before anything starts.
 
@@ -275,7 +284,12 @@ def register(kind: G) -> G:
 
 
 def generator_of(
-    settings: GeneratorSettings, generate: Generate, *, class_names: Sequence[str], shape: tuple[int, int, int]
+    settings: GeneratorSettings,
+    generate: Generate,
+    *,
+    class_names: Sequence[str],
+    shape: tuple[int, int, int],
+    depth: Depth | None = None,
 ) -> Generator[Any]:
-    """The generator that a section describes. shape: [H,W,C] of the real images."""
-    return KINDS[settings.kind](settings, generate, class_names=class_names, shape=shape)
+    """The generator that a section describes. shape, depth: as of the real images."""
+    return KINDS[settings.kind](settings, generate, class_names=class_names, shape=shape, depth=depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +11,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ray_synth.config import ImageFolder
-from ray_synth.data.decoding import THREADS, decoded_item, unified
+from ray_synth.config import ImageFolder, with_absolute_paths
+from ray_synth.data.class_folders import look_in
+from ray_synth.data.decoding import THREADS, decoded_item, depth_among, unified
+from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.readers import class_files
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, near_misses
 from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.pretrained import files_digest
 from ray_synth.generator.tiny import noisy_digits
@@ -32,7 +35,7 @@ class FolderGenerator(Generator[ImageFolder]):
 
     def check(self) -> list[str]:
         check_folder(self.settings.path, self.class_names, self.generate.images_per_class)
-        return []
+        return [f"{self.settings.path}: {note}" for note in look_in(Path(self.settings.path)).notes]
 
     def origin(self, trained: str) -> Origin:
         content = folder_digest(self.settings.path)
@@ -40,7 +43,21 @@ class FolderGenerator(Generator[ImageFolder]):
         return Origin(model_id=name, model_revision=content, model_license="", parts={"folder": content})
 
     def pixel_settings(self) -> dict[str, Any]:
-        return {"kind": self.settings.kind}
+        depth = {} if self.scale is None else {"depth": [self.scale.low, self.scale.high]}
+        return {"kind": self.settings.kind, **depth}
+
+    @functools.cached_property
+    def scale(self) -> Depth | None:
+        """Of images with more than 8 bits a channel: that of the real ones, else one for all that lie here."""
+        if self.depth is not None or not Path(self.settings.path).is_dir():
+            return self.depth
+        files = [file for members in class_files(Path(self.settings.path)).values() for file in members]
+        return depth_among(files, [str(file) for file in files])
+
+    def on_workers(self) -> FolderGenerator:
+        """As of every generator; the scale is known by then."""
+        settings, generate = with_absolute_paths(self.settings), with_absolute_paths(self.generate)
+        return type(self)(settings, generate, class_names=self.class_names, shape=self.shape, depth=self.scale)
 
     @property
     def source(self) -> str:
@@ -50,10 +67,10 @@ class FolderGenerator(Generator[ImageFolder]):
         return tuple(len(files) for files in folder_files(self.settings.path, self.class_names))
 
     def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
-        return folder_fingerprints(self.settings.path, self.class_names, each, self.shape, crop=crop)
+        return folder_fingerprints(self.settings.path, self.class_names, each, self.shape, crop=crop, depth=self.scale)
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
-        return FolderSampler(self.settings.path, self.class_names)
+        return FolderSampler(self.settings.path, self.class_names, self.scale)
 
     def small(self, models: Path) -> dict[str, Any]:
         return {**self.settings.model_dump(), "path": str(models / "digits")}
@@ -65,8 +82,8 @@ class FolderGenerator(Generator[ImageFolder]):
 class FolderSampler:
     """batch -> batch. Images keep their size; a file that cannot be read is rejected."""
 
-    def __init__(self, path: str, class_names: Sequence[str]):
-        self.files = folder_files(path, class_names)
+    def __init__(self, path: str, class_names: Sequence[str], depth: Depth | None = None):
+        self.files, self.depth = folder_files(path, class_names), depth
 
     def __call__(self, batch: Batch) -> Batch:
         """Adds image, uint8 [H,W,C] each, and rejected: `unreadable`, or `no_file` past the last one."""
@@ -78,7 +95,7 @@ class FolderSampler:
             else:
                 file = self.files[label][index]
                 try:
-                    image = decoded_item(file, str(file))
+                    image = decoded_item(file, str(file), depth=self.depth)
                 except InputError:
                     reason = "unreadable"
             images.append(image[..., None] if image.ndim == 2 else image)
@@ -87,14 +104,20 @@ class FolderSampler:
 
 
 def folder_fingerprints(
-    path: str, class_names: Sequence[str], each: int, shape: tuple[int, int, int], *, crop: bool
+    path: str,
+    class_names: Sequence[str],
+    each: int,
+    shape: tuple[int, int, int],
+    *,
+    crop: bool,
+    depth: Depth | None = None,
 ) -> Fingerprints:
     """What the first `each` images of every class are compared by, in the shape [H,W,C] that they are trained on."""
     chosen = [file for files in folder_files(path, class_names) for file in files[:each]]
 
     def pixels(file: Path) -> np.ndarray | None:
         try:
-            return np.broadcast_to(unified(decoded_item(file, str(file)), shape, crop=crop), shape)
+            return np.broadcast_to(unified(decoded_item(file, str(file), depth=depth), shape, crop=crop), shape)
         except InputError:
             return None  # the sampler rejects it, and says so
 
@@ -130,12 +153,13 @@ def folder_files(path: str, class_names: Sequence[str]) -> list[list[Path]]:
     folders = [name if name in files else folder_name(name) for name in class_names]
     lacking = [name for name, folder in zip(class_names, folders, strict=True) if folder not in files]
     if lacking:
-        spelled = folder_name(lacking[0])
+        spelled, near = folder_name(lacking[0]), near_misses(lacking, files)
         raise InputError(
             f"generator.path={path} has no folder for class {lacking[0]!r}"
             + (f", which would be called {spelled}" if spelled != lacking[0] else "")
             + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
-            + f"; it has {', '.join(sorted(files)[:10])}"
+            + f"; it has {', '.join(sorted(files)[:10])}, and a run takes images of every class"
+            + (f"; rename {near[0][1]!r} to {near[0][0]!r}" if near else "")
         )
     return [files[folder] for folder in folders]
 

@@ -61,7 +61,10 @@ def classes_differ(estimate: RatioEstimate) -> bool:
     return len({(each.recall_real_only, each.recall, each.ratio) for each in estimate.classes}) > 1
 
 
-def class_said(label: int, class_names: Sequence[str]) -> str:
+def class_said(label: int | str, class_names: Sequence[str]) -> str:
+    """label: a place among the class names, where they are known; or a name itself."""
+    if isinstance(label, str):
+        return label
     return class_names[label] if class_names else f"class {label}"
 
 

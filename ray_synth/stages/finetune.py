@@ -42,7 +42,13 @@ class Finetune(Stage):
 
         super().__init__(inputs, others)
         e = self.experiment
-        self.generator = generator_of(e.generator, e.generate, class_names=inputs.class_names, shape=inputs.shape)
+        self.generator = generator_of(
+            e.generator,
+            e.generate,
+            class_names=inputs.class_names,
+            shape=inputs.shape,
+            depth=inputs.splits.train.depth,
+        )
         self._notes: list[str] = []
         if not inputs.described:
             check_filters(e.generate.filter)

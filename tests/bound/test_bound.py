@@ -181,16 +181,16 @@ def test_odd_inputs_give_an_answer_or_a_clear_error(splits: Splits) -> None:
     real, y = splits.train.images()[::10], splits.train.labels[::10]  # one image per class
     synthetic, z = splits.generator.images()[::5], splits.generator.labels[::5]
     assert 0 <= estimate_ratio(real, y, synthetic, z, max_ratio=1).ratio <= 1
-    constant = np.zeros((20, 8, 8), dtype=np.uint8)
+    constant = np.broadcast_to(np.arange(0, 200, 10, dtype=np.uint8)[:, None, None], (20, 8, 8))
     assert 0 <= estimate_ratio(constant, np.arange(20) % 2, constant, np.arange(20) % 2, max_ratio=1).ratio <= 1
-    pixels = rng.integers(0, 256, (20, 1, 1, 1), dtype=np.uint8)
+    pixels = rng.permutation(256)[:20].astype(np.uint8).reshape(20, 1, 1, 1)
     assert 0 <= estimate_ratio(pixels, np.arange(20) % 2, pixels, np.arange(20) % 2, max_ratio=1).ratio <= 1
     alone = estimate_ratio(real, y, synthetic[z == 7], z[z == 7], max_ratio=1)
     assert 0 <= alone.ratio <= 1
     for wrong, expected in (
         ((real.astype(float), y, real, y), "uint8"),
-        ((real, y[:-1], real, y), r"integers \[10\]"),
-        ((real, y.astype(float), real, y), "float64"),
+        ((real, y[:-1], real, y), r"integers or names \[10\]"),
+        ((real, y + 0.5, real, y), r"whole numbers or names, got 0\.5"),
         ((real, y - 1, real, y), ">= 0"),
         ((real, np.zeros_like(y), real, y), "2 classes"),
         ((real, y, real[:, :4], y), "one size"),

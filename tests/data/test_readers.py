@@ -432,7 +432,7 @@ def test_only_chosen_images_are_decoded(digits: ImageSet, tmp_path: Path) -> Non
         if str(file) not in set().union(*two.values()):
             file.write_bytes(b"torn")
     assert taken(shots=2) == two
-    with pytest.raises(InputError, match="image cannot be read"):
+    with pytest.raises(InputError, match=r"6 images cannot be read: .*; repair or remove them"):
         taken(shots=4)
     (tmp_path / "moved").mkdir()
     (tmp_path / "jpg").rename(tmp_path / "moved" / "jpg")
@@ -667,3 +667,35 @@ def test_image_files_may_be_of_any_format(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "x.jpg", "WEBP")
     assert read_images(Data(kind="folder", path=str(tmp_path))).images().shape == (2, 8, 8, 3)
+
+
+def write_sizes(root: Path, *sizes: tuple[int, int]) -> Path:
+    """Two classes, an image of each height and width in both."""
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number, (height, width) in enumerate(sizes):
+            Image.new("L", (width, height), number).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ([(300, 400), (300, 401), (1, 1), (310, 400)], (256, 256)),  # ties went to the smallest
+        ([(50, 70), (60, 41), (1, 1)], (41, 41)),
+        ([(1, 1), (200, 100)], (100, 100)),
+        ([(3000, 4000), (2000, 3001)], (256, 256)),
+        ([(30, 40), (30, 40), (30, 40), (1, 1), (900, 901)], (30, 40)),  # the size of most
+        ([(30, 40), (30, 40), (20, 21), (22, 23)], (30, 30)),  # half of them is not most
+    ],
+)
+def test_images_of_many_sizes_take_that_of_most_or_the_median(
+    sizes: list[tuple[int, int]], shape: tuple[int, int], tmp_path: Path
+) -> None:
+    source = list_images(Data(kind="folder", path=str(write_sizes(tmp_path, *sizes)))).source()
+    assert source.shape[:2] == shape
+    said = [note for note in source.notes if note.startswith("no size is that of most images: all become ")]
+    assert len(said) == (shape != (30, 40))
+    given = list_images(Data(kind="folder", path=str(tmp_path))).source((7, 9))
+    assert given.shape[:2] == (7, 9)
+    assert not any("no size" in note for note in given.notes)
