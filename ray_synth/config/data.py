@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ray_synth.allocation import Allocation
 from ray_synth.catalog import CATALOG
 from ray_synth.config.section import Section, short
+from ray_synth.config.words import HomePath
 
 FORMATS = ("digits", "folder", "npz", "cifar10", "cifar100", "parquet", "webdataset", "huggingface")
 
@@ -23,8 +24,8 @@ class Data(Section):
     """
 
     kind: str = Field("digits", description="a format, or a known data set: " + ", ".join((*FORMATS, *CATALOG)))
-    path: str | None = Field(None, description="the file or folder that holds the images, as docs/guide/data.md says")
-    class_list: str | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
+    path: HomePath | None = Field(None, description="the file or folder that holds the images, as docs/guide/data.md says")
+    class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
     fit: Literal["stretch", "crop"] = Field(
         "stretch", description="crop: keep proportions, and the middle of the image"
@@ -64,7 +65,7 @@ class Data(Section):
         if self.kind == "digits" and self.path is not None:
             raise ValueError(
                 f"path must be empty for kind: digits, got {self.path!r}; "
-                "type --set data.kind=folder to read images from it"
+                "type --set data.path=null, or --set data.kind=folder to read images from it"
             )
         if self.path is not None and "://" in self.path:
             raise ValueError(
@@ -94,8 +95,8 @@ class Data(Section):
 
     @property
     def root(self) -> Path:
-        """Where the images lie; of every kind but digits."""
-        return Path(self.path or "")
+        """Where the images lie, in full; of every kind but digits."""
+        return Path(self.path or "").absolute()
 
     @property
     def size(self) -> tuple[int, int] | None:

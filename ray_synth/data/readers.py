@@ -20,7 +20,24 @@ from ray_synth.errors import InputError
 
 def list_images(data: Data) -> Listing:
     """The images that a `data` section names, not decoded yet."""
-    return READERS[data.kind](data)
+    try:
+        return READERS[data.kind](data)
+    except InputError as error:
+        if data.path is None or data.root.exists():
+            raise
+        raise InputError(f"{error}{_looked_for(data.path)}") from None
+    except OSError as error:
+        raise InputError(f"data.path={data.path} cannot be read: {error.filename or data.root}: {error.strerror}") from None
+
+
+def _looked_for(path: str) -> str:
+    """The end of a message about a path that is not there: from where it was looked for, and whence it would be."""
+    if Path(path).is_absolute():
+        return ""
+    here = Path.cwd()
+    there = next((above / path for above in here.parents if (above / path).exists()), None)
+    cure = f"type --set data.path={there}" if there is not None else "type --set data.path=FOLDER, a full path"
+    return f"; data.path={path} was looked for from {here}: {cure}"
 
 
 def read_images(data: Data) -> ImageSet:

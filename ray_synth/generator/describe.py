@@ -113,9 +113,10 @@ def read_captions(path: str, images: ImageSource, root: str | None) -> dict[str,
         ) from None
     if images.sources is None or root is None:
         raise InputError("generator.captions.path needs images that are files; type --set data.kind=folder")
-    found: dict[str, str] = {}
+    found, above = dict[str, str](), Path(root).absolute()
     for key, source in zip(images.keys(), images.sources, strict=True):
-        name = Path(source).relative_to(root).as_posix() if Path(source).is_relative_to(root) else source
+        place = Path(source).absolute()
+        name = place.relative_to(above).as_posix() if place.is_relative_to(above) else source
         if not by_name.get(name, "").strip():
             raise InputError(f"generator.captions.path={path} has no caption for {name}; add a row for it")
         found[key] = by_name[name]
