@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ray_synth.stages.stage import Stage
 
 ExperimentFile = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT.yaml|RUNFOLDER", help="the experiment file; or a run folder, whose run goes on")
+    str,
+    typer.Argument(metavar="EXPERIMENT.yaml|RUNFOLDER", help="the experiment file; or a run folder, whose run goes on"),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a setting; repeatable")

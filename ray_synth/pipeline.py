@@ -117,7 +117,9 @@ def folder_of(
     if out is None and path is not None and _is_run_folder(path):
         given = RunFolder(path)
         out = path if noted(given.read("experiment.yaml")).get("name") == experiment.name else None
-    return RunFolder(out if out is not None else Path("runs") / experiment.name)
+    folder = RunFolder(out if out is not None else Path("runs") / experiment.name)
+    folder.check_reachable()
+    return folder
 
 
 class Run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ray_synth.config import FORMAT, Experiment
@@ -122,3 +124,40 @@ def test_a_folder_of_another_format_is_moved_aside_with_a_sentence(folder: RunFo
     assert folder.leave_old_format() is None
     (moved,) = [name for name in folder.list("stale") if name.startswith("format-")]
     assert folder.read(f"stale/{moved}/synthetic/a.parquet") == b"1"
+
+
+@pytest.mark.parametrize("scheme", sorted(fsspec.available_protocols()))
+def test_an_address_that_cannot_be_written_to_is_refused_in_a_line(scheme: str) -> None:
+    if scheme in ("file", "local", "memory", "ssh", "smb", "sftp", "webhdfs"):
+        pytest.skip("can be written to, or would look for a machine")
+    with pytest.raises(InputError, match=r"output folder \S+ cannot be") as error:
+        RunFolder(f"{scheme}://bucket/runs/x").check_reachable()
+    assert "\n" not in str(error.value)
+    assert re.search(r"type pip install|one of s3://|another address", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/", "is the root of all; give a folder below it"),
+        ("//", "is the root of all"),
+        ("/tmp/..", "is the root of all"),  # noqa: S108 - never written to
+        ("file:///", "is the root of all"),
+        ("", "'' is no name of a folder; type --out runs/NAME"),
+        ("a\0b", "is no name of a folder"),
+        ("s3:/bucket/run", "lacks a slash; type --out s3://bucket/run"),
+        ("S3://bucket/run", "cannot be used: Protocol not known: S3"),
+        ("nope://bucket/run", "cannot be used: Protocol not known: nope"),
+        ("zip://run::file://a.zip", "cannot be written to"),
+        ("memory://run", "in the memory of one process, and several work on a run"),
+    ],
+)
+def test_a_place_where_no_run_can_lie_is_refused(place: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        RunFolder(place).check_reachable()
+    assert expected in str(error.value)
+
+
+def test_a_machine_that_does_not_answer_is_wrong_input() -> None:
+    with pytest.raises(InputError, match=r"output folder webhdfs://\S+ cannot be reached: .*; see that the address"):
+        RunFolder("webhdfs://no-such-host.invalid:1/runs/x").check_reachable()

@@ -24,7 +24,9 @@ class Data(Section):
     """
 
     kind: str = Field("digits", description="a format, or a known data set: " + ", ".join((*FORMATS, *CATALOG)))
-    path: HomePath | None = Field(None, description="the file or folder that holds the images, as docs/guide/data.md says")
+    path: HomePath | None = Field(
+        None, description="the file or folder that holds the images, as docs/guide/data.md says"
+    )
     class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
     fit: Literal["stretch", "crop"] = Field(

@@ -67,7 +67,9 @@ def _read_file(path: Path, missing: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give the experiment file in it, such as {path}/experiment.yaml") from None
+        raise InputError(
+            f"{path} is a folder; give the experiment file in it, such as {path}/experiment.yaml"
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{missing}{_near_files(path)}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -81,7 +81,9 @@ def _is_free(place: Place) -> bool:
     """Whether the keys there are a person's own words: names of classes, arguments, searched settings."""
     if place == SPACE:
         return True
-    fields = [field for kind in GENERATORS.values() for name, field in kind.model_fields.items() if place[1:] == (name,)]
+    fields = [
+        field for kind in GENERATORS.values() for name, field in kind.model_fields.items() if place[1:] == (name,)
+    ]
     return place[:1] == ("generator",) and any(get_origin(field.annotation) is dict for field in fields)
 
 

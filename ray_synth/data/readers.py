@@ -27,7 +27,9 @@ def list_images(data: Data) -> Listing:
             raise
         raise InputError(f"{error}{_looked_for(data.path)}") from None
     except OSError as error:
-        raise InputError(f"data.path={data.path} cannot be read: {error.filename or data.root}: {error.strerror}") from None
+        raise InputError(
+            f"data.path={data.path} cannot be read: {error.filename or data.root}: {error.strerror}"
+        ) from None
 
 
 def _looked_for(path: str) -> str:
