@@ -1,7 +1,7 @@
 """An experiment file in, a checked `Experiment` out: one model per section, unknown keys refused by name."""
 
 from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
-from ray_synth.config.data import FORMATS, Data
+from ray_synth.config.data import FORMATS, Columns, Data
 from ray_synth.config.experiment import Experiment, with_absolute_paths
 from ray_synth.config.file import load_experiment
 from ray_synth.config.generator import (
@@ -33,6 +33,7 @@ __all__ = [
     "Captions",
     "Classifier",
     "ClipFilter",
+    "Columns",
     "Data",
     "Diffusion",
     "Dimension",

@@ -16,6 +16,21 @@ from ray_synth.config.words import HomePath
 FORMATS = ("digits", "folder", "npz", "cifar10", "cifar100", "parquet", "webdataset", "huggingface")
 
 
+COLUMNED = ("parquet", "huggingface", "npz", "webdataset")
+
+
+class Columns(Section):
+    """What a file calls its images, labels, class names and splits, where it is not `image`, `label`, ...
+
+    Columns of parquet and Hugging Face, arrays of npz, keys in the json of a WebDataset sample.
+    """
+
+    image: str | None = Field(None, min_length=1, description="such as img, or arr_0 of an npz")
+    label: str | None = Field(None, min_length=1, description="such as fine_label, or arr_1 of an npz")
+    class_name: str | None = Field(None, min_length=1)
+    split: str | None = Field(None, min_length=1)
+
+
 class Data(Section):
     """Where real images come from, and how they are split (four disjoint sets; the rest is the few-shot pool).
 
@@ -27,6 +42,7 @@ class Data(Section):
     path: HomePath | None = Field(
         None, description="the file or folder that holds the images, as docs/guide/data.md says"
     )
+    columns: Columns = Columns()
     class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
     fit: Literal["stretch", "crop"] = Field(
@@ -74,6 +90,10 @@ class Data(Section):
                 f"path must be a file or folder, got {self.path!r}; copy it to the machine that reads it (a cluster's "
                 "head: ray rsync-up cluster.yaml FOLDER/ /home/ray/data/), and type --set data.path=FOLDER"
             )
+        if self.columns != Columns() and self.kind not in COLUMNED:
+            raise ValueError(f"columns must be empty for kind: {self.kind}; they are for {', '.join(COLUMNED)}")
+        if self.columns.image is not None and self.kind == "webdataset":
+            raise ValueError("columns.image must be empty for kind: webdataset, whose images are members of the shard")
         if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
             raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
         self._check_fractions()

@@ -10,16 +10,21 @@ from typing import IO, Any
 
 import numpy as np
 
+from ray_synth.config import Columns
+from ray_synth.data.columns import arrays_of
 from ray_synth.data.listing import Listing, labels_of, names_of, parts_of
 from ray_synth.errors import InputError
 
+ANY = Columns()
 NPZ = "images uint8 [N,H,W] or [N,H,W,C], labels [N]; and, where known, class_names [K], split [N] and split_names"
 
 
-def list_npz(path: Path) -> Listing:
-    """`np.savez(path, images=..., labels=...)`, read without pickle.
+def list_npz(path: Path, asked: Columns = ANY) -> Listing:
+    """`np.savez(path, images=..., labels=...)`, read without pickle; or a pair of arrays for each part, as Keras and
+    MedMNIST have them.
 
-    labels: integers, or names. split: names, or integers that index split_names.
+    labels: integers, or names. split: names, or integers that index split_names. asked: what the arrays are called,
+    where they have other names.
 
     Raises:
         InputError: no such file, a broken one, arrays that do not fit together, a label outside class_names.
@@ -33,22 +38,43 @@ def list_npz(path: Path) -> Listing:
         raise InputError(f"npz file {path} cannot be read: {error}; it must hold {NPZ}") from None
     except Exception as error:  # zlib.error, struct.error, NotImplementedError, ... of a damaged archive
         raise InputError(f"npz file {path} cannot be read: {type(error).__name__}: {error}") from None
-    for name in ("images", "labels"):
-        if name not in arrays:
-            raise InputError(f"npz file {path} has no array {name!r}, it has {sorted(arrays)}; it must hold {NPZ}")
-    images = _checked_images(arrays["images"], path)
-    labels = arrays["labels"].reshape(-1) if arrays["labels"].shape == (len(images), 1) else arrays["labels"]
+    pairs = arrays_of(sorted(arrays), asked, f"npz file {path}", NPZ)
+    names_asked = {role: getattr(asked, role) or role for role in ("class_name", "split")}
+    for role, name in names_asked.items():
+        if getattr(asked, role) is not None and name not in arrays:
+            raise InputError(f"npz file {path} has no array data.columns.{role}={name!r}, it has {sorted(arrays)}")
+    read = {"class_names", "split_names", *names_asked.values(), *(name for pair in pairs.values() for name in pair)}
+    given = _joined([arrays[image] for image, _ in pairs.values()], [image for image, _ in pairs.values()], path)
+    images = _checked_images(given, path)
+    labels = _joined([arrays[label] for _, label in pairs.values()], [label for _, label in pairs.values()], path)
+    labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
     if labels.shape != (len(images),) or labels.dtype.kind not in "iuUS":
         raise InputError(
             f"npz file {path}: labels must be [{len(images)}] integers or names, one per image, got "
             f"{labels.dtype} {list(labels.shape)}"
         )
     names = names_of(f"{path}#row {row}" for row in range(len(images)))
-    known = _texts(arrays["class_names"]) if "class_names" in arrays else None
+    called = "class_names" if asked.class_name is None else asked.class_name
+    known = _texts(arrays[called]) if called in arrays else None
     indices, class_names = labels_of(_plain(labels), known, names, str(path))
-    return Listing(
-        items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, names, path)
-    )
+    parts = _npz_parts(arrays, names, path, names_asked["split"])
+    if "" not in pairs:
+        each = [part for part, (image, _) in pairs.items() for _ in range(len(arrays[image]))]
+        parts = parts_of(each, names, str(path))
+    unread = sorted(set(arrays) - read)
+    notes = [f"arrays of {path.name} that are not read: {', '.join(unread[:10])}"] if unread else []
+    return Listing(items=images, names=names, labels=indices, class_names=class_names, parts=parts, notes=tuple(notes))
+
+
+def _joined(arrays: list[np.ndarray], names: list[str], path: Path) -> np.ndarray:
+    """Those of all parts, one after the other."""
+    for array, name in zip(arrays, names, strict=True):
+        if array.ndim == 0 or (array.dtype.kind, array.shape[1:]) != (arrays[0].dtype.kind, arrays[0].shape[1:]):
+            raise InputError(
+                f"npz file {path}: {name} is {array.dtype} {list(array.shape)}, beside {names[0]}, which is "
+                f"{arrays[0].dtype} {list(arrays[0].shape)}; it must hold {NPZ}"
+            )
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
@@ -62,10 +88,12 @@ def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
     return images
 
 
-def _npz_parts(arrays: dict[str, np.ndarray], images: np.ndarray, path: Path) -> np.ndarray | None:
-    if "split" not in arrays:
+def _npz_parts(
+    arrays: dict[str, np.ndarray], images: np.ndarray, path: Path, called: str = "split"
+) -> np.ndarray | None:
+    if called not in arrays:
         return None
-    split = arrays["split"]
+    split = arrays[called]
     if split.shape != images.shape or split.dtype.kind not in "iuUS":
         raise InputError(f"npz file {path}: split must be [{len(images)}], one per image, got {list(split.shape)}")
     if split.dtype.kind in "US":
