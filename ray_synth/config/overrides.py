@@ -113,12 +113,12 @@ def _combined(tree: Tree, over: Mapping[str, Any], place: Place) -> Tree:
             below, at = here.get(name), (*at, name)
             if below is not None and not isinstance(below, dict):
                 raise InputError(f"--set {key}: {'.'.join(at)} is {short(below)}, not a section")
-            here[name] = dict(below or {})
+            here[name] = dict(below) if isinstance(below, dict) else {}
             here = here[name]
         before, at = here.get(last), (*at, last)
         if isinstance(value, dict):
-            kept = isinstance(before, dict) and (bool(value) or not _is_free(at))
-            here[last] = _combined(dict(before) if kept else {}, value, at)
+            cleared = not value and _is_free(at)
+            here[last] = _combined(dict(before) if isinstance(before, dict) and not cleared else {}, value, at)
         else:
             here[last] = value
     return tree

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ray_synth.config import Columns
 from ray_synth.data.columns import arrays_of
 from ray_synth.data.listing import Listing, labels_of, names_of, parts_of
+from ray_synth.data.pickled import NotPlain, plain_values
 from ray_synth.errors import InputError
 
 ANY = Columns()
@@ -204,7 +204,7 @@ def _cifar_names(folder: Path, release: Cifar, suffix: str) -> list[str]:
             return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"class names of {release.name} cannot be read: {file}: {error}") from None
-    names = _field(_restricted_load(file), release.names, file)
+    names = _field(_described(file), release.names, file)
     return [_text(name) for name in names]
 
 
@@ -219,13 +219,13 @@ def _binary_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | st
 
 
 def _pickled_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
-    batch = _restricted_load(file)
+    batch = _described(file)
     data, labels = _field(batch, "data", file), _field(batch, release.labels, file)
     if (
         not isinstance(data, np.ndarray)
-        or data.dtype.hasobject
         or data.dtype != np.uint8
         or data.shape != (len(labels), 3072)
+        or not all(isinstance(label, int) for label in np.asarray(labels, dtype=object))
     ):
         raise InputError(f"{file} does not hold uint8 [N,3072] pixels beside its {len(labels)} labels; copy it again")
     return data, [int(label) for label in labels]
@@ -240,54 +240,12 @@ def _field(batch: Any, name: str, file: Path) -> Any:
     raise InputError(f"{file} holds no {name!r}; it is not the file of that name of the release")
 
 
-def _empty_array(kind: type, shape: Any, code: Any) -> np.ndarray:
-    return np.empty(0, dtype=np.uint8)  # its state, which follows, brings shape, type and bytes
-
-
-def _plain_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    text = code.decode() if isinstance(code, bytes) else str(code)
-    if text not in ("u1", "i4", "i8"):
-        raise pickle.UnpicklingError(f"it holds an array of type {text!r}, which no CIFAR file does")
-    return np.dtype(text, copy=True)
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    return str(text).encode("latin1")
-
-
-class _Restricted(pickle.Unpickler):
-    """Loads containers, text, numbers and arrays of integers, and nothing else.
-
-    A pickle does harm by calling something that it names. Every name goes through `find_class`, which answers with
-    the small functions above for the four names that such files hold, and refuses any other before it is looked up.
-    """
-
-    ALLOWED = {  # noqa: RUF012 - never changed
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _plain_dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-        ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes for Python 2
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
-        return self.ALLOWED[module, name]
-
-
-def _restricted_load(file: Path) -> Any:
+def _described(file: Path) -> Any:
+    """What a pickle of the release holds; no pickle machine runs it."""
     try:
-        with open(file, "rb") as opened:
-            return _unpickle(opened)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        raise InputError(f"{file} is refused: {type(error).__name__}: {error}; take the published file") from None
-
-
-def _unpickle(opened: IO[bytes]) -> Any:
-    return _Restricted(opened, encoding="bytes").load()
+        return plain_values(_contents(file))
+    except NotPlain as error:
+        raise InputError(f"{file} is refused: {error}; take the published file") from None
 
 
 def _contents(file: Path) -> bytes:
