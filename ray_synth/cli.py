@@ -380,7 +380,9 @@ def estimate(
         if plot is not None:
             from ray_synth.report.plots import estimate_picture, write_picture
 
-            write_picture(estimate_picture(ranked[0][0].estimate, ranked[0][0].class_names), plot)
+            notes = write_picture(estimate_picture(ranked[0][0].estimate, ranked[0][0].class_names), plot)
+            for note in notes:
+                reporter.say(f"note: {note}")
             reporter.say(f"picture: {plot}")
 
 
