@@ -80,7 +80,8 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
             raise InputError(f"{folder}/scheduler is of a kind that diffusers does not have: {saved['_class_name']}")
         try:
-            given = kind.from_config(saved)
+            scheduler: Any = kind
+            given = scheduler.from_config(saved)
             check_steps(scheduler_like(given, self.generate.scheduler), self.generate.num_inference_steps)
         except InputError:
             raise
