@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, PartlyDone
 from ray_synth.progress import Reporter
-from ray_synth.runs import RunFolder, noted
+from ray_synth.runs import RunFolder
 from ray_synth.stages import STAGES, Generate, Sweep, stages_until
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
@@ -115,8 +116,8 @@ def folder_of(
 ) -> RunFolder:
     """The run folder that was named; else `path` where that is the one whose experiment this is, else `runs/NAME`."""
     if out is None and path is not None and _is_run_folder(path):
-        given = RunFolder(path)
-        out = path if noted(given.read("experiment.yaml")).get("name") == experiment.name else None
+        settings = read_yaml(RunFolder(path).read("experiment.yaml").decode())
+        out = path if settings["name"] == experiment.name else None  # a smoke run has a name and a place of its own
     folder = RunFolder(out if out is not None else Path("runs") / experiment.name)
     folder.check_reachable()
     return folder

@@ -181,7 +181,7 @@ class RunFolder:
                 raise InputError(f"output folder {self.url} is not writable; choose another with --out DIR")
         present = [name for name in self.list("") if name != "log.txt"]
         if "experiment.yaml" in present:
-            owner = noted(self.read("experiment.yaml")).get("name")
+            owner = _noted(self.read("experiment.yaml")).get("name")
             if owner != experiment.name:
                 raise InputError(
                     f"output folder {self.url} belongs to experiment {owner!r}, not {experiment.name!r}; "
@@ -220,7 +220,7 @@ class RunFolder:
         until `open_for` notes the new one."""
         if not self.exists("experiment.yaml"):
             return None
-        before = noted(self.read("experiment.yaml")).get("format", 1)
+        before = _noted(self.read("experiment.yaml")).get("format", 1)
         kept = ("experiment.yaml", "log.txt", "stale")
         moved = [] if before == FORMAT else self.set_aside([n for n in self.list("") if n not in kept], "format")
         if not moved:
@@ -303,7 +303,7 @@ def _stamp() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S%f")
 
 
-def noted(text: bytes) -> dict[str, Any]:
+def _noted(text: bytes) -> dict[str, Any]:
     """What an experiment.yaml says; nothing where it is torn."""
     try:
         found = read_yaml(text.decode())

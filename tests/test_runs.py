@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
-from ray_synth.config import FORMAT, Experiment
+import ray_synth as rs
+from ray_synth import cli
+from ray_synth.config import FORMAT, Experiment, load_experiment
 from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, WorkError
+from ray_synth.pipeline import folder_of, loaded
+from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+
+from .conftest import DIGITS
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -161,3 +171,60 @@ def test_a_place_where_no_run_can_lie_is_refused(place: str, expected: str, tmp_
 def test_a_machine_that_does_not_answer_is_wrong_input() -> None:
     with pytest.raises(InputError, match=r"output folder webhdfs://\S+ cannot be reached: .*; see that the address"):
         RunFolder("webhdfs://no-such-host.invalid:1/runs/x").check_reachable()
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    RunFolder(tmp_path / "elsewhere").open_for(load_experiment(DIGITS, {"data.shots": 3}))
+    return tmp_path / "elsewhere"
+
+
+def reading(**changes: Any) -> dict[str, Any]:
+    return {"overrides": None, "seed": None, "smoke": False, "reporter": Reporter(), **changes}
+
+
+def test_its_settings_are_read_and_its_place_is_kept(begun: Path) -> None:
+    experiment = loaded(begun, **reading())
+    assert experiment.data.shots == 3
+    assert folder_of(experiment, None, begun).root == str(begun)
+    assert folder_of(experiment, begun / "other", begun).root == str(begun / "other")
+    changed = loaded(str(begun), **reading(overrides={"data": {"image_size": 16}}, seed=4))
+    assert (changed.data.shots, changed.data.image_size, changed.seed) == (3, 16, 4)
+    assert folder_of(loaded(DIGITS, **reading()), None, DIGITS).url == "runs/digits"
+
+
+@pytest.mark.parametrize("verb", [["run", "--dry-run"], ["generate", "--export", "nothing"]])
+def test_every_verb_takes_one(verb: list[str], begun: Path) -> None:
+    done = CliRunner().invoke(cli.app, [verb[0], str(begun), *verb[1:]])
+    assert done.exit_code == (0 if verb[0] == "run" else 2)
+    assert "experiment" not in done.stderr
+
+
+def test_a_run_folder_elsewhere_is_read_too() -> None:
+    folder = RunFolder("memory://runs/elsewhere")
+    folder.open_for(load_experiment(DIGITS, {"data.shots": 3}))
+    assert loaded("memory://runs/elsewhere", **reading()).data.shots == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", "holds no experiment.yaml; give an experiment file, or the folder of a run"),
+        ("memory://nothing/here", "memory://nothing/here holds no experiment.yaml"),
+        ("http://x/y", "cannot be written to"),
+    ],
+)
+def test_a_folder_of_no_run_is_refused(
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        rs.run(path, dry_run=True)
+
+
+def test_the_package_is_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_synth", "run", "nowhere.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ray-synth: experiment file not found: nowhere.yaml")
