@@ -108,7 +108,7 @@ def _read(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, see
 
 
 def _is_run_folder(path: str | os.PathLike[str]) -> bool:
-    return "://" in os.fspath(path) or Path(path).is_dir()
+    return "://" in os.fspath(path) or os.path.isdir(path)
 
 
 def folder_of(

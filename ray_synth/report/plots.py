@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 INK, BLUE, ORANGE, GREY, RED, GREEN = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f", "#3a8f5c"
 PICTURES = (".png", ".svg", ".pdf")
+JOINERS = "\u200c\u200d"  # which letters of Persian, Hindi and others are written with
 NO_DATE: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of an SVG: equal figures are equal bytes
 STYLE: Any = {  # the stubs want each key to be a literal
     "font.size": 10,
@@ -279,7 +280,9 @@ def _short(value: float) -> str:
 
 def _plain(name: str, most: int = 20) -> str:
     """A class name that can stand in a picture: no control characters, not too long."""
-    shown = "".join("?" if unicodedata.category(letter).startswith("C") else letter for letter in name)
+    shown = "".join(
+        "?" if unicodedata.category(letter).startswith("C") and letter not in JOINERS else letter for letter in name
+    )
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 

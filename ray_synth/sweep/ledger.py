@@ -173,7 +173,7 @@ class Ledger:
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["trial_id"]
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writeheader()
+        csv.writer(buffer, lineterminator="\n").writerow(columns)
         writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
         self.folder.write(TRIALS, buffer.getvalue().encode())
 
