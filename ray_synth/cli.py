@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from ray_synth.progress import Reporter
     from ray_synth.stages.stage import Stage
 
-ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="the experiment file")]
+ExperimentFile = Annotated[
+    str,
+    typer.Argument(metavar="EXPERIMENT.yaml|RUNFOLDER", help="the experiment file; or a run folder, whose run goes on"),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a setting; repeatable")
 ]
@@ -149,7 +152,7 @@ app = typer.Typer(
 class _Words:
     """What every verb takes."""
 
-    experiment: Path
+    experiment: str
     set_: list[str] | None
     out: str | None
     seed: int | None
@@ -196,6 +199,10 @@ def run(
     Does a file run at all? A minute or two on a CPU, without its data and models:
     ray-synth run sweeps/few_shot/aircraft.yaml --smoke
 
+    \b
+    Go on with a run, with the settings that its folder holds:
+    ray-synth run runs/digits
+
     The main job: every stage in order, from the generator to the report, each skipped when its output is complete.
     """
     _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), dry_run=dry_run)
@@ -224,7 +231,7 @@ def generate(
     _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Generate.name, export=export)
 
 
-MaybeExperimentFile = Annotated[Path | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")]
+MaybeExperimentFile = Annotated[str | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")]
 Real = Annotated[
     Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")
 ]
@@ -368,12 +375,14 @@ def estimate(
             result = _ranking(ranked)
         else:
             _refuse_folder_options({**settings, **costs})
-            result, ranked = _estimate_run(_Words(Path(str(experiment)), set_, out, seed, smoke), reporter)
+            result, ranked = _estimate_run(_Words(str(experiment), set_, out, seed, smoke), reporter)
         _show(result, lambda _: _print_estimates(ranked), as_json)
         if plot is not None:
             from ray_synth.report.plots import estimate_picture, write_picture
 
-            write_picture(estimate_picture(ranked[0][0].estimate, ranked[0][0].class_names), plot)
+            notes = write_picture(estimate_picture(ranked[0][0].estimate, ranked[0][0].class_names), plot)
+            for note in notes:
+                reporter.say(f"note: {note}")
             reporter.say(f"picture: {plot}")
 
 
@@ -416,7 +425,7 @@ def _estimate_run(words: _Words, reporter: Reporter) -> tuple[dict[str, Any], Se
     from ray_synth.pipeline import run as run_pipeline
     from ray_synth.stages import Estimate
 
-    result = run_pipeline(str(words.experiment), **words.given, until=Estimate.name, reporter=reporter)
+    result = run_pipeline(words.experiment, **words.given, until=Estimate.name, reporter=reporter)
     found = FolderEstimate(estimate=RatioEstimate.from_dict(result), class_names=(), notes=())
     return result, ((found, 1.0),)
 
@@ -491,7 +500,7 @@ def sweep(
 
 @app.command(short_help="Run an experiment as a job on a Ray cluster")
 def submit(
-    experiment: ExperimentFile,
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="the experiment file")],
     set_: Set = None,
     out: Annotated[
         str | None,

@@ -7,11 +7,13 @@ changed upstream makes exactly those stages stale that depend on it.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
+from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, PartlyDone, Spoiled
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -42,9 +44,9 @@ def run(
     """Do what `ray-synth run` does, up to and including the stage `until`; without one, all of it.
 
     Args:
-        path: experiment file.
-        out: run folder, a path or an fsspec URL; default `runs/NAME`.
-        overrides: dotted key -> value, e.g. {"data.shots": 5}.
+        path: experiment file; or a run folder, whose run goes on.
+        out: run folder, a path or an fsspec URL; default `runs/NAME`, or the run folder that is given as path.
+        overrides: key -> value, e.g. {"data.shots": 5} or {"data": {"shots": 5}}; laid over the file's, key by key.
         dry_run: check everything, count what would be done, and write nothing.
         smoke: run the file in small, without its data and models, in `runs/NAME-smoke`; the figures mean nothing.
         export: also write the kept images to OUT/export, as `folder` or `webdataset`.
@@ -63,7 +65,7 @@ def run(
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
     reporter = reporter or Reporter()
     experiment = loaded(path, overrides=overrides, seed=seed, smoke=smoke, reporter=reporter)
-    job = Run(experiment, folder_of(experiment, out), reporter)
+    job = Run(experiment, folder_of(experiment, out, path), reporter)
     if dry_run:
         return job.check()
     result = job.perform(until, extend=extend)
@@ -82,8 +84,8 @@ def loaded(
     smoke: bool,
     reporter: Reporter,
 ) -> Experiment:
-    """An experiment file as it will be run: in small, where asked."""
-    experiment = load_experiment(Path(path), overrides, seed=seed)
+    """An experiment file, or that of a run folder, as it will be run: in small, where asked."""
+    experiment = _read(path, overrides, seed)
     if not smoke:
         return experiment
     from ray_synth.smoke import WARNING, shrunk, tiny_models
@@ -92,9 +94,34 @@ def loaded(
     return shrunk(experiment, tiny_models(experiment))
 
 
-def folder_of(experiment: Experiment, out: str | os.PathLike[str] | None) -> RunFolder:
-    """The run folder that was named, or `runs/NAME`."""
-    return RunFolder(out if out is not None else Path("runs") / experiment.name)
+def _read(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None, seed: int | None) -> Experiment:
+    if not _is_run_folder(path):
+        return load_experiment(Path(path), overrides, seed=seed)
+    folder = RunFolder(path)
+    if not folder.exists("experiment.yaml"):
+        raise InputError(f"{path} holds no experiment.yaml; give an experiment file, or the folder of a run")
+    if folder.is_local:
+        return load_experiment(folder.path("experiment.yaml"), overrides, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="ray_synth-experiment-") as here:
+        file = Path(here) / "experiment.yaml"
+        file.write_bytes(folder.read("experiment.yaml"))
+        return load_experiment(file, overrides, seed=seed)
+
+
+def _is_run_folder(path: str | os.PathLike[str]) -> bool:
+    return "://" in os.fspath(path) or os.path.isdir(path)
+
+
+def folder_of(
+    experiment: Experiment, out: str | os.PathLike[str] | None, path: str | os.PathLike[str] | None = None
+) -> RunFolder:
+    """The run folder that was named; else `path` where that is the one whose experiment this is, else `runs/NAME`."""
+    if out is None and path is not None and _is_run_folder(path):
+        settings = read_yaml(RunFolder(path).read("experiment.yaml").decode())
+        out = path if settings["name"] == experiment.name else None  # a smoke run has a name and a place of its own
+    folder = RunFolder(out if out is not None else Path("runs") / experiment.name)
+    folder.check_reachable()
+    return folder
 
 
 class Run:

@@ -21,7 +21,7 @@ class Reporter:
     """Talks to standard error, so that standard output holds results alone."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.folder: RunFolder | None = None
         self.live: Live | None = None
         self.bar: Progress | None = None

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 from pydantic import Field
 
 from ray_synth.config import FORMAT, Experiment, digest
@@ -25,6 +26,12 @@ from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, Spoiled, WorkError
 from ray_synth.records import record, unreadable
 
+# What can be written to, and what must be installed for it. The rest of fsspec's are archives, caches and what is read.
+SCHEMES: dict[str, str | None] = {
+    "s3": "'ray_synth[s3]'", "s3a": "'ray_synth[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs",
+    "oss": "ossfs", "oci": "ocifs", "hdfs": None, "webhdfs": None, "sftp": "paramiko", "ssh": "paramiko",
+    "smb": "smbprotocol", "file": None, "local": None, "memory": None,
+}  # fmt: skip
 Names = list[str]  # in RunFolder, `list` is its method
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 T = TypeVar("T")
@@ -46,13 +53,16 @@ class RunFolder:
 
     def __init__(self, url: str | os.PathLike[str]):
         self.url = os.fspath(url)
+        _check_scheme(self.url)
         try:
             self.fs, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise InputError(
-                f"output folder {self.url} cannot be used: {error}; for s3:// type pip install 'ray_synth[s3]'"
-            ) from None
-        self.root = root.rstrip("/")
+            self.root = root.rstrip("/")
+        except Exception as error:  # whatever a file system makes of an address, a package or an account that is amiss
+            scheme = self.url.partition("://")[0]
+            package = SCHEMES.get(scheme)
+            missing = isinstance(error, ImportError) and package is not None
+            cure = f"type pip install {package}" if missing else "give a folder of this machine, or another address"
+            raise InputError(f"output folder {self.url} cannot be used: {_one_line(error)}; {cure}") from None
         self.is_local = isinstance(self.fs, LocalFileSystem)
         # For workers, whose current folder is another one.
         self.absolute_url = self.root if self.is_local else self.url
@@ -68,6 +78,25 @@ class RunFolder:
                 "type --out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
             )
         return folder
+
+    def check_reachable(self) -> None:
+        """Raise InputError where nobody answers, or not to us, or where workers would not find it."""
+        if self.fs.protocol == "memory":
+            raise InputError(
+                f"output folder {self.url} is in the memory of one process, and several work on a run; give a folder"
+            )
+        self._check_name()
+        if self.is_local:
+            return
+        try:
+            self.fs.info(self.root)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise InputError(
+                f"output folder {self.url} cannot be reached: {_one_line(error)}; see that the address is right and "
+                "that this account may write there"
+            ) from None
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -177,8 +206,13 @@ class RunFolder:
         names = (str(entry).rsplit("/", 1)[-1] for entry in self.fs.ls(path, detail=False))
         return sorted(name for name in names if name and not name.startswith("."))
 
+    def _check_name(self) -> None:
+        if os.path.normpath(self.root or "/") == "/":
+            raise InputError(f"output folder {self.url} is the root of all; give a folder below it, such as runs/NAME")
+
     def check_free_for(self, experiment: Experiment) -> None:
         """Raise InputError when the folder cannot be made or written, or holds something else. Writes nothing."""
+        self._check_name()
         if self.is_local:
             nearest = self.root
             while not os.path.lexists(nearest):
@@ -347,6 +381,23 @@ def _number(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+def _check_scheme(url: str) -> None:
+    """Raise InputError for an address that nothing can be written to, by what stands before its `://`."""
+    remote = ", ".join(f"{scheme}://" for scheme in SCHEMES if scheme not in ("file", "local", "memory"))
+    scheme, found, rest = url.partition(":/")
+    known = scheme in known_implementations or scheme in SCHEMES
+    if found and known and not rest.startswith("/"):
+        raise InputError(f"output folder {url} lacks a slash; type --out {scheme}://{rest}, or ./{url} for a folder")
+    if "::" in url or (found and rest.startswith("/") and known and scheme not in SCHEMES):
+        raise InputError(f"output folder {url} cannot be written to; give a folder of this machine, or one of {remote}")
+    if "\0" in url or not url:
+        raise InputError(f"output folder {url!r} is no name of a folder; type --out runs/NAME")
+
+
+def _one_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _stamp() -> str:

@@ -23,7 +23,7 @@ def print_sweep(found: SweepResult) -> None:
     trials, metric, best, cheapest = found.trials, found.metric, found.best, found.cheapest
     complete = sorted((t for t in trials if t.status == "complete"), key=lambda t: -getattr(t, metric))
     rows = complete[:8] + ([cheapest] if cheapest not in complete[:8] else [])
-    console = Console(soft_wrap=True)
+    console = _console()
     console.print(trials_table(rows, marked={best.trial_id}, metric=metric))
     counts = {status: sum(t.status == status for t in trials) for status in ("complete", "pruned", "failed")}
     console.print(
@@ -31,7 +31,6 @@ def print_sweep(found: SweepResult) -> None:
         f"best {best.trial_id}; cheapest within {found.tolerance:g} of it: "
         f"{cheapest.trial_id}, {cheapest.num_synthetic:,} images, {cheapest.seconds:.1f} s\n"
         f"all: {found.folder}/sweep/trials.csv",
-        highlight=False,
     )
 
 

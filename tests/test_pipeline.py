@@ -57,6 +57,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_run_folder_stands_for_its_file(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_synth", "run", str(undisturbed)],
+        capture_output=True, text=True, check=False, timeout=400, cwd=undisturbed.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is complete in" in done.stderr
+    assert contents(undisturbed) == before
+
+
 def test_the_run_folder_holds_what_is_promised(undisturbed: Path) -> None:
     for name in ("experiment.yaml", "estimate.json", "metrics.json", "summary.json", "report.html", "log.txt"):
         assert (undisturbed / name).stat().st_size > 0

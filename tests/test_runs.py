@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from ray_synth.config import FORMAT, Experiment
+import ray_synth as rs
+from ray_synth import cli
+from ray_synth.config import FORMAT, Experiment, load_experiment
 from ray_synth.config.yaml import as_yaml, read_yaml
 from ray_synth.errors import InputError, Spoiled, WorkError
+from ray_synth.pipeline import folder_of, loaded
+from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+
+from .conftest import DIGITS
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -211,3 +223,97 @@ def test_a_torn_experiment_file_beside_other_things_is_no_run(folder: RunFolder)
     folder.write("holiday.jpg", b"1")
     with pytest.raises(InputError, match=r"holds no run .*experiment\.yaml cannot be read; choose another folder"):
         folder.open_for(Experiment(name="mine"))
+
+
+@pytest.mark.parametrize("scheme", sorted(fsspec.available_protocols()))
+def test_an_address_that_cannot_be_written_to_is_refused_in_a_line(scheme: str) -> None:
+    if scheme in ("file", "local", "memory", "ssh", "smb", "sftp", "webhdfs"):
+        pytest.skip("can be written to, or would look for a machine")
+    with pytest.raises(InputError, match=r"output folder \S+ cannot be") as error:
+        RunFolder(f"{scheme}://bucket/runs/x").check_reachable()
+    assert "\n" not in str(error.value)
+    assert re.search(r"type pip install|one of s3://|another address", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/", "is the root of all; give a folder below it"),
+        ("//", "is the root of all"),
+        ("/tmp/..", "is the root of all"),  # noqa: S108 - never written to
+        ("file:///", "is the root of all"),
+        ("", "'' is no name of a folder; type --out runs/NAME"),
+        ("a\0b", "is no name of a folder"),
+        ("s3:/bucket/run", "lacks a slash; type --out s3://bucket/run"),
+        ("S3://bucket/run", "cannot be used: Protocol not known: S3"),
+        ("nope://bucket/run", "cannot be used: Protocol not known: nope"),
+        ("zip://run::file://a.zip", "cannot be written to"),
+        ("memory://run", "in the memory of one process, and several work on a run"),
+    ],
+)
+def test_a_place_where_no_run_can_lie_is_refused(place: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        RunFolder(place).check_reachable()
+    assert expected in str(error.value)
+
+
+def test_a_machine_that_does_not_answer_is_wrong_input() -> None:
+    with pytest.raises(InputError, match=r"output folder webhdfs://\S+ cannot be reached: .*; see that the address"):
+        RunFolder("webhdfs://no-such-host.invalid:1/runs/x").check_reachable()
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    RunFolder(tmp_path / "elsewhere").open_for(load_experiment(DIGITS, {"data.shots": 3}))
+    return tmp_path / "elsewhere"
+
+
+def reading(**changes: Any) -> dict[str, Any]:
+    return {"overrides": None, "seed": None, "smoke": False, "reporter": Reporter(), **changes}
+
+
+def test_its_settings_are_read_and_its_place_is_kept(begun: Path) -> None:
+    experiment = loaded(begun, **reading())
+    assert experiment.data.shots == 3
+    assert folder_of(experiment, None, begun).root == str(begun)
+    assert folder_of(experiment, begun / "other", begun).root == str(begun / "other")
+    changed = loaded(str(begun), **reading(overrides={"data": {"image_size": 16}}, seed=4))
+    assert (changed.data.shots, changed.data.image_size, changed.seed) == (3, 16, 4)
+    assert folder_of(loaded(DIGITS, **reading()), None, DIGITS).url == "runs/digits"
+
+
+@pytest.mark.parametrize("verb", [["run", "--dry-run"], ["generate", "--export", "nothing"]])
+def test_every_verb_takes_one(verb: list[str], begun: Path) -> None:
+    done = CliRunner().invoke(cli.app, [verb[0], str(begun), *verb[1:]])
+    assert done.exit_code == (0 if verb[0] == "run" else 2)
+    assert "experiment" not in done.stderr
+
+
+def test_a_run_folder_elsewhere_is_read_too() -> None:
+    folder = RunFolder("memory://runs/elsewhere")
+    folder.open_for(load_experiment(DIGITS, {"data.shots": 3}))
+    assert loaded("memory://runs/elsewhere", **reading()).data.shots == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", "holds no experiment.yaml; give an experiment file, or the folder of a run"),
+        ("memory://nothing/here", "memory://nothing/here holds no experiment.yaml"),
+        ("http://x/y", "cannot be written to"),
+    ],
+)
+def test_a_folder_of_no_run_is_refused(
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        rs.run(path, dry_run=True)
+
+
+def test_the_package_is_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_synth", "run", "nowhere.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ray-synth: experiment file not found: nowhere.yaml")

@@ -1,9 +1,9 @@
 """An experiment file in, a checked `Experiment` out: one model per section, unknown keys refused by name."""
 
 from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
-from ray_synth.config.data import FORMATS, Data
+from ray_synth.config.data import FORMATS, Columns, Data
 from ray_synth.config.experiment import Experiment, with_absolute_paths
-from ray_synth.config.file import load_experiment, parse_assignments
+from ray_synth.config.file import load_experiment
 from ray_synth.config.generator import (
     GENERATORS,
     SAMPLING,
@@ -17,6 +17,7 @@ from ray_synth.config.generator import (
     StableDiffusion,
     VisualGuidance,
 )
+from ray_synth.config.overrides import parse_assignments
 from ray_synth.config.section import FORMAT, changed, digest, said
 from ray_synth.config.sweep import SEARCHED, Dimension, Sweep
 from ray_synth.config.words import RANDOM, encoder_in, file_in
@@ -32,6 +33,7 @@ __all__ = [
     "Captions",
     "Classifier",
     "ClipFilter",
+    "Columns",
     "Data",
     "Diffusion",
     "Dimension",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_synth.config.section import Section
-from ray_synth.config.words import FEATURES, FEATURES_SAID, encoder_in, file_in
+from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath, encoder_in, file_in
 
 
 class PartitionSettings(Section):
@@ -17,7 +17,7 @@ class PartitionSettings(Section):
     num_clusters: int | None = Field(None, ge=1, description="default: clusters_per_class x classes")
     clusters_per_class: float = Field(2.0, gt=0, le=1000)
     iterations: int = Field(300, ge=1)
-    features: str = Field("pixels", pattern=FEATURES, description=FEATURES_SAID)
+    features: HomePath = Field("pixels", pattern=FEATURES, description=FEATURES_SAID)
 
     @property
     def encoder(self) -> tuple[str, str] | None:
@@ -96,7 +96,7 @@ class Classifier(Section):
         description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME, timm:NAME:/path/to/weights "
         "or open_clip:NAME",
     )
-    weights: str | None = Field(
+    weights: HomePath | None = Field(
         None,
         description="a local file to start from, or random; default: what a package ships for the model "
         "(timm:tf_efficientnet_lite0), else random; open_clip needs a file",

@@ -11,8 +11,24 @@ from pydantic import Field, field_validator, model_validator
 from ray_synth.allocation import Allocation
 from ray_synth.catalog import CATALOG
 from ray_synth.config.section import Section, short
+from ray_synth.config.words import HomePath
 
 FORMATS = ("digits", "folder", "npz", "cifar10", "cifar100", "parquet", "webdataset", "huggingface")
+
+
+COLUMNED = ("parquet", "huggingface", "npz", "webdataset")
+
+
+class Columns(Section):
+    """What a file calls its images, labels, class names and splits, where it is not `image`, `label`, ...
+
+    Columns of parquet and Hugging Face, arrays of npz, keys in the json of a WebDataset sample.
+    """
+
+    image: str | None = Field(None, min_length=1, description="such as img, or arr_0 of an npz")
+    label: str | None = Field(None, min_length=1, description="such as fine_label, or arr_1 of an npz")
+    class_name: str | None = Field(None, min_length=1)
+    split: str | None = Field(None, min_length=1)
 
 
 class Data(Section):
@@ -23,8 +39,11 @@ class Data(Section):
     """
 
     kind: str = Field("digits", description="a format, or a known data set: " + ", ".join((*FORMATS, *CATALOG)))
-    path: str | None = Field(None, description="the file or folder that holds the images, as docs/guide/data.md says")
-    class_list: str | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
+    path: HomePath | None = Field(
+        None, description="the file or folder that holds the images, as docs/guide/data.md says"
+    )
+    columns: Columns = Columns()
+    class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
     fit: Literal["stretch", "crop"] = Field(
         "stretch", description="crop: keep proportions, and the middle of the image"
@@ -69,13 +88,17 @@ class Data(Section):
         if self.kind == "digits" and self.path is not None:
             raise ValueError(
                 f"path must be empty for kind: digits, got {self.path!r}; "
-                "type --set data.kind=folder to read images from it"
+                "type --set data.path=null, or --set data.kind=folder to read images from it"
             )
         if self.path is not None and "://" in self.path:
             raise ValueError(
                 f"path must be a file or folder, got {self.path!r}; copy it to the machine that reads it (a cluster's "
                 "head: ray rsync-up cluster.yaml FOLDER/ /home/ray/data/), and type --set data.path=FOLDER"
             )
+        if self.columns != Columns() and self.kind not in COLUMNED:
+            raise ValueError(f"columns must be empty for kind: {self.kind}; they are for {', '.join(COLUMNED)}")
+        if self.columns.image is not None and self.kind == "webdataset":
+            raise ValueError("columns.image must be empty for kind: webdataset, whose images are members of the shard")
         if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
             raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
         self._check_fractions()
@@ -99,8 +122,8 @@ class Data(Section):
 
     @property
     def root(self) -> Path:
-        """Where the images lie; of every kind but digits."""
-        return Path(self.path or "")
+        """Where the images lie, in full; of every kind but digits."""
+        return Path(self.path or "").absolute()
 
     @property
     def size(self) -> tuple[int, int] | None:

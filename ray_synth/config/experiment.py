@@ -13,7 +13,16 @@ from ray_synth.config.data import Data
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Dimension, Metric, Sweep, check_space
-from ray_synth.config.words import ENCODER, ENCODER_SAID, FEATURES, FEATURES_SAID, RANDOM, encoder_in, file_in
+from ray_synth.config.words import (
+    ENCODER,
+    ENCODER_SAID,
+    FEATURES,
+    FEATURES_SAID,
+    RANDOM,
+    HomePath,
+    encoder_in,
+    file_in,
+)
 
 
 class Estimate(Section):
@@ -26,7 +35,7 @@ class Estimate(Section):
     max_images: int = Field(
         10_000, ge=100, description="real images that the estimate looks at at most, and as many synthetic ones"
     )
-    features: str = Field(
+    features: HomePath = Field(
         "auto",
         pattern=rf"^(auto|{ENCODER})$",
         description=f"auto (the packaged network for photographs, else thumbnails), {ENCODER_SAID}",
@@ -41,7 +50,7 @@ class Evaluate(Section):
     """The final comparison: real only, at the predicted ratio, at the swept best."""
 
     repeats: int = Field(3, ge=1, le=100, description="trainings per setting, each with its own seed")
-    features: str = Field(
+    features: HomePath = Field(
         "pixels",
         pattern=FEATURES,
         description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}",

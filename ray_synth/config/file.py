@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from ray_synth.config.experiment import Experiment
 from ray_synth.config.generator import GENERATORS, GeneratorSettings, kind_of
+from ray_synth.config.overrides import merged, overridden
 from ray_synth.config.section import short
-from ray_synth.config.sweep import FORMS, Dimension
+from ray_synth.config.sweep import Dimension
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, did_you_mean
 
@@ -25,7 +26,8 @@ def load_experiment(
     Args:
         path: YAML file as `read_yaml` takes it: no tags, no aliases, no key twice. Its `base`, a path seen from the
             file, is read first; the file's sections are laid over the base's, key by key.
-        overrides: dotted key -> value, as `--set data.shots=5` gives them.
+        overrides: key -> value, as `--set data.shots=5` gives them. Keys may be dotted; a section is laid over the
+            file's, key by key.
         seed: replaces the file's `seed`.
 
     Raises:
@@ -34,10 +36,8 @@ def load_experiment(
     path = Path(path)
     raw, files = _with_bases(path)
     label = path.name if len(files) == 1 else f"{path.name} (base {', '.join(file.name for file in files[1:])})"
-    for key, value in (overrides or {}).items():
-        _override(raw, key, value)
-    if seed is not None:
-        raw["seed"] = seed
+    raw = overridden(raw, {} if overrides is None else overrides)
+    raw = raw if seed is None else overridden(raw, {"seed": seed})
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
@@ -57,7 +57,7 @@ def _with_bases(path: Path) -> tuple[dict[str, Any], list[Path]]:
             chain = " -> ".join(str(file) for file in [*files, below])
             raise InputError(f"{files[-1]}: base: {base} leads back to a file that stands on it ({chain})")
         under = _read_file(below, f"{files[-1]}: base not found: {below}")
-        raw = _merged(under, raw)
+        raw = merged(under, raw)
         files.append(below)
     return raw, files
 
@@ -66,6 +66,10 @@ def _read_file(path: Path, missing: str) -> dict[str, Any]:
     """What a YAML file says. missing: the message when there is no such file."""
     try:
         text = path.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise InputError(
+            f"{path} is a folder; give the experiment file in it, such as {path}/experiment.yaml"
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{missing}{_near_files(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -80,55 +84,6 @@ def _read_file(path: Path, missing: str) -> dict[str, Any]:
     raw.pop("format", None)
     raw.pop("digest", None)  # of an experiment.yaml out of a run folder, which can be run again
     return raw
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Sections of both, key by key; of everything else the upper one."""
-    merged = dict(under)
-    for name, value in over.items():
-        before, here = merged.get(name), (*place, str(name))
-        merged[name] = value
-        if isinstance(before, dict) and isinstance(value, dict) and not _replaces(before, value, here):
-            merged[name] = _merged(before, value, here)
-    return merged
-
-
-def _replaces(under: Mapping[str, Any], over: Mapping[str, Any], place: tuple[str, ...]) -> bool:
-    """A generator of another kind has other keys, and so has a searched setting of another form."""
-    if place == ("generator",):
-        return "kind" in over and over["kind"] != kind_of(under)
-    kept = [form for form in FORMS if form & set(under)]
-    return place[:2] == ("sweep", "space") and bool(kept) and not any(form & set(over) for form in kept)
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`key.path=value` strings into overrides; values are read as YAML (5, 0.1, null, [1, 2], text)."""
-    overrides: dict[str, Any] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set needs key.path=value, got {text!r}; type --set data.shots=5")
-        if not value.strip():
-            raise InputError(f"--set {key}= has no value; type --set {key}=null if none is meant")
-        try:
-            overrides[key.strip()] = read_yaml(value)
-        except InputError as error:
-            raise InputError(f"--set {key}: the value {value!r} is not plain YAML: {error}") from None
-    return overrides
-
-
-def _override(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    here = raw
-    for depth, name in enumerate(parents):
-        below = here.get(name)
-        if below is None:
-            below = {}
-        if not isinstance(below, dict):
-            raise InputError(f"--set {key}: {'.'.join(parents[: depth + 1])} is {below!r}, not a section")
-        here[name] = dict(below)
-        here = here[name]
-    here[last] = value
 
 
 def _problem(raw: Any, error: Any) -> str:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAn
 from pydantic_core import PydanticCustomError
 
 from ray_synth.config.section import Section
-from ray_synth.config.words import FEATURES, FEATURES_SAID
+from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath
 
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
 
@@ -81,14 +81,14 @@ class Diffusion(GeneratorSettings):
 class Pretrained(Section):
     """A model that somebody else trained: a local folder, or a hub id with the commit that is meant."""
 
-    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    model: HomePath = Field(min_length=1, description="a local folder, or a hub id")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
 
 
 class Captions(Section):
     """One text per real image, for {caption} in a prompt: from a file, or made by an image-to-text model."""
 
-    path: str | None = Field(None, description="metadata.csv or metadata.jsonl with columns file_name and text")
+    path: HomePath | None = Field(None, description="metadata.csv or metadata.jsonl with columns file_name and text")
     model: Pretrained | None = Field(None, description="a transformers image-to-text model, such as BLIP-2")
     max_new_tokens: int = Field(30, ge=1, le=500)
     batch_size: int = Field(8, ge=1)
@@ -117,7 +117,7 @@ class StableDiffusion(GeneratorSettings):
     kind: Literal["stable_diffusion"] = "stable_diffusion"
     # UniPC, 30 steps, guidance 2.0 (Yuan et al., 2024, Table 6).
     generate_defaults: ClassVar[Mapping[str, Any]] = {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}
-    model: str = Field(min_length=1, description="a local folder, or a hub id")
+    model: HomePath = Field(min_length=1, description="a local folder, or a hub id")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
     image_size: int | None = Field(None, ge=8, le=4096, multiple_of=8, description="default: the model's own")
     prompt: tuple[str, ...] = Field(
@@ -134,7 +134,7 @@ class StableDiffusion(GeneratorSettings):
         None, gt=0, le=1, description="latent prior: start from a real image of the class, noised this far"
     )
     visual_guidance: VisualGuidance | None = None
-    lora: str | None = Field(None, description="a LoRA file; {class} or {label} in its path gives one per class")
+    lora: HomePath | None = Field(None, description="a LoRA file; {class} or {label} in its path gives one per class")
     lora_scale: float = Field(1.0, ge=0, le=10)
     pipeline_args: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as clip_skip")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -179,7 +179,7 @@ class ImageFolder(GeneratorSettings):
     """Images that exist already: PATH/class_name/*.png|jpg|jpeg|webp, taken in the order of their names."""
 
     kind: Literal["folder"] = "folder"
-    path: str = Field(min_length=1)
+    path: HomePath = Field(min_length=1)
 
     def check_generate(self, generate: Generate) -> None:
         for name in sorted({*SAMPLING, "batch_size"} & generate.model_fields_set):
@@ -227,7 +227,7 @@ class ClipFilter(Section):
     """Keep an image only if open_clip, asked with zero-shot prompts, sees its class in it."""
 
     model: str = Field(min_length=1, description="an open_clip architecture, such as ViT-B-32")
-    weights: str = Field(min_length=1, description="path of its weights (safetensors, or a plain state dict)")
+    weights: HomePath = Field(min_length=1, description="path of its weights (safetensors, or a plain state dict)")
     rule: Literal["argmax", "above_chance"] = Field(
         "argmax", description="argmax: the class is the likeliest; above_chance: its probability is above 1/C"
     )
@@ -239,7 +239,7 @@ class Filter(Section):
 
     blank: bool = Field(True, description="one colour all over")
     near_copies: bool = Field(False, description="closer to a real training image than those are to each other")
-    features: str = Field(
+    features: HomePath = Field(
         "pixels", pattern=FEATURES, description=f"what near copies are compared by: {FEATURES_SAID}; pixels: thumbnails"
     )
     clip: ClipFilter | None = None

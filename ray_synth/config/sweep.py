@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ray_synth.allocation import ALLOCATIONS
 from ray_synth.config.classifier import Classifier
 from ray_synth.config.section import Section, changed, keys_of
+from ray_synth.config.words import at_home
 from ray_synth.errors import did_you_mean
 
 
@@ -140,6 +141,17 @@ class Sweep(Section):
                 space[name] = None
             if isinstance(space[name], dict):
                 space[name] = _over_default(space[name], default)
+        return space
+
+    @field_validator("space")
+    @classmethod
+    def _files_in_full(cls, space: dict[str, Dimension | None]) -> dict[str, Dimension | None]:
+        """`~` in choices of weights, and of models with a file in their name."""
+        for name in ("weights", "model"):
+            dimension = space.get(name)
+            if dimension is not None and dimension.choices is not None:
+                choices = tuple(at_home(each) if isinstance(each, str) else each for each in dimension.choices)
+                space[name] = dimension.model_copy(update={"choices": choices})
         return space
 
     @property

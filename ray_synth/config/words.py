@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 RANDOM = "random"  # in the place of a weights file
 # What images are seen through, where that is no network that is trained on them.
 ENCODER = r"timm:[^:]+|(open_clip|timm):[^:]+:.+"
@@ -10,6 +15,17 @@ ENCODER_SAID = (
     "pretrained"
 )
 FEATURES, FEATURES_SAID = rf"^(pixels|{ENCODER})$", f"pixels, {ENCODER_SAID}"
+
+
+def at_home(path: str) -> str:
+    """A path with `~` written out, also where it stands at the end of a word for a model."""
+    library, *rest = path.split(":", 2)
+    if library in ("open_clip", "timm") and len(rest) == 2:
+        return f"{library}:{rest[0]}:{os.path.expanduser(rest[1])}"
+    return os.path.expanduser(path)
+
+
+HomePath = Annotated[str, AfterValidator(at_home)]
 
 
 def encoder_in(features: str) -> tuple[str, str] | None:

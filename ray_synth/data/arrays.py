@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from ray_synth.config import Columns
+from ray_synth.data.columns import arrays_of
 from ray_synth.data.listing import Listing, labels_of, names_of, parts_of
+from ray_synth.data.pickled import NotPlain, plain_values
 from ray_synth.errors import InputError
 
+ANY = Columns()
 NPZ = "images uint8 [N,H,W] or [N,H,W,C], labels [N]; and, where known, class_names [K], split [N] and split_names"
 
 
-def list_npz(path: Path) -> Listing:
-    """`np.savez(path, images=..., labels=...)`, read without pickle.
+def list_npz(path: Path, asked: Columns = ANY) -> Listing:
+    """`np.savez(path, images=..., labels=...)`, read without pickle; or a pair of arrays for each part, as Keras and
+    MedMNIST have them.
 
-    labels: integers, or names. split: names, or integers that index split_names.
+    labels: integers, or names. split: names, or integers that index split_names. asked: what the arrays are called,
+    where they have other names.
 
     Raises:
         InputError: no such file, a broken one, arrays that do not fit together, a label outside class_names.
@@ -33,22 +38,43 @@ def list_npz(path: Path) -> Listing:
         raise InputError(f"npz file {path} cannot be read: {error}; it must hold {NPZ}") from None
     except Exception as error:  # zlib.error, struct.error, NotImplementedError, ... of a damaged archive
         raise InputError(f"npz file {path} cannot be read: {type(error).__name__}: {error}") from None
-    for name in ("images", "labels"):
-        if name not in arrays:
-            raise InputError(f"npz file {path} has no array {name!r}, it has {sorted(arrays)}; it must hold {NPZ}")
-    images = _checked_images(arrays["images"], path)
-    labels = arrays["labels"].reshape(-1) if arrays["labels"].shape == (len(images), 1) else arrays["labels"]
+    pairs = arrays_of(sorted(arrays), asked, f"npz file {path}", NPZ)
+    names_asked = {role: getattr(asked, role) or role for role in ("class_name", "split")}
+    for role, name in names_asked.items():
+        if getattr(asked, role) is not None and name not in arrays:
+            raise InputError(f"npz file {path} has no array data.columns.{role}={name!r}, it has {sorted(arrays)}")
+    read = {"class_names", "split_names", *names_asked.values(), *(name for pair in pairs.values() for name in pair)}
+    given = _joined([arrays[image] for image, _ in pairs.values()], [image for image, _ in pairs.values()], path)
+    images = _checked_images(given, path)
+    labels = _joined([arrays[label] for _, label in pairs.values()], [label for _, label in pairs.values()], path)
+    labels = labels.reshape(-1) if labels.shape == (len(images), 1) else labels
     if labels.shape != (len(images),) or labels.dtype.kind not in "iuUS":
         raise InputError(
             f"npz file {path}: labels must be [{len(images)}] integers or names, one per image, got "
             f"{labels.dtype} {list(labels.shape)}"
         )
     names = names_of(f"{path}#row {row}" for row in range(len(images)))
-    known = _texts(arrays["class_names"]) if "class_names" in arrays else None
+    called = "class_names" if asked.class_name is None else asked.class_name
+    known = _texts(arrays[called]) if called in arrays else None
     indices, class_names = labels_of(_plain(labels), known, names, str(path))
-    return Listing(
-        items=images, names=names, labels=indices, class_names=class_names, parts=_npz_parts(arrays, names, path)
-    )
+    parts = _npz_parts(arrays, names, path, names_asked["split"])
+    if "" not in pairs:
+        each = [part for part, (image, _) in pairs.items() for _ in range(len(arrays[image]))]
+        parts = parts_of(each, names, str(path))
+    unread = sorted(set(arrays) - read)
+    notes = [f"arrays of {path.name} that are not read: {', '.join(unread[:10])}"] if unread else []
+    return Listing(items=images, names=names, labels=indices, class_names=class_names, parts=parts, notes=tuple(notes))
+
+
+def _joined(arrays: list[np.ndarray], names: list[str], path: Path) -> np.ndarray:
+    """Those of all parts, one after the other."""
+    for array, name in zip(arrays, names, strict=True):
+        if array.ndim == 0 or (array.dtype.kind, array.shape[1:]) != (arrays[0].dtype.kind, arrays[0].shape[1:]):
+            raise InputError(
+                f"npz file {path}: {name} is {array.dtype} {list(array.shape)}, beside {names[0]}, which is "
+                f"{arrays[0].dtype} {list(arrays[0].shape)}; it must hold {NPZ}"
+            )
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
@@ -62,10 +88,12 @@ def _checked_images(images: np.ndarray, path: Path) -> np.ndarray:
     return images
 
 
-def _npz_parts(arrays: dict[str, np.ndarray], images: np.ndarray, path: Path) -> np.ndarray | None:
-    if "split" not in arrays:
+def _npz_parts(
+    arrays: dict[str, np.ndarray], images: np.ndarray, path: Path, called: str = "split"
+) -> np.ndarray | None:
+    if called not in arrays:
         return None
-    split = arrays["split"]
+    split = arrays[called]
     if split.shape != images.shape or split.dtype.kind not in "iuUS":
         raise InputError(f"npz file {path}: split must be [{len(images)}], one per image, got {list(split.shape)}")
     if split.dtype.kind in "US":
@@ -176,7 +204,7 @@ def _cifar_names(folder: Path, release: Cifar, suffix: str) -> list[str]:
             return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"class names of {release.name} cannot be read: {file}: {error}") from None
-    names = _field(_restricted_load(file), release.names, file)
+    names = _field(_described(file), release.names, file)
     return [_text(name) for name in names]
 
 
@@ -191,13 +219,13 @@ def _binary_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | st
 
 
 def _pickled_batch(file: Path, release: Cifar) -> tuple[np.ndarray, list[int | str]]:
-    batch = _restricted_load(file)
+    batch = _described(file)
     data, labels = _field(batch, "data", file), _field(batch, release.labels, file)
     if (
         not isinstance(data, np.ndarray)
-        or data.dtype.hasobject
         or data.dtype != np.uint8
         or data.shape != (len(labels), 3072)
+        or not all(isinstance(label, int) for label in np.asarray(labels, dtype=object))
     ):
         raise InputError(f"{file} does not hold uint8 [N,3072] pixels beside its {len(labels)} labels; copy it again")
     return data, [int(label) for label in labels]
@@ -212,54 +240,12 @@ def _field(batch: Any, name: str, file: Path) -> Any:
     raise InputError(f"{file} holds no {name!r}; it is not the file of that name of the release")
 
 
-def _empty_array(kind: type, shape: Any, code: Any) -> np.ndarray:
-    return np.empty(0, dtype=np.uint8)  # its state, which follows, brings shape, type and bytes
-
-
-def _plain_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    text = code.decode() if isinstance(code, bytes) else str(code)
-    if text not in ("u1", "i4", "i8"):
-        raise pickle.UnpicklingError(f"it holds an array of type {text!r}, which no CIFAR file does")
-    return np.dtype(text, copy=True)
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    return str(text).encode("latin1")
-
-
-class _Restricted(pickle.Unpickler):
-    """Loads containers, text, numbers and arrays of integers, and nothing else.
-
-    A pickle does harm by calling something that it names. Every name goes through `find_class`, which answers with
-    the small functions above for the four names that such files hold, and refuses any other before it is looked up.
-    """
-
-    ALLOWED = {  # noqa: RUF012 - never changed
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _plain_dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-        ("_codecs", "encode"): _latin1,  # how Python 3 writes bytes for Python 2
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
-        return self.ALLOWED[module, name]
-
-
-def _restricted_load(file: Path) -> Any:
+def _described(file: Path) -> Any:
+    """What a pickle of the release holds; no pickle machine runs it."""
     try:
-        with open(file, "rb") as opened:
-            return _unpickle(opened)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        raise InputError(f"{file} is refused: {type(error).__name__}: {error}; take the published file") from None
-
-
-def _unpickle(opened: IO[bytes]) -> Any:
-    return _Restricted(opened, encoding="bytes").load()
+        return plain_values(_contents(file))
+    except NotPlain as error:
+        raise InputError(f"{file} is refused: {error}; take the published file") from None
 
 
 def _contents(file: Path) -> bytes:

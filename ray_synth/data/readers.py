@@ -15,12 +15,38 @@ from ray_synth.data.decoding import Size, resized
 from ray_synth.data.images import ImageSet
 from ray_synth.data.layouts import list_known
 from ray_synth.data.listing import Listing, names_of
-from ray_synth.data.shards import list_huggingface, list_parquet, list_webdataset
+from ray_synth.data.shards import ENDINGS, list_huggingface, list_parquet, list_webdataset
+from ray_synth.errors import InputError
 
 
 def list_images(data: Data) -> Listing:
     """The images that a `data` section names, not decoded yet."""
-    return READERS[data.kind](data)
+    try:
+        return READERS[data.kind](data)
+    except InputError as error:
+        raise InputError(f"{error}{_meant(data)}") from None
+    except OSError as error:
+        raise InputError(
+            f"data.path={data.path} cannot be read: {error.filename or data.root}: {error.strerror}"
+        ) from None
+
+
+def _meant(data: Data) -> str:
+    """The end of a message about a source: which kind its file is of, or from where a path was looked for."""
+    if data.path is None:
+        return ""
+    path = data.path
+    if data.root.exists():
+        kinds = dict.fromkeys(ENDINGS["parquet"], "parquet") | dict.fromkeys(ENDINGS["tar"], "webdataset")
+        kinds[".npz"] = "npz"
+        kind = next((kinds[ending] for ending in kinds if path.lower().endswith(ending)), data.kind)
+        return f"; type --set data.kind={kind}" if kind != data.kind and data.root.is_file() else ""
+    if Path(path).is_absolute():
+        return ""
+    here = Path.cwd()
+    there = next((above / path for above in here.parents if (above / path).exists()), None)
+    cure = f"type --set data.path={there}" if there is not None else "type --set data.path=FOLDER, a full path"
+    return f"; data.path={path} was looked for from {here}: {cure}"
 
 
 def read_images(data: Data) -> ImageSet:
@@ -95,11 +121,11 @@ def list_unlabelled(root: Path) -> Listing:
 READERS: dict[str, Callable[[Data], Listing]] = {
     "digits": list_digits,
     "folder": lambda data: list_folder(data.root),
-    "npz": lambda data: list_npz(data.root),
+    "npz": lambda data: list_npz(data.root, data.columns),
     "cifar10": lambda data: list_cifar10(data.root),
     "cifar100": lambda data: list_cifar100(data.root),
-    "parquet": lambda data: list_parquet(data.root),
-    "webdataset": lambda data: list_webdataset(data.root),
-    "huggingface": lambda data: list_huggingface(data.root),
+    "parquet": lambda data: list_parquet(data.root, data.columns),
+    "webdataset": lambda data: list_webdataset(data.root, data.columns),
+    "huggingface": lambda data: list_huggingface(data.root, data.columns),
     **dict.fromkeys(CATALOG, list_known),
 }

@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from ray_synth.config import Columns
+from ray_synth.data.columns import columns_note, columns_of
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import PARTS, Listing, labels_of, names_by_label, names_of, parts_of
 from ray_synth.errors import InputError
 
 Row = dict[str, Any]
-KNOWN = ("image", "label", "class_name", "split", "rejected")  # columns
+ANY = Columns()
+ENDINGS = {"parquet": (".parquet", ".pq", ".parq"), "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")}
 COLUMNS = (
     "image (encoded bytes, or bytes and path as Hugging Face writes them) and label (an integer or a name); "
     "and, where known, class_name and split"
@@ -31,19 +34,23 @@ MEMBERS = "KEY.png|jpg|jpeg|webp beside KEY.cls (the label) or KEY.json (label, 
 ALLOWED = {extension[1:] for extension in EXTENSIONS} | {"cls", "json", "txt", "text"}  # captions are not read
 
 
-def list_parquet(root: Path) -> Listing:
-    """One parquet file, or every *.parquet below a folder; columns as COLUMNS says. Chunks of a run read too.
+def list_parquet(root: Path, asked: Columns = ANY) -> Listing:
+    """One parquet file, or every *.parquet or *.pq below a folder; columns as COLUMNS says. Chunks of a run read too.
+
+    asked: what columns are called, where they have other names.
 
     Raises:
         InputError: no file, a broken one (by name), a missing column, a row without an image, a label that is not in
             the class list.
     """
     files = _files(root, "parquet", f"it must hold *.parquet with columns {COLUMNS}")
-    columns, class_names = _parquet_schema(files)
-    return _listing([row for file in files for row in _parquet_rows(file, columns, root)], class_names, str(root))
+    columns, class_names, notes = _parquet_schema(files, asked)
+    parts = _parts_in(files, root)
+    rows = [row for file in files for row in _parquet_rows(file, columns, parts[file])]
+    return _listing(rows, class_names, str(root), [*notes, *_parts_notes(parts, root, rows)])
 
 
-def list_webdataset(root: Path) -> Listing:
+def list_webdataset(root: Path, asked: Columns = ANY) -> Listing:
     """One tar shard, or every *.tar below a folder; members as MEMBERS says. A member that runs code is refused.
 
     Raises:
@@ -51,15 +58,15 @@ def list_webdataset(root: Path) -> Listing:
             label.
     """
     files = _files(root, "tar", f"it must hold *.tar with {MEMBERS}")
-    samples = [
-        _sample(f"{file}#{key}", fields, _part_in(file, root))
-        for file in files
-        for key, fields in sorted(_shard_samples(file).items())
-    ]
-    return _listing(samples, None, str(root))
+    parts, samples = _parts_in(files, root), list[Row]()
+    for file in files:
+        found = sorted(_shard_samples(file).items())
+        _check_whole(file, found)
+        samples += [_sample(f"{file}#{key}", fields, parts[file], asked) for key, fields in found]
+    return _listing(samples, None, str(root), _parts_notes(parts, root, samples))
 
 
-def list_huggingface(root: Path) -> Listing:
+def list_huggingface(root: Path, asked: Columns = ANY) -> Listing:
     """A folder of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or a local copy of a parquet repository.
 
     Raises:
@@ -67,21 +74,21 @@ def list_huggingface(root: Path) -> Listing:
     """
     saved = [folder for folder in (root, *sorted(root.glob("*/"))) if (folder / "state.json").is_file()]
     if not saved:
-        if root.is_dir() and any(root.rglob("*.parquet")):
-            return list_parquet(root)
+        if _shards(root, "parquet"):
+            return list_parquet(root, asked)
         raise InputError(
             f"no Hugging Face data set in {root}; expected what save_to_disk wrote, or a repository's *.parquet"
         )
-    rows, named = list[Row](), list[tuple[Path, list[str] | None]]()
+    rows, named, notes = list[Row](), list[tuple[Path, list[str] | None]](), list[str]()
     for folder in saved:
-        found, names = _saved_rows(folder)
+        found, names, notes = _saved_rows(folder, asked)
         named.append((folder, names))
         part = folder.name if folder != root else ""
         rows += [
             {**row, "split": row.get("split") or part, "name": f"{folder}#row {number}"}
             for number, row in enumerate(found)
         ]
-    return _listing(rows, _agreed(named), str(root))
+    return _listing(rows, _agreed(named), str(root), notes)
 
 
 def _agreed(named: Iterable[tuple[Path, list[str] | None]]) -> list[str] | None:
@@ -98,8 +105,8 @@ def _agreed(named: Iterable[tuple[Path, list[str] | None]]) -> list[str] | None:
     return having[0][1] if having else None
 
 
-def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
-    """Rows of one saved data set, images still encoded, and its class names."""
+def _saved_rows(folder: Path, asked: Columns) -> tuple[list[Row], list[str] | None, list[str]]:
+    """Rows of one saved data set, images still encoded, its class names, and what its columns were taken for."""
     try:
         import datasets
     except ImportError:
@@ -120,52 +127,73 @@ def _saved_rows(folder: Path) -> tuple[list[Row], list[str] | None]:
         raise
     except Exception as error:  # whatever a damaged Arrow file or its JSON makes datasets and pyarrow raise
         raise InputError(f"the data set in {folder} cannot be read: {type(error).__name__}: {error}") from None
-    missing = [name for name in ("image", "label") if name not in loaded.column_names]
-    if missing:
-        raise InputError(f"{folder} has no column {missing[0]!r}, it has {loaded.column_names}; it needs {COLUMNS}")
-    names = getattr(loaded.features["label"], "names", None)
-    if isinstance(loaded.features["image"], datasets.Image):
-        loaded = loaded.cast_column("image", datasets.Image(decode=False))
-    known = [name for name in KNOWN if name in loaded.column_names]
-    return loaded.select_columns(known).with_format("arrow")[:].to_pylist(), names
+    typed = _typed({name: type(feature).__name__ for name, feature in loaded.features.items()})
+    columns = columns_of(loaded.column_names, asked, str(folder), COLUMNS, typed=typed)
+    names = getattr(loaded.features[columns["label"]], "names", None)
+    if isinstance(loaded.features[columns["image"]], datasets.Image):
+        loaded = loaded.cast_column(columns["image"], datasets.Image(decode=False))
+    notes = columns_note(columns, loaded.column_names)
+    columns |= {"rejected": "rejected"} if "rejected" in loaded.column_names else {}
+    table = loaded.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")[:]
+    return _renamed(table.to_pylist(), columns), names, notes
+
+
+def _typed(types: Mapping[str, str]) -> dict[str, str]:
+    """Role -> column, of the only one that Hugging Face's features call an image, or a class."""
+    roles = {"Image": "image", "ClassLabel": "label"}
+    of_kind = {role: [name for name, kind in types.items() if roles.get(kind) == role] for role in roles.values()}
+    return {role: names[0] for role, names in of_kind.items() if len(names) == 1}
+
+
+def _renamed(rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
+    return [{role: row[name] for role, name in columns.items()} for row in rows]
 
 
 def _files(root: Path, extension: str, holds: str) -> list[Path]:
     if root.is_file():
         return [root]
-    found = (p for p in root.rglob(f"*.{extension}") if p.is_file() and not p.name.startswith((".", "_")))
-    files = sorted(found, key=str)
+    files = _shards(root, extension)
     if not files:
         reason = f"holds no *.{extension} file" if root.is_dir() else "is not there"
         raise InputError(f"{root} {reason}; {holds}")
     return files
 
 
-def _parquet_schema(files: Sequence[Path]) -> tuple[list[str], list[str] | None]:
-    """The columns to read, and the class names that Hugging Face keeps beside them. Every footer is looked at."""
+def _shards(root: Path, extension: str) -> list[Path]:
+    found = (p for p in (root, *root.rglob("*")) if p.name.lower().endswith(ENDINGS[extension]))
+    return sorted((p for p in found if p.is_file() and not p.name.startswith((".", "_"))), key=str)
+
+
+def _parquet_schema(files: Sequence[Path], asked: Columns) -> tuple[dict[str, str], list[str] | None, list[str]]:
+    """The columns to read by their roles, the class names that Hugging Face keeps beside them, and notes. Every footer
+    is looked at."""
     import pyarrow.parquet as pq
 
     from ray_synth.data.parquet import extension_in
 
-    shared, named = list[str](), list[tuple[Path, list[str] | None]]()
+    shared, named, notes = dict[str, str](), list[tuple[Path, list[str] | None]](), list[str]()
     for file in files:
         try:
-            with file.open("rb") as stream:
-                _refuse_code(file, extension_in(stream))
-            schema = pq.read_metadata(file).schema.to_arrow_schema()
+            with file.open("rb") as opened:  # a name is read as a pattern or an address where it looks like one
+                _refuse_code(file, extension_in(opened))
+                schema = pq.read_metadata(opened).schema.to_arrow_schema()
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
-        for name in ("image", "label"):
-            if name not in schema.names:
-                raise InputError(f"{file} has no column {name!r}, it has {schema.names}; it needs {COLUMNS}")
-        found = [name for name in KNOWN if name in schema.names]
+        features = _features_in(schema)
+        types = {name: str(feature.get("_type")) for name, feature in features.items() if isinstance(feature, dict)}
+        found = columns_of(schema.names, asked, str(file), COLUMNS, typed=_typed(types))
+        notes = columns_note(found, schema.names)
+        found |= {"rejected": "rejected"} if "rejected" in schema.names else {}
         if shared and found != shared:
-            raise InputError(f"{file} has the columns {found}, {files[0]} has {shared}; make them the same")
-        named.append((file, _names_in(schema)))
+            raise InputError(
+                f"{file} has the columns {list(found.values())}, {files[0]} has {list(shared.values())}; make them "
+                "the same"
+            )
+        named.append((file, _names_in(features.get(found["label"]))))
         shared = found
-    return shared, _agreed(named)
+    return shared, _agreed(named), notes
 
 
 def _refuse_code(file: Path, extension: str | None) -> None:
@@ -177,39 +205,76 @@ def _refuse_code(file: Path, extension: str | None) -> None:
         )
 
 
-def _names_in(schema: Any) -> list[str] | None:
+def _features_in(schema: Any) -> dict[str, Any]:
+    """What Hugging Face says of the columns, by name."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features["label"]["names"]]
     except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _names_in(feature: Any) -> list[str] | None:
+    try:
+        return [str(name) for name in feature["names"]]
+    except (KeyError, TypeError):
         return None
 
 
-def _parquet_rows(file: Path, columns: list[str], root: Path) -> list[Row]:
+def _parquet_rows(file: Path, columns: Mapping[str, str], part: str) -> list[Row]:
     """Rows of one file, each with its name; the split is that of the file where the row has none."""
     import pyarrow.parquet as pq
 
     rows = list[Row]()
     try:
-        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
-            rows += batch.to_pylist()
+        with file.open("rb") as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(columns=list(dict.fromkeys(columns.values()))):
+                rows += _renamed(batch.to_pylist(), columns)
     except Exception as error:
         raise InputError(f"{file} cannot be read: {error}; copy it again or remove it") from None
-    part = _part_in(file, root)
     return [
         {**row, "split": row.get("split") or part, "name": f"{file}#row {number}"} for number, row in enumerate(rows)
     ]
 
 
-def _part_in(file: Path, root: Path) -> str:
-    """The split that stands as a word in the name of a file (imagenet1k-train-0000.tar), or of its folders, or none."""
+def _parts_in(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """The split that stands as a word in the name of each file (imagenet1k-train-0000.tar), or of its folders, or none.
+
+    Without a file of training images such words are other words: flowers-dev-kit.parquet is no validation set.
+    """
+    words = {file: _word_in(file, root) for file in files}
+    return words if any(PARTS.get(word) == "train" for word in words.values()) else dict.fromkeys(files, "")
+
+
+def _word_in(file: Path, root: Path) -> str:
+    """The first or last word of a name counts before those in its middle; the name of the file before its folders'."""
     place, root = file.absolute(), root.absolute()
     inside = place.relative_to(root).parts if place.is_relative_to(root) else (place.name,)
     for name in reversed(inside):
-        for word in re.split(r"[-_.0-9]+", name.lower()):
+        letters = (
+            name.lower().partition(".tar")[0] if name.lower().endswith(ENDINGS["tar"]) else Path(name.lower()).stem
+        )
+        words = [word for word in re.split(r"[\W\d_]+", letters) if word]
+        for word in (*words[-1:], *words[:1], *reversed(words)):
             if word in PARTS:
                 return word
     return ""
+
+
+def _parts_notes(parts: Mapping[Path, str], root: Path, rows: Sequence[Row]) -> list[str]:
+    """Which word in a name made a file what, or would have; nothing where each row says its split itself."""
+    seen = {word: [file for file in parts if _word_in(file, root) == word] for word in PARTS}
+    seen = {word: files for word, files in seen.items() if files}
+    used = any(parts.values())
+    if not seen or (used and not any(row.get("split") in PARTS for row in rows)):
+        return []
+    said = ", ".join(
+        f"{word!r} in {files[0].relative_to(root)}" + (f" and {len(files) - 1} more" if files[1:] else "")
+        for word, files in seen.items()
+    )
+    if used:
+        return [f"splits by words in names of files: {said}"]
+    return [f"no split by words in names of files: {said}, and no file of training images beside it"]
 
 
 def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
@@ -236,13 +301,28 @@ def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
                 content = tar.extractfile(member)
                 fields[suffix.lower()] = content.read() if content else b""
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{file} cannot be read as a tar file: {error}; copy it again or remove it") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{file} cannot be read as a tar file: {reason}; copy it again or remove it") from None
     if not samples:
         raise InputError(f"{file} holds no member; it must hold {MEMBERS}")
     return samples
 
 
-def _sample(name: str, fields: Mapping[str, bytes], part: str) -> Row:
+def _check_whole(file: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Raise InputError for images without a label and labels without an image, all of them in one sentence."""
+    images = {extension[1:] for extension in EXTENSIONS}
+    bare = [key for key, fields in samples if not {"cls", "json"} & set(fields)]
+    lost = [key for key, fields in samples if not images & set(fields)]
+    if len(bare) + len(lost) > 1:
+        said = [f"{len(bare)} without a label, such as {bare[0]}"] if bare else []
+        said += [f"{len(lost)} without an image, such as {lost[0]}"] if lost else []
+        raise InputError(
+            f"{file}: of {len(samples)} samples {' and '.join(said)}; the members of a sample have one name and lie in "
+            f"one folder: {MEMBERS}"
+        )
+
+
+def _sample(name: str, fields: Mapping[str, bytes], part: str, asked: Columns) -> Row:
     """One WebDataset sample as a row: image, label, class_name, split; that of its shard where it has none."""
     images = [fields[extension[1:]] for extension in sorted(EXTENSIONS) if extension[1:] in fields]
     if len(images) != 1:
@@ -256,17 +336,23 @@ def _sample(name: str, fields: Mapping[str, bytes], part: str) -> Row:
     if not isinstance(described, dict):
         raise InputError(f"{name}.json must hold an object, got {type(described).__name__}")
     text = fields["cls"].decode("utf-8", "replace").strip() if "cls" in fields else None
-    label = (int(text) if re.fullmatch(r"-?\d+", text) else text) if text is not None else described.get("label")
+    text = None if asked.label is not None else text
+    label = (
+        (int(text) if re.fullmatch(r"-?\d+", text) else text)
+        if text is not None
+        else described.get(asked.label or "label")
+    )
+    class_name = described.get(asked.class_name or "class_name")
     return {
         "image": images[0],
-        "label": described.get("class_name") if label is None else label,
-        "class_name": described.get("class_name"),
-        "split": described.get("split") or part,
+        "label": class_name if label is None else label,
+        "class_name": class_name,
+        "split": described.get(asked.split or "split") or part,
         "name": name,
     }
 
 
-def _listing(rows: Sequence[Row], class_names: Sequence[str] | None, where: str) -> Listing:
+def _listing(rows: Sequence[Row], class_names: Sequence[str] | None, where: str, said: Sequence[str] = ()) -> Listing:
     """Rows with image, label, name and perhaps class_name, split and rejected, as a listing."""
     kept = [row for row in rows if not row.get("rejected")]
     if not kept:
@@ -281,7 +367,7 @@ def _listing(rows: Sequence[Row], class_names: Sequence[str] | None, where: str)
     indices, known = labels_of(labels, class_names, names, where)
     parts = parts_of([str(row.get("split") or "") for row in kept], names, where)
     rejected = len(rows) - len(kept)
-    notes = [f"{rejected} row(s) left out: rejected when they were generated"] if rejected else []
+    notes = [*said, *([f"{rejected} row(s) left out: rejected when they were generated"] if rejected else [])]
     if parts is None:
         notes.append(f"no official split found in {where}: a seeded one is drawn")
     return Listing(items=items, names=names, labels=indices, class_names=known, parts=parts, notes=tuple(notes))

@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,8 +38,9 @@ class Captioner(Description):
         settings = self.settings
         assert settings.model is not None  # noqa: S101 - captions of a file are read
         folder = local_folder(settings.model.model, settings.model.revision, key="generator.captions.model")
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        with _loading(folder):
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         model.eval().to(device)
 
         def describe(images: Sequence[np.ndarray]) -> list[str]:
@@ -73,8 +75,9 @@ class Embedder(Description):
 
         encoder = self.settings.encoder
         folder = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
-        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-        model = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        with _loading(folder):
+            processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+            model = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         model.eval().to(device)
 
         def describe(images: Sequence[np.ndarray]) -> list[list[float]]:
@@ -91,6 +94,18 @@ class Embedder(Description):
             means = [each[parents.labels == label].mean(axis=0) for label in range(int(parents.labels.max()) + 1)]
             each = np.stack(means)
         return dataclasses.replace(parents, embeddings=each)
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Around loading a model: one that cannot be loaded is wrong input, whatever transformers raises."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"the model in {folder} cannot be loaded ({reason}); download it again") from None
 
 
 def read_captions(path: str, images: ImageSource, root: str | None) -> dict[str, str]:
@@ -113,9 +128,10 @@ def read_captions(path: str, images: ImageSource, root: str | None) -> dict[str,
         ) from None
     if images.sources is None or root is None:
         raise InputError("generator.captions.path needs images that are files; type --set data.kind=folder")
-    found: dict[str, str] = {}
+    found, above = dict[str, str](), Path(root).absolute()
     for key, source in zip(images.keys(), images.sources, strict=True):
-        name = Path(source).relative_to(root).as_posix() if Path(source).is_relative_to(root) else source
+        place = Path(source).absolute()
+        name = place.relative_to(above).as_posix() if place.is_relative_to(above) else source
         if not by_name.get(name, "").strip():
             raise InputError(f"generator.captions.path={path} has no caption for {name}; add a row for it")
         found[key] = by_name[name]

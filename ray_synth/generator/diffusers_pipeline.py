@@ -13,8 +13,9 @@ import numpy as np
 from ray_synth.config import Generate, StableDiffusion
 from ray_synth.data.decoding import unified
 from ray_synth.errors import InputError
+from ray_synth.generator.adapters import adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
 from ray_synth.generator.base import Batch, Parents
-from ray_synth.generator.pretrained import has_safetensors, lora_rank, variant_of
+from ray_synth.generator.pretrained import file_shapes, has_safetensors, lora_rank, read_tokenizer, variant_of
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.torch_ops import import_torchvision
 
@@ -173,9 +174,7 @@ class StableDiffusionSampler:
             self.pipe.enable_lora_hotswap(target_rank=self.lora_rank)  # a swap must not compile again
         if self.adapter is not None and not hotswap:
             self.pipe.delete_adapters(ADAPTER)
-        self.pipe.load_lora_weights(
-            str(Path(path).parent), weight_name=Path(path).name, adapter_name=ADAPTER, hotswap=hotswap
-        )
+        self._load_adapter(Path(path), hotswap=hotswap)
         if hotswap:  # with the adapter's own scaling, alpha / r, which set_adapters would take from the first one
             for module in self.pipe.unet.modules():
                 if ADAPTER in getattr(module, "scaling", {}):
@@ -184,6 +183,26 @@ class StableDiffusionSampler:
             self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
         self.adapter = path
         self.encoded.clear()  # a LoRA may change the text encoder too
+
+    def _load_adapter(self, path: Path, *, hotswap: bool) -> None:
+        """A LoRA file, in any of the layouts that diffusers knows, or in PEFT's own."""
+        names = file_shapes(path) if path.suffix == ".safetensors" else {}
+        if not is_pefts_own(names):
+            self.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=ADAPTER, hotswap=hotswap)
+            return
+        from safetensors.torch import load_file
+
+        part, config = part_of(names), adapter_settings(path, names)
+        load = self.pipe.load_lora_into_unet if part == "unet" else self.pipe.load_lora_into_text_encoder
+        load(
+            {as_in_a_pipeline(name, part): tensor for name, tensor in load_file(path).items()},
+            network_alphas=None,
+            metadata={f"{part}.{name}": value for name, value in config.items()},
+            adapter_name=ADAPTER,
+            hotswap=hotswap,
+            _pipeline=self.pipe,
+            **{part: getattr(self.pipe, part)},
+        )
 
 
 def lora_path(template: str, label: int, class_name: str) -> str:
@@ -215,10 +234,7 @@ def check_pipeline_args(settings: StableDiffusion) -> None:
 
 def cut_prompts(folder: Path, prompts: Sequence[str]) -> list[tuple[str, str]]:
     """(prompt, what the text encoder will not read of it), for those that are longer than its limit."""
-    import_torchvision()
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    tokenizer = read_tokenizer(folder)
     limit = tokenizer.model_max_length
     cut = []
     for prompt in prompts:

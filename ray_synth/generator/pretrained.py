@@ -17,11 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ray_synth.config.section import short
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
+from ray_synth.generator.adapters import adapter_files, adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+CLASSES = {
+    "unet": ("diffusers.UNet2DConditionModel",),
+    "vae": ("diffusers.AutoencoderKL",),
+    "text_encoder": ("transformers.CLIPTextModel",),
+    "tokenizer": ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast"),
+    "scheduler": ("a scheduler of diffusers",),
+}
+MOST, MOST_LAYERS = 1_000_000, 200  # of any number in a model's settings, and of those that count layers
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TEXT_PREFIX = "text_model."  # of a text encoder's weights; transformers 5.6 took it away
@@ -37,8 +47,13 @@ def local_folder(model: str, revision: str | None, *, key: str = "generator", al
     """
     if os.path.isdir(model):
         return Path(model).resolve()
+    if os.path.isfile(model) or model.endswith((".safetensors", *(kind[1:] for kind in PICKLED))):
+        raise InputError(_one_file(model, key))
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise InputError(f"{key}.model: no folder {model!r}; give a folder that holds a model, or a hub id OWNER/NAME")
+        raise InputError(
+            f"{key}.model: no folder {model!r} ({os.path.abspath(model)}); give a folder that holds a model, or a hub "
+            "id OWNER/NAME"
+        )
     if revision is None:
         raise InputError(
             f"{key}.model={model!r} is no local folder, and as a hub id it needs the commit that is meant: "
@@ -70,6 +85,24 @@ def local_folder(model: str, revision: str | None, *, key: str = "generator", al
     return Path(found)
 
 
+def _one_file(model: str, key: str) -> str:
+    """What to type where a model is one file, as other programs take it."""
+    if not os.path.isfile(model):
+        return f"{key}.model: no file {os.path.abspath(model)}, and a folder of a diffusers pipeline is asked for"
+    if not model.endswith(".safetensors"):
+        return (
+            f"{key}.model={model} is a file that can run any code when it is loaded; take a model with safetensors, in "
+            "the folders of a diffusers pipeline"
+        )
+    folder = os.path.splitext(model)[0]
+    return (
+        f"{key}.model={model} is one file, and the folder of a diffusers pipeline is asked for; convert it once: "
+        'python -c "from diffusers import StableDiffusionPipeline as P; '
+        f"P.from_single_file('{model}').save_pretrained('{folder}', safe_serialization=True)\", "
+        f"and type --set {key}.model={folder}"
+    )
+
+
 def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
     """Raise InputError unless the folder holds a whole Stable Diffusion 1.x or 2.x pipeline."""
     index = read_config(folder / "model_index.json", folder)
@@ -82,30 +115,90 @@ def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
     for part in COMPONENTS:
         if not (folder / part).is_dir():
             raise InputError(f"{folder} is incomplete: no folder {part}/; download the model again")
+        made_by = index.get(part)
+        if not isinstance(made_by, list) or len(made_by) != 2 or not _is_of(part, made_by):
+            raise InputError(
+                f"{folder}/model_index.json: {part} must be {' or '.join(CLASSES[part])}, got {short(made_by)}; "
+                "download the model again"
+            )
     for part in WITH_WEIGHTS:
         config = read_config(folder / part / "config.json", folder)
+        _check_sizes(config, folder / part / "config.json")
         expected = expected_shapes(folder, part, config)
         if has_safetensors(folder / part, allow_pickle=allow_pickle):
             _compare(expected, weight_shapes(folder / part), folder / part)
     _check_tokenizer(folder)
-    if not read_config(folder / "scheduler" / "scheduler_config.json", folder).get("_class_name"):
-        raise InputError(f"{folder}/scheduler/scheduler_config.json names no scheduler; download the model again")
+    saved = read_config(folder / "scheduler" / "scheduler_config.json", folder)
+    if not isinstance(saved.get("_class_name"), str) or not saved["_class_name"].endswith("Scheduler"):
+        raise InputError(
+            f"{folder}/scheduler/scheduler_config.json names no scheduler, but {short(saved.get('_class_name'))}; "
+            "download the model again"
+        )
+    _check_sizes(saved, folder / "scheduler" / "scheduler_config.json")
+
+
+def _is_of(part: str, made_by: list[Any]) -> bool:
+    library, name = made_by
+    if part == "scheduler":
+        return library == "diffusers" and isinstance(name, str) and name.endswith("Scheduler")
+    return f"{library}.{name}" in CLASSES[part]
+
+
+def _check_sizes(config: Any, file: Path, key: str = "") -> None:
+    """Raise InputError for numbers that no such model has: to build it would take all memory, or no end."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            _check_sizes(value, file, str(name))
+    elif isinstance(config, list):
+        if len(config) > MOST_LAYERS:
+            raise InputError(
+                f"{file}: {key} has {len(config):,} values, at most {MOST_LAYERS}; download the model again"
+            )
+        for value in config:
+            _check_sizes(value, file, key)
+    elif isinstance(config, int | float) and not isinstance(config, bool):
+        most = MOST_LAYERS if "layer" in key and "norm" not in key else MOST
+        if not -most <= config <= most:  # NaN too
+            raise InputError(f"{file}: {key} must be at most {most:,}, got {short(config)}; download the model again")
 
 
 def _check_tokenizer(folder: Path) -> None:
     """Its vocabulary must be there and be the text encoder's: transformers makes an empty one without a word."""
-    words = 0
+    words: Any = 0
     if (folder / "tokenizer" / "vocab.json").is_file():
         words = len(read_config(folder / "tokenizer" / "vocab.json", folder))
     elif (folder / "tokenizer" / "tokenizer.json").is_file():
         model = read_config(folder / "tokenizer" / "tokenizer.json", folder).get("model", {})
-        words = len(model.get("vocab", {}))
-    rows = read_config(folder / "text_encoder" / "config.json", folder).get("vocab_size", 49408)
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        words = len(vocabulary) if isinstance(vocabulary, dict | list) else 0
+    encoder = read_config(folder / "text_encoder" / "config.json", folder)
+    rows, longest = encoder.get("vocab_size", 49408), encoder.get("max_position_embeddings", 77)
     if not 0.9 * rows <= words <= rows:
         raise InputError(
             f"{folder}/tokenizer is incomplete or of another model: it has {words:,} words, the text encoder reads "
             f"{rows:,}; download the model again"
         )
+    limit = read_tokenizer(folder).model_max_length
+    if not isinstance(limit, int) or not 2 < limit <= longest:
+        raise InputError(
+            f"{folder}/tokenizer/tokenizer_config.json: model_max_length must be at most {longest}, what the text "
+            f"encoder reads, got {short(limit)}; download the model again"
+        )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a pipeline. Raises InputError for one that cannot be loaded."""
+    from ray_synth.torch_ops import import_torchvision
+
+    import_torchvision()
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # of Rust's and Python's many, for a file that is not as it should be
+        raise InputError(
+            f"{folder}/tokenizer cannot be loaded ({_first_line(error)}); download the model again"
+        ) from None
 
 
 def has_safetensors(folder: Path, *, allow_pickle: bool, flag: bool = True) -> bool:
@@ -151,26 +244,43 @@ def file_shapes(path: Path) -> Shapes:
             if length > size:
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}); download it again") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        header.pop("__metadata__", None)
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
+    except (
+        OSError,
+        ValueError,
+        struct.error,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InputError(f"{path} is no whole safetensors file ({_first_line(error)}); download it again") from None
     if size != 8 + length + end:
         raise InputError(f"{path} has {size:,} bytes, its header says {8 + length + end:,}; download it again")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return shapes
 
 
 def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
     """Raise InputError unless every weight of the LoRA fits a layer of the model in `folder`."""
+    if path.is_dir():
+        found = next(iter(sorted(path.glob("*.safetensors"))), path / "adapter_model.safetensors")
+        raise InputError(f"generator.lora={path} is a folder; give the file in it: type --set generator.lora={found}")
     if not path.is_file():
-        raise InputError(f"generator.lora: no file {path}; give a *.safetensors file")
+        raise InputError(f"generator.lora: no file {path.absolute()}; give a *.safetensors file")
     if path.suffix != ".safetensors":
         if not allow_pickle:
             raise InputError(f"generator.lora={path} is not a safetensors file; convert it, or type --allow-pickle")
         return
     layers = _layers(folder)
-    adapted = 0
-    for name, shape in file_shapes(path).items():
+    adapted, shapes = 0, file_shapes(path)
+    if is_pefts_own(shapes):
+        adapter_settings(path, shapes)
+        part = part_of(shapes)
+        shapes = {as_in_a_pipeline(name, part): shape for name, shape in shapes.items()}
+    for name, shape in shapes.items():
         match = re.fullmatch(r"(.+?)\.(?:lora\.|lora_)?(?:linear_layer\.)?(A|B|down|up)(?:\.default)?\.weight", name)
         if match is None:
             continue
@@ -179,6 +289,8 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
             raise InputError(
                 f"generator.lora={path} is of another base: it adapts {layer}, which the model in {folder} has not"
             )
+        if len(shape) < 2:
+            raise InputError(f"generator.lora={path} is no LoRA: {name} has shape {list(shape)}; give another file")
         outputs, inputs = layers[layer][:2] if len(layers[layer]) > 1 else (0, 0)
         wanted, got = (inputs, shape[1]) if side in ("A", "down") else (outputs, shape[0])
         if wanted != got:
@@ -198,19 +310,27 @@ def _of_processor(match: re.Match[str]) -> str:
 def _layers(folder: Path) -> Shapes:
     """The layers of a model that a LoRA may adapt, under each name that LoRA files give them."""
     layers: Shapes = {}
-    for part, short in (("unet", "unet"), ("text_encoder", "te")):
+    for part, called in (("unet", "unet"), ("text_encoder", "te")):
         config = read_config(folder / part / "config.json", folder)
         for name, shape in expected_shapes(folder, part, config).items():
             layer = name.removesuffix(".weight").removeprefix(TEXT_PREFIX)
             for prefix in ("", TEXT_PREFIX) if part == "text_encoder" else ("",):
                 layers[f"{part}.{prefix}{layer}"] = shape
-                layers[f"lora_{short}_{(prefix + layer).replace('.', '_')}"] = shape
+                layers[f"lora_{called}_{(prefix + layer).replace('.', '_')}"] = shape
     return layers
 
 
 def adapts_text(path: Path) -> bool:
     """Whether a LoRA changes the text encoder."""
-    return any(name.startswith(("text_encoder", "lora_te")) for name in file_shapes(path))
+    shapes = file_shapes(path)
+    own = is_pefts_own(shapes) and part_of(shapes) == "text_encoder"
+    return own or any(name.startswith(("text_encoder", "lora_te")) for name in shapes)
+
+
+def lora_digest(path: Path) -> str:
+    """The content of a LoRA, and of the file beside it that scales it."""
+    files = adapter_files(path, file_shapes(path) if path.suffix == ".safetensors" else ())
+    return content_digest(path) if len(files) == 1 else files_digest(files)
 
 
 def lora_rank(path: Path) -> int:

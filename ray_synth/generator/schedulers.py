@@ -9,6 +9,15 @@ from typing import Any
 from ray_synth.errors import InputError
 
 
+def check_steps(scheduler: Any, steps: int) -> None:
+    """One step of so many, on next to nothing: whatever it raises, sampling would raise."""
+    import torch
+
+    scheduler.set_timesteps(steps)
+    time, latent = scheduler.timesteps[0], torch.zeros(1, 4, 2, 2)
+    scheduler.step(torch.zeros_like(latent), time, scheduler.scale_model_input(latent, time))
+
+
 def scheduler_like(given: Any, name: str) -> Any:
     """The diffusers scheduler `name` with the noise schedule of the given one.
 

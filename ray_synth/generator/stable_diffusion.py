@@ -20,6 +20,7 @@ from ray_synth.generator.pretrained import (
     has_safetensors,
     license_of,
     local_folder,
+    lora_digest,
     pipeline_digest,
     read_config,
 )
@@ -72,13 +73,25 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def _check_scheduler(self, folder: Path) -> None:
         import diffusers
 
-        from ray_synth.generator.schedulers import scheduler_like
+        from ray_synth.generator.schedulers import check_steps, scheduler_like
 
         saved = read_config(folder / "scheduler" / "scheduler_config.json", folder)
         kind = getattr(diffusers, saved["_class_name"], None)
-        if kind is None:
+        if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
             raise InputError(f"{folder}/scheduler is of a kind that diffusers does not have: {saved['_class_name']}")
-        scheduler_like(kind.from_config(saved), self.generate.scheduler)
+        try:
+            scheduler: Any = kind
+            given = scheduler.from_config(saved)
+            check_steps(scheduler_like(given, self.generate.scheduler), self.generate.num_inference_steps)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a scheduler makes of settings that are not its own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"{folder}/scheduler/scheduler_config.json describes no scheduler that works with "
+                f"generate.scheduler={self.generate.scheduler} and {self.generate.num_inference_steps} steps "
+                f"({reason}); choose another generate.scheduler, or download the model again"
+            ) from None
 
     def _lora_paths(self) -> list[str]:
         from ray_synth.generator.diffusers_pipeline import lora_paths
@@ -102,7 +115,8 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         place = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
         has_safetensors(place, allow_pickle=False, flag=False)
         config = read_config(place / "config.json", place)
-        width = config.get("projection_dim", config.get("vision_config", {}).get("projection_dim"))
+        vision = config.get("vision_config")
+        width = config.get("projection_dim", vision.get("projection_dim") if isinstance(vision, dict) else None)
         wanted = read_config(folder / "unet" / "config.json", folder).get("cross_attention_dim", 1280)
         if width != wanted:
             raise InputError(
@@ -128,7 +142,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         revision = pipeline_digest(folder) if local else str(settings.revision)
         parts = {"model": revision}
         for path in self._lora_paths():
-            parts[f"lora/{Path(path).name}/{len(parts)}"] = content_digest(Path(path))
+            parts[f"lora/{Path(path).name}/{len(parts)}"] = lora_digest(Path(path))
         others: dict[str, Any] = {
             "captions": settings.captions and settings.captions.model,
             "visual_guidance": settings.visual_guidance and settings.visual_guidance.encoder,

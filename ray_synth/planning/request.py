@@ -71,7 +71,7 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
     )
     elsewhere = request.gpu is not None or request.rates is not None
     described = request.without_data or (elsewhere and not data_are_here(experiment.data))
-    run = Run(experiment, folder_of(experiment, request.out), reporter, described=described)
+    run = Run(experiment, folder_of(experiment, request.out, request.experiment), reporter, described=described)
     with run.inputs.resources:
         run.folder.check_free_for(experiment)
         work = work_of(run, request.until)

@@ -48,7 +48,7 @@ def scaling_picture(plan: Mapping[str, Any]) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from ray_synth.report.plots import BLUE, GREY, ORANGE, STYLE
+    from ray_synth.report.plots import BLUE, GREY, ORANGE, STYLE, plain_logarithm
 
     points = plan["scaling"]
     nodes = [point["nodes"] for point in points]
@@ -61,6 +61,7 @@ def scaling_picture(plan: Mapping[str, Any]) -> Figure:
         first = points[0]["wall"]["median"] * nodes[0] / 3600
         time.plot(nodes, [first / count for count in nodes], color=GREY, ls=":", lw=1, label="if all of it scaled")
         time.set_yscale("log")
+        plain_logarithm(time.yaxis)
         time.set_ylabel("wall time, hours")
         for money in rest:
             _band(money, nodes, [point["money"] for point in points], 1.0, BLUE, "on demand")

@@ -1,4 +1,4 @@
-"""Results in, matplotlib figures out; `as_svg` and `as_png` give what a page can hold, `write_picture` a file."""
+"""Results in, matplotlib figures out; `as_svg` and `as_image` give what a page can hold, `write_picture` a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,17 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogFormatter
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
 from ray_synth.bound.theorem import risk_bound
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
+from ray_synth.report.fonts import families_for, missing_in, spell
 from ray_synth.report.methods import NAMES, class_said, classes_differ, in_order
 from ray_synth.runs import RunFolder
 
@@ -33,13 +37,21 @@ if TYPE_CHECKING:
 
 INK, BLUE, ORANGE, GREY, RED, GREEN = "#22252b", "#2f6fb2", "#d9822b", "#9aa1ab", "#b3372f", "#3a8f5c"
 PICTURES = (".png", ".svg", ".pdf")
+JOINERS = "\u200c\u200d"  # which letters of Persian, Hindi and others are written with
+NO_DATE: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # of an SVG: equal figures are equal bytes
 STYLE: Any = {  # the stubs want each key to be a literal
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.hashsalt": "ray_synth",
     "text.color": INK,
+    "text.parse_math": False,  # names are text, whatever dollars they hold
 }
+
+
+def style_for(texts: Iterable[str]) -> Any:
+    """The style, with fonts that have the letters of these texts."""
+    return {**STYLE, "font.family": families_for(texts)}
 
 
 def ratio_curve(estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: float, predicted_ratio: float) -> Figure:
@@ -69,7 +81,7 @@ def ratio_curve(estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: fl
 
 def estimate_picture(estimate: RatioEstimate, class_names: Sequence[str] = ()) -> Figure:
     """One picture of a prediction: its curve over every method's own ratio, the spectra, and the worst classes."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style_for((*class_names, estimate.reason, *estimate.warnings))):
         classes = estimate.classes[:12]
         said = [line for warning in estimate.warnings for line in textwrap.wrap(f"Warning: {warning}", 130)]
         lower = 0.9 + 0.27 * max(len(classes), 6) + 0.2 * len(said)
@@ -132,7 +144,7 @@ def _draw_bound(axes: Axes, estimate: RatioEstimate) -> None:
         beside.plot(np.log2(1 + ratios), bound / np.min(bound), color=GREEN, lw=width, label=label)
     beside.set_yscale("log")
     beside.set_ylim(0.9, 100)
-    beside.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    plain_logarithm(beside.yaxis)
     beside.spines["right"].set_visible(True)
     beside.spines["right"].set_color(GREEN)
     beside.set_ylabel("bound over its least", color=GREEN)
@@ -203,6 +215,8 @@ def _draw_spectra(axes: Axes, spectra: Spectra) -> None:
     if any(np.size(line.get_xdata()) for line in axes.get_lines()):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        plain_logarithm(axes.xaxis)
+        plain_logarithm(axes.yaxis)
         axes.xaxis.set_major_formatter(lambda f, _: f"1/{1 / f:g}")
     else:
         axes.set(xticks=[], yticks=[])
@@ -210,6 +224,12 @@ def _draw_spectra(axes: Axes, spectra: Spectra) -> None:
     axes.set_xlabel("cycles per pixel")
     axes.set_ylabel("power")
     axes.legend(frameon=False, fontsize=8.5)
+
+
+def plain_logarithm(axis: Axis) -> None:
+    """Powers at its ticks as plain text: formulas are not read."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 def _draw_classes(
@@ -259,10 +279,11 @@ def _short(value: float) -> str:
 
 
 def _plain(name: str, most: int = 20) -> str:
-    """A class name as text that matplotlib draws as it stands: no formulas, no control characters, not too long."""
-    shown = "".join("?" if unicodedata.category(letter).startswith("C") else letter for letter in name)
-    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
-    return shown.replace("$", r"\$")
+    """A class name that can stand in a picture: no control characters, not too long."""
+    shown = "".join(
+        "?" if unicodedata.category(letter).startswith("C") and letter not in JOINERS else letter for letter in name
+    )
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
@@ -284,20 +305,38 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         raise InputError(f"folder {file.parent} is not writable; type --plot {file.name} to write here")
 
 
-def write_picture(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure whole or not at all, in the format of the suffix."""
+def write_picture(figure: Figure, path: str | os.PathLike[str]) -> list[str]:
+    """Write a figure whole or not at all, in the format of the suffix; notes say what had to be drawn otherwise."""
     file = Path(path)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a class name in a script that the font lacks
-        figure.savefig(buffer, format=file.suffix[1:].lower(), dpi=130)
+    buffer, kind, notes = io.BytesIO(), file.suffix[1:].lower(), list[str]()
+    with _drawing(figure) as missing:
+        if missing and kind != "svg":
+            spell(figure, missing)
+            shown = missing if len(missing) <= 10 else f"{missing[:10]}..."
+            notes.append(
+                f"no font on this machine has {shown}: such letters are drawn as their codes; type --plot "
+                f"{file.with_suffix('.svg')}, which is drawn with the fonts of whoever opens it, or install a font"
+            )
+        figure.savefig(buffer, format=kind, dpi=130)
     RunFolder(file.parent.absolute()).write(file.name, buffer.getvalue())
+    return notes
+
+
+@contextmanager
+def _drawing(figure: Figure) -> Iterator[str]:
+    """Around saving a figure: letters that no font here has stay text in an SVG. Yields those letters."""
+    missing = missing_in(figure)
+    style: Any = {**STYLE, "svg.fonttype": "none" if missing else "path"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # where a figure is laid out
+        yield missing
 
 
 def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_classes: int = 20) -> Figure:
     """A row per class: `each` real images, then `each` synthetic ones, the first of both."""
     classes = min(real.num_classes, max_classes)
-    with matplotlib.rc_context(STYLE):
+    class_names = [_plain(name, 30) for name in real.class_names[:classes]]
+    with matplotlib.rc_context(style_for(class_names)):
         figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
         for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
             rows = first_per_class(images.labels, np.full(images.num_classes, each))
@@ -316,7 +355,7 @@ def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_c
             for side in axes.spines.values():
                 side.set_visible(False)
             centres = np.arange(classes) * (height + pad) + height / 2
-            axes.set_yticks(centres if column == 0 else [], real.class_names[:classes] if column == 0 else [])
+            axes.set_yticks(centres if column == 0 else [], class_names if column == 0 else [])
             axes.tick_params(length=0)
     return figure
 
@@ -324,14 +363,17 @@ def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_c
 def as_svg(figure: Figure) -> str:
     """The <svg> element, without a date, so that equal figures are equal bytes."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with _drawing(figure):
+        figure.savefig(buffer, format="svg", metadata=NO_DATE)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def as_png(figure: Figure, dpi: int = 130) -> str:
-    """A data URL."""
+def as_image(figure: Figure, dpi: int = 130) -> str:
+    """A data URL: PNG, or SVG where letters are left to the fonts of whoever looks at it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    with _drawing(figure) as missing:
+        kind = "svg" if missing else "png"
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=NO_DATE if missing else None)
+    name = "svg+xml" if missing else "png"
+    return f"data:image/{name};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -198,9 +198,9 @@ class Ledger:
         rows = [_row(trial) for trial in self.trials]
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["trial_id"]
         buffer = io.StringIO(newline="")
-        writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        csv.writer(buffer, lineterminator="\n").writerow(columns)
+        writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
         self.folder.write(TRIALS, buffer.getvalue().encode())
 
     def _append(self, row: Mapping[str, Any]) -> None:
@@ -236,6 +236,12 @@ def _seal(row: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_formula(value: Any) -> Any:
+    """Words as a spreadsheet shows them: what begins like a formula is text there."""
+    text = str(value) if not isinstance(value, bool | int | float) and value is not None else ""
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) or text[:1] in ("\t", "\r") else value
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -435,22 +436,60 @@ def read_once() -> Any:
     readers.READERS.update(kept)
 
 
-@settings(
-    max_examples=500,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
-)
-@given(text=mutants())
-def test_500_mutants_exit_with_0_or_2_and_no_traceback(
-    text: bytes, read_once: Any, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    file = tmp_path_factory.getbasetemp() / "mutant.yaml"
+@st.composite
+def overrides(draw: st.DrawFn) -> dict[str, Any]:
+    """Values for up to three places: dotted, nested, or dotted so far and nested from there."""
+    found: dict[str, Any] = {}
+    for _ in range(draw(st.integers(0, 3))):
+        path = draw(st.sampled_from(_paths(DEFAULTS)) | st.lists(st.text(max_size=6), min_size=1, max_size=3))
+        value = draw(VALUES)
+        cut = draw(st.integers(1, len(path)))
+        for name in reversed(path[cut:]):
+            value = {name: value}
+        found[".".join(path[:cut])] = value
+    return found
+
+
+def read_through(file: Path, text: bytes, given: dict[str, Any]) -> None:
+    """A file and overrides give an experiment or one line per problem, in Python and on the command line."""
     file.write_bytes(text)
-    result = CliRunner().invoke(cli.app, ["run", str(file), "--dry-run"])
-    assert result.exit_code in (0, 2), (text, result.output, result.exception)
+    outcome = 0
+    try:
+        load_experiment(file, given)
+    except InputError:
+        outcome = 2
+    words = [f"--set={key}={json.dumps(value)}" for key, value in given.items()]
+    result = CliRunner().invoke(cli.app, ["run", str(file), "--dry-run", *words])
+    assert result.exit_code in (0, 2), (text, words, result.output, result.exception)
     assert "Traceback" not in result.output
     if result.exit_code == 2:
         assert "ray-synth: " in result.output
+    elif all(isinstance(value, int) for value in given.values()):
+        assert outcome == 0, (text, words)  # what is not text in JSON may be text in YAML
+
+
+MUTANTS: Any = settings(
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+
+
+@settings(MUTANTS, max_examples=250)
+@given(text=mutants(), given=overrides())
+def test_250_mutants_exit_with_0_or_2_and_no_traceback(
+    text: bytes, given: dict[str, Any], read_once: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    read_through(tmp_path_factory.getbasetemp() / "mutant.yaml", text, given)
+
+
+@pytest.mark.slow
+@settings(MUTANTS, max_examples=2000)
+@given(text=mutants(), given=overrides())
+def test_2000_mutants_exit_with_0_or_2_and_no_traceback(
+    text: bytes, given: dict[str, Any], read_once: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    read_through(tmp_path_factory.getbasetemp() / "mutant.yaml", text, given)
 
 
 def test_paths_are_made_absolute_for_workers_and_architectures_are_not(

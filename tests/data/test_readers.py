@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from ray_synth.catalog import CATALOG
-from ray_synth.config import FORMATS, Data, load_experiment
+from ray_synth.config import FORMATS, Data, Experiment, load_experiment
 from ray_synth.data import decoding
 from ray_synth.data.images import ImageSet
 from ray_synth.data.listing import Listing
@@ -365,7 +365,7 @@ SMALLEST = {
 
 @pytest.mark.parametrize("kind", CATALOG)
 def test_the_settings_of_a_known_data_set_fit_its_smallest_class(kind: str) -> None:
-    data = load_experiment(DIGITS, {"data": {"kind": kind, "path": "x"}}).data
+    data = Experiment.model_validate({"name": "x", "data": {"kind": kind, "path": "x"}}).data
     counts = dict(zip(("train", "val", "test"), SMALLEST[kind], strict=True))
     parts = np.asarray([part for _ in range(2) for part in counts for _ in range(counts[part])])
     labels = np.repeat([0, 1], sum(counts.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_synth.report.plots import as_png, side_by_side
+from ray_synth.report.plots import as_image, side_by_side
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.shown import Shown
 
@@ -16,6 +16,6 @@ def images(results: RunResults) -> Shown:
             "killers": killers,
             "fidelity": results.summary.label_fidelity,
             "judge": results.metrics.get("label_fidelity/judge_accuracy"),
-            "pictures": as_png(side_by_side(results.real, results.synthetic)),
+            "pictures": as_image(side_by_side(results.real, results.synthetic)),
         },
     )
