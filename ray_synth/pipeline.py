@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
 from ray_synth.errors import InputError, PartlyDone
+from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages import STAGES, Generate, Sweep, stages_until
@@ -152,7 +153,7 @@ class Run:
 
         if os.environ.get("RAY_ADDRESS"):
             return
-        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+        cpus, gpus = usable_cpus(), torch.cuda.device_count()
         TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
         check_workers(self.experiment.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
 
