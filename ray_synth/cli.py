@@ -527,6 +527,13 @@ def submit(
     fetch: Annotated[
         Path | None, typer.Option("--fetch", metavar="DIR", help="where the report goes; default runs/NAME-cluster")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="FILE", help="send it though it looks as if it opens something; repeatable"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list what would be sent and what would not; ask no cluster")
+    ] = False,
 ) -> None:
     """Example: ray-synth submit sweeps/digits.yaml --out s3://BUCKET/runs/digits
 
@@ -534,7 +541,8 @@ def submit(
     The port of a cluster that ray up started, brought here (in another terminal):
     ray dashboard cluster.yaml
 
-    Sends this folder (what git would take; no runs, no secrets) and runs the experiment there as a Ray job. Shows what
+    Sends this folder (what git would take; no runs, and nothing that by its name or content opens something: --dry-run
+    lists it) and runs the experiment there as a Ray job. Shows what
     it says until it ends, and fetches the report. The same command follows a job that runs, and continues one that was
     stopped or killed. Exit code: the run's.
     """
@@ -549,7 +557,16 @@ def submit(
         if verb != "run":
             stages_until(verb, said="--verb")
         command = command_of(experiment, out, set_ or [], seed, verb, Path.cwd())
-        code = submit_job(command, reporter, address=address, detach=detach, stop=stop, fetch=fetch)
+        code = submit_job(
+            command,
+            reporter,
+            address=address,
+            detach=detach,
+            stop=stop,
+            fetch=fetch,
+            allow=allow or [],
+            dry_run=dry_run,
+        )
     if code:
         raise typer.Exit(code)
 

@@ -57,16 +57,18 @@ class Reporter:
             TimeRemainingColumn(),
         )
         bar = Progress(*columns, console=self.console)
-        with Live(bar, console=self.console, refresh_per_second=4) as live:
-            self.live, self.bar = live, bar
-            task = bar.add_task(name, total=total)
-            try:
-                yield self._counted(name, total, lambda done: bar.update(task, completed=done))
-            finally:
-                self.live = self.bar = None
-            bar.update(task, completed=total)
-        if not self.console.is_interactive:
-            self.console.line()
+        try:
+            with Live(bar, console=self.console, refresh_per_second=4) as live:
+                self.live, self.bar = live, bar
+                task = bar.add_task(name, total=total)
+                try:
+                    yield self._counted(name, total, lambda done: bar.update(task, completed=done))
+                finally:
+                    self.live = self.bar = None
+                bar.update(task, completed=total)
+        finally:
+            if not self.console.is_interactive:
+                self.console.line()  # what is said next stands on a line of its own
         self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")
 
     @contextmanager

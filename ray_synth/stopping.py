@@ -140,7 +140,10 @@ def _watch(heard: int) -> None:
 
 def _end(number: int, family: Iterable[psutil.Process] = ()) -> NoReturn:
     """Leave at once, and nothing behind."""
-    say()
+    if not _state.said:
+        _state.said = True
+        with contextlib.suppress(OSError):  # past sys.stderr, which a bar may hold
+            os.write(2, f"{LINE}\n".encode())
     with contextlib.suppress(Exception):
         end_all([*family, *descendants()])
     for folder in _state.folders:

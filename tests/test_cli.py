@@ -248,3 +248,14 @@ def test_a_token_is_shown_by_a_process_that_has_used_ray_before(tmp_path: Path) 
         [sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.stdout.split() == ["0", "1"], done.stderr  # disabled, token
+
+
+def test_submit_lists_what_it_would_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("digits.yaml", "prod.env", "hf_token"):
+        (tmp_path / name).write_text(DIGITS.read_text() if name == "digits.yaml" else name)
+    monkeypatch.chdir(tmp_path)
+    words = ["submit", "digits.yaml", "--out", "s3://bucket/digits", "--address", "http://127.0.0.1:1", "--dry-run"]
+    done = ray_synth(*words, "--allow", "hf_token")
+    assert (done.returncode, done.stdout) == (0, "digits.yaml\nhf_token\n"), done.stderr
+    assert "not sent, for what their names say: prod.env; --allow FILE sends one all the same" in done.stderr
+    refused(ray_synth(*words, "--allow", "hf-token"), "--allow hf-token", "did you mean hf_token?")
