@@ -21,7 +21,8 @@ from ray_synth.hardware.machine import usable_cpus
 OBJECT_STORE_BYTES = 512 * 2**20
 LISTENS_WITHIN = 10.0  # seconds
 SOCKET_PATH = 107  # bytes that the system takes for a socket's path
-SOCKET = "/session_2026-11-27_15-04-13_563472_4194304/sockets/plasma_store"  # the longest that Ray adds to its folder
+OPEN = "r"  # Ray lets everybody write to its folder, so that lies in one that they do not enter
+SOCKET = f"/{OPEN}/session_2026-11-27_15-04-13_563472_4194304/sockets/plasma_store"  # the longest that Ray adds
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def _alone() -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
-                    _temp_dir=folder,
+                    _temp_dir=f"{folder}/{OPEN}",
                 )
             stopping.retake()
             yield

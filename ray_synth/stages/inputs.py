@@ -12,6 +12,7 @@ from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
+from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
@@ -25,7 +26,7 @@ class Inputs:
 
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
         self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
-        self.resources = ExitStack()
+        self.resources, self.watched = ExitStack(), False
         self.splits: Splits = (
             published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)
         )
@@ -73,6 +74,9 @@ class Inputs:
 
         if not ray.is_initialized():
             self.resources.enter_context(ray_session())
+        if not self.watched:
+            self.watched = True
+            self.resources.enter_context(told_what_is_lacking(self.reporter.say))
 
     def all_but_test(self) -> ImageSource:
         """Every real image that may be looked at more than once."""
