@@ -173,7 +173,7 @@ def _cluster_file() -> Mapping[str, Any]:
     name = next((node["Labels"].get(CLUSTER_FILE) for node in _alive() if node["NodeID"] == here), None)
     if name is None:
         return {}
-    file = Path.home() / name
+    file = Path(os.path.expanduser("~"), name)
     try:
         found = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, InputError) as error:

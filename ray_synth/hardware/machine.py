@@ -1,4 +1,4 @@
-"""What a container, a batch system or `taskset` lets this process use, in; bytes of memory and a number of CPUs out."""
+"""What a container, a batch system or `taskset` lets this process use, in; bytes of memory, CPUs and a place out."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN, environment: Mapping[s
         counts += [quota / period] if quota > 0 < period else []
     counts += [float(environment[name]) for name in BATCH_CPUS if environment.get(name, "").isdigit()]
     return max(1, int(min(counts)))
+
+
+def cache_folder() -> Path:
+    """Where this user keeps what can be made again. Without a home folder a place that cannot be made."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return folder if folder.is_absolute() else Path(os.devnull, "no-home")
 
 
 def _limits(controller: str, name: str, name_v1: str, cgroups: Path, own: Path) -> Iterator[str]:

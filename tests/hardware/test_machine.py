@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_synth.data.decoding import room_for
 from ray_synth.errors import InputError
+from ray_synth.features.cache import _write, features_folder
 from ray_synth.hardware import machine
 from ray_synth.hardware.machine import machine_memory, usable_cpus
+from ray_synth.smoke import _make, models_folder
 
 MB = 2**20
 PAGES = os.sysconf("SC_PAGE_SIZE")
@@ -108,3 +111,19 @@ def test_nobody_counts_cpus_or_memory_in_another_way() -> None:
         if re.search(r"cpu_count\(|SC_PHYS_PAGES", path.read_text(encoding="utf-8"))
     ]
     assert found == ["machine.py"]
+
+
+@pytest.mark.parametrize("home", ["/proc/nobody", None])
+def test_without_a_home_folder_nothing_is_kept_and_nothing_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # a container's user whom no list of users names
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    _write(features_folder() / "features-1.safetensors", np.ones((2, 2), np.float32), 1000)
+    with pytest.raises(InputError, match=r"cannot be written: .*; type XDG_CACHE_HOME=DIR before the command"):
+        _make(models_folder(), "tiny", lambda folder: None)
+    assert not list(tmp_path.iterdir())
