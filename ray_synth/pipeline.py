@@ -240,6 +240,7 @@ class Run:
             self.inputs.report_moved(moved)
             with self.reporter.stage(stage.name, stage.plan, stage.total) as advance:
                 stage.run(advance)
+        self.inputs.spare_memory()
 
     def _figures_from(self, stage: Stage) -> list[str]:
         """Files with figures of a stage and of those after it."""

@@ -31,6 +31,7 @@ class Reporter:
 
     def log(self, text: str) -> None:
         if self.folder is not None:
+            text = text.encode("utf-8", "replace").decode()  # a file's name may hold what no text does
             stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             try:
                 self.folder.append("log.txt", "".join(f"{stamp} {line}\n" for line in text.splitlines()))

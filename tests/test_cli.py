@@ -259,3 +259,22 @@ def test_submit_lists_what_it_would_send(tmp_path: Path, monkeypatch: pytest.Mon
     assert (done.returncode, done.stdout) == (0, "digits.yaml\nhf_token\n"), done.stderr
     assert "not sent, for what their names say: prod.env; --allow FILE sends one all the same" in done.stderr
     refused(ray_synth(*words, "--allow", "hf-token"), "--allow hf-token", "did you mean hf_token?")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "shift_jis"])
+def test_what_an_encoding_does_not_have_is_replaced(tmp_path: Path, encoding: str) -> None:
+    """Also what no encoding has: a file's name that is no text."""
+    script = (
+        "import sys; from ray_synth import cli; from ray_synth.progress import Reporter; from ray_synth.runs import "
+        "RunFolder\n"
+        "def app(**_):\n"
+        "    print('0.93', 'caf\\xe9', '\\u30d5', '\\udce9')\n"
+        "    reporter = Reporter(); reporter.log_to(RunFolder(sys.argv[1])); reporter.say('caf\\xe9 \\u30d5 \\udce9')\n"
+        "cli.app = app; cli.main()"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"0.93 caf")
+    assert b"?" in done.stdout
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("caf\xe9 \u30d5 ?\n")

@@ -12,10 +12,13 @@ from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
+from ray_synth.hardware.machine import machine_memory
 from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
+
+SHORT_OF_MEMORY = 3 * 2**30  # bytes
 
 
 class Inputs:
@@ -69,7 +72,7 @@ class Inputs:
         return own + [d for model, _ in named for d in packaged_digests(model)] + encoder_files(e.partition.features)
 
     def start_ray(self) -> None:
-        """Ray is started by the first stage that needs it, and stopped at the end of the run."""
+        """Ray is started by the first stage that needs it, and stopped at the end of the run, or before."""
         import ray
 
         if not ray.is_initialized():
@@ -77,6 +80,12 @@ class Inputs:
         if not self.watched:
             self.watched = True
             self.resources.enter_context(told_what_is_lacking(self.reporter.say))
+
+    def spare_memory(self) -> None:
+        """Between two stages, where there is little: what Ray keeps of the first, half a gigabyte, is given back."""
+        if machine_memory() < SHORT_OF_MEMORY:
+            self.resources.close()
+            self.watched = False
 
     def all_but_test(self) -> ImageSource:
         """Every real image that may be looked at more than once."""
