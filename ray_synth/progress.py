@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that a home folder cannot be written is no news
         self.folder: RunFolder | None = None
         self.live: Live | None = None
         self.bar: Progress | None = None
