@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self")
+SHORT = 3 * 2**30  # bytes
 BATCH_CPUS = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")  # what Slurm gave, where it does not bind as well
 
 
@@ -23,6 +24,11 @@ def machine_memory(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
         return sys.maxsize
     limits += [int(text) for text in _limits("memory", "memory.max", "memory.limit_in_bytes", cgroups, own)]
     return max(0, min(*limits, _address_space()) - _held(own))
+
+
+def short_of_memory() -> bool:
+    """Whether there is less than Ray, Ray Data and Ray Train take beside the work itself."""
+    return machine_memory() < SHORT
 
 
 def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN, environment: Mapping[str, str] = os.environ) -> int:

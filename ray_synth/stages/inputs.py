@@ -12,13 +12,11 @@ from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
-from ray_synth.hardware.machine import machine_memory
+from ray_synth.hardware.machine import short_of_memory
 from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
-
-SHORT_OF_MEMORY = 3 * 2**30  # bytes
 
 
 class Inputs:
@@ -83,7 +81,7 @@ class Inputs:
 
     def spare_memory(self) -> None:
         """Between two stages, where there is little: what Ray keeps of the first, half a gigabyte, is given back."""
-        if machine_memory() < SHORT_OF_MEMORY:
+        if short_of_memory():
             self.resources.close()
             self.watched = False
 
