@@ -121,8 +121,6 @@ def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
 
 
 def _train_all(work: _Work, team: Team) -> None:
-    import ray.train
-
     folder = RunFolder.on_worker(work.url)
     for training in work.trainings:
         if folder.exists(training.file):  # trained before a worker of this team died
@@ -149,7 +147,7 @@ def _train_all(work: _Work, team: Team) -> None:
             tensors = safetensors.save(trainable_state(fitted.model), metadata={"accuracy": repr(fitted.accuracy)})
             folder.write(training.file, tensors)
             checkpoints.remove()
-        ray.train.report({"accuracy": fitted.accuracy})
+        team.report({"accuracy": fitted.accuracy})
 
 
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:

@@ -21,12 +21,14 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model)."""
+    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model);
+    `report` waits for the others and tells Ray Train."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
+    report: Callable[[dict[str, Any]], None] = field(default=lambda found: None)
 
     def gathered(self, part: torch.Tensor) -> torch.Tensor:
         """Every worker's part, one after the other: the own one alive, the others as constants."""
@@ -55,7 +57,11 @@ def train_team() -> Team:
 
     context = ray.train.get_context()
     return Team(
-        rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=get_device(),
+        prepare=prepare_model,
+        report=ray.train.report,
     )
 
 
