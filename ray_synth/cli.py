@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 when the work is complete, 2 for wrong input, 1 for failed work, 130 after Ctrl-C.
+"""The command line. Exit codes: 0 when the work is complete, 2 for wrong input, 1 for failed work, 130 after Ctrl-C,
+143 and 129 after SIGTERM and SIGHUP.
 
 Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 """
@@ -6,6 +7,7 @@ Nothing heavy is imported before a verb runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import sys
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from ray_synth import stopping
 
 if TYPE_CHECKING:
     from ray_synth.folders import FolderEstimate
@@ -64,9 +68,13 @@ def _exit_codes(reporter: Reporter) -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         reporter.log("interrupted")
-        typer.echo("ray-synth: interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(130) from None
+        stopping.say()
+        raise typer.Exit(stopping.exit_code()) from None
     except Exception as error:
+        if stopping.came():  # and took away what this needed
+            reporter.log("interrupted")
+            stopping.say()
+            raise typer.Exit(stopping.exit_code()) from None
         reporter.log_traceback()
         cause = _root(error)
         if isinstance(cause, InputError):  # found by a worker
@@ -94,6 +102,13 @@ def _root(error: BaseException) -> BaseException:
 
 class _Verbs(TyperGroup):
     """The verbs that are written here, and one for each other stage, which is looked up when it is asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # before a verb has begun; typer would say Aborted!
+            stopping.say()
+            raise typer.Exit(stopping.exit_code()) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         from ray_synth.stages import STAGES
@@ -521,6 +536,13 @@ def submit(
     fetch: Annotated[
         Path | None, typer.Option("--fetch", metavar="DIR", help="where the report goes; default runs/NAME-cluster")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="FILE", help="send it though it looks as if it opens something; repeatable"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list what would be sent and what would not; ask no cluster")
+    ] = False,
 ) -> None:
     """Example: ray-synth submit sweeps/digits.yaml --out s3://BUCKET/runs/digits
 
@@ -528,7 +550,8 @@ def submit(
     The port of a cluster that ray up started, brought here (in another terminal):
     ray dashboard cluster.yaml
 
-    Sends this folder (what git would take; no runs, no secrets) and runs the experiment there as a Ray job. Shows what
+    Sends this folder (what git would take; no runs, and nothing that by its name or content opens something: --dry-run
+    lists it) and runs the experiment there as a Ray job. Shows what
     it says until it ends, and fetches the report. The same command follows a job that runs, and continues one that was
     stopped or killed. Exit code: the run's.
     """
@@ -543,7 +566,16 @@ def submit(
         if verb != "run":
             stages_until(verb, said="--verb")
         command = command_of(experiment, out, set_ or [], seed, verb, Path.cwd())
-        code = submit_job(command, reporter, address=address, detach=detach, stop=stop, fetch=fetch)
+        code = submit_job(
+            command,
+            reporter,
+            address=address,
+            detach=detach,
+            stop=stop,
+            fetch=fetch,
+            allow=allow or [],
+            dry_run=dry_run,
+        )
     if code:
         raise typer.Exit(code)
 
@@ -662,6 +694,10 @@ def plan(
 
 def main() -> None:
     """The `ray-synth` command."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names may hold what a terminal's encoding does not; that must not take the numbers beside them away.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # OpenMP threads spin while they wait: with anything else running on the machine, training took 14 times as long,
     # with a short spin 2.7 times, and no longer alone. Read when torch is imported, here and in Ray's workers.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -674,7 +710,8 @@ def main() -> None:
     # they are made, and two at the exit.
     gc.set_threshold(50_000, 20, 20)
     try:
-        app(prog_name="ray-synth")
+        with stopping.as_ctrl_c():
+            app(prog_name="ray-synth")
     finally:
         gc.freeze()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from ray_synth.runs import RunFolder
 
 NETWORK = ("nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "9p", "fuse")
 SEEN_WITHIN = 120.0  # seconds for a node to look
+LACKS_FOR = 8.0  # seconds until it is said what no machine has
 MACHINE_DEATHS = 3  # of the machine of one piece of work
 CLUSTER_FILE = "ray-synth/autoscaling-config"  # the label of a head: a file of its home folder; cluster.yaml sets it
 T = TypeVar("T")
@@ -49,6 +52,78 @@ def fitting(gpus: int, each: float) -> int:
 def cluster_nodes() -> Nodes:
     """What Ray, which must be up, has and may have."""
     return nodes_of([node["Resources"] for node in _alive()], _cluster_file())
+
+
+@contextmanager
+def told_what_is_lacking(say: Callable[[str], None]) -> Iterator[None]:
+    """While work is done on Ray, which must be up: work that no machine has room for would wait without a word."""
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(over, say), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=1)
+
+
+def _watch(over: threading.Event, say: Callable[[str], None]) -> None:
+    before, told = set[str](), set[str]()
+    while not over.wait(LACKS_FOR / 2):
+        try:
+            lack = set(lacking(_asked_for(), [node["Resources"] for node in _alive()], grows=cluster_nodes().grows))
+        except Exception:  # Ray comes or goes; the work itself will say so
+            lack = set()
+        for sentence in sorted((lack & before) - told):
+            say(sentence)
+            told.add(sentence)
+        before = lack
+
+
+def _asked_for() -> list[list[dict[str, float]]]:
+    """What waits for room: alone, or several that must find room at once."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    found = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
+    alone = [[each.bundle] for demand in found.ray_task_actor_demand for each in demand.bundles_by_count]
+    together = [
+        [each.bundle for each in demand.bundles_by_count for _ in range(each.count)]
+        for demand in found.placement_group_demand
+    ]
+    return alone + together
+
+
+def lacking(
+    asked: Iterable[Sequence[Mapping[str, float]]], up: Sequence[Mapping[str, float]], *, grows: bool = False
+) -> list[str]:
+    """A sentence for each thing asked for that the machines which are up could not give even if nothing else ran.
+
+    asked: resources that must find room at once, each on one machine. grows: more machines come when asked for.
+    """
+    sentences = []
+    for parts in asked:
+        kinds = {kind for part in parts for kind, amount in part.items() if amount and kind in ("CPU", "GPU")}
+        fits = all(any(all(node.get(kind, 0) >= part.get(kind, 0) for kind in kinds) for node in up) for part in parts)
+        wanted = {kind: sum(part.get(kind, 0) for part in parts) for kind in sorted(kinds)}
+        enough = all(sum(node.get(kind, 0) for node in up) >= amount for kind, amount in wanted.items())
+        if grows or (fits and enough):
+            continue
+        one = "" if len(parts) == 1 else f" in {len(parts)} parts"
+        sentences.append(
+            f"waiting for {_amounts(wanted)}{one}: this Ray has {_machines(up)}; give it more (ray.init(num_cpus=...), "
+            "ray start --num-cpus=...), or end it (ray.shutdown()) and run again: then one is started here"
+        )
+    return sentences
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}{'' if amount == 1 else 's'}" for kind, amount in amounts.items())
+
+
+def _machines(up: Sequence[Mapping[str, float]]) -> str:
+    of_each = [_amounts({kind: node.get(kind, 0) for kind in ("CPU", "GPU")}) for node in up]
+    return "; ".join(f"{of_each.count(one)} x {one}" for one in dict.fromkeys(of_each)) if len(up) > 1 else of_each[0]
 
 
 def _alive() -> list[Mapping[str, Any]]:
@@ -98,7 +173,7 @@ def _cluster_file() -> Mapping[str, Any]:
     name = next((node["Labels"].get(CLUSTER_FILE) for node in _alive() if node["NodeID"] == here), None)
     if name is None:
         return {}
-    file = Path.home() / name
+    file = Path(os.path.expanduser("~"), name)
     try:
         found = read_yaml(file.read_text(encoding="utf-8"))
     except (OSError, InputError) as error:

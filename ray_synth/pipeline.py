@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ray_synth.config import Experiment, changed, load_experiment
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, PartlyDone, Spoiled
+from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages import STAGES, Generate, Sweep, stages_until
@@ -180,7 +181,7 @@ class Run:
 
         if os.environ.get("RAY_ADDRESS"):
             return
-        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+        cpus, gpus = usable_cpus(), torch.cuda.device_count()
         TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
         check_workers(self.experiment.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
 
@@ -306,6 +307,7 @@ class Run:
             self.inputs.report_moved(moved, "no record of their settings" if before is None else "settings changed")
             with self.reporter.stage(stage.name, stage.plan, stage.total) as advance:
                 stage.run(advance)
+        self.inputs.spare_memory()
 
     def _figures_from(self, stage: Stage) -> list[str]:
         """Files with figures of a stage and of those after it."""

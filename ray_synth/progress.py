@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that a home folder cannot be written is no news
         self.folder: RunFolder | None = None
         self.live: Live | None = None
         self.bar: Progress | None = None
@@ -31,6 +33,7 @@ class Reporter:
 
     def log(self, text: str) -> None:
         if self.folder is not None:
+            text = text.encode("utf-8", "replace").decode()  # a file's name may hold what no text does
             stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             try:
                 self.folder.append("log.txt", "".join(f"{stamp} {line}\n" for line in text.splitlines()))
@@ -57,16 +60,18 @@ class Reporter:
             TimeRemainingColumn(),
         )
         bar = Progress(*columns, console=self.console)
-        with Live(bar, console=self.console, refresh_per_second=4) as live:
-            self.live, self.bar = live, bar
-            task = bar.add_task(name, total=total)
-            try:
-                yield self._counted(name, total, lambda done: bar.update(task, completed=done))
-            finally:
-                self.live = self.bar = None
-            bar.update(task, completed=total)
-        if not self.console.is_interactive:
-            self.console.line()
+        try:
+            with Live(bar, console=self.console, refresh_per_second=4) as live:
+                self.live, self.bar = live, bar
+                task = bar.add_task(name, total=total)
+                try:
+                    yield self._counted(name, total, lambda done: bar.update(task, completed=done))
+                finally:
+                    self.live = self.bar = None
+                bar.update(task, completed=total)
+        finally:
+            if not self.console.is_interactive:
+                self.console.line()  # what is said next stands on a line of its own
         self.log(f"{name}: complete after {time.monotonic() - start:.1f} s")
 
     @contextmanager

@@ -28,6 +28,7 @@ from ray_synth.config import (
 from ray_synth.errors import InputError
 from ray_synth.features.clip import TINY
 from ray_synth.generator import Generator, generator_of, tiny
+from ray_synth.hardware.machine import cache_folder
 from ray_synth.torch_ops import import_torchvision
 
 WARNING = "smoke run: tiny models, tiny data; the figures below mean nothing, they only show that the file runs"
@@ -153,7 +154,7 @@ def _sweep(sweep: Sweep, ratio: float) -> dict[str, Any]:
         "max_ratio": min(sweep.max_ratio, ratio),
         "space": {name: space.get(name) for name in sweep.space},
         "repeats": 1,
-        "concurrency": min(sweep.concurrency or 2, 2),
+        "concurrency": None,  # as many as fit: one CPU must do
         "gpus_per_trial": min(sweep.gpus_per_trial, 1.0),
         "workers_per_trial": 1,
     }
@@ -199,8 +200,7 @@ def models_folder() -> Path:
     code = Path(tiny.__file__).read_bytes() + Path(__file__).read_bytes()
     versions = " ".join(metadata.version(package) for package in MADE_WITH)
     made_by = hashlib.sha256(code + versions.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "ray_synth" / f"tiny-{made_by}"
+    return cache_folder() / "ray_synth" / f"tiny-{made_by}"
 
 
 def _make(folder: Path, name: str, maker: Callable[[Path], object]) -> None:

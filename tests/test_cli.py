@@ -248,3 +248,33 @@ def test_a_token_is_shown_by_a_process_that_has_used_ray_before(tmp_path: Path) 
         [sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.stdout.split() == ["0", "1"], done.stderr  # disabled, token
+
+
+def test_submit_lists_what_it_would_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("digits.yaml", "prod.env", "hf_token"):
+        (tmp_path / name).write_text(DIGITS.read_text() if name == "digits.yaml" else name)
+    monkeypatch.chdir(tmp_path)
+    words = ["submit", "digits.yaml", "--out", "s3://bucket/digits", "--address", "http://127.0.0.1:1", "--dry-run"]
+    done = ray_synth(*words, "--allow", "hf_token")
+    assert (done.returncode, done.stdout) == (0, "digits.yaml\nhf_token\n"), done.stderr
+    assert "not sent, for what their names say: prod.env; --allow FILE sends one all the same" in done.stderr
+    refused(ray_synth(*words, "--allow", "hf-token"), "--allow hf-token", "did you mean hf_token?")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "shift_jis"])
+def test_what_an_encoding_does_not_have_is_replaced(tmp_path: Path, encoding: str) -> None:
+    """Also what no encoding has: a file's name that is no text."""
+    script = (
+        "import sys; from ray_synth import cli; from ray_synth.progress import Reporter; from ray_synth.runs import "
+        "RunFolder\n"
+        "def app(**_):\n"
+        "    print('0.93', 'caf\\xe9', '\\u30d5', '\\udce9')\n"
+        "    reporter = Reporter(); reporter.log_to(RunFolder(sys.argv[1])); reporter.say('caf\\xe9 \\u30d5 \\udce9')\n"
+        "cli.app = app; cli.main()"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"0.93 caf")
+    assert b"?" in done.stdout
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").endswith("caf\xe9 \u30d5 ?\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 from rich.console import Console, RenderableType
@@ -41,3 +42,11 @@ def test_a_table_is_drawn_for_a_terminal_alone() -> None:
         with out.stage("sweep", "3 trials", 3):
             out.below(table)
         assert ("the table" in seen.getvalue(), len(drawn)) == (terminal, int(terminal))
+
+
+def test_what_is_said_after_a_stage_that_was_cut_off_stands_on_its_own_line() -> None:
+    out, seen = reporter(terminal=False)
+    with contextlib.suppress(KeyboardInterrupt), out.stage("sweep", "3 trials", 3):
+        raise KeyboardInterrupt
+    out.say("interrupted")
+    assert seen.getvalue().splitlines()[-1] == "interrupted"

@@ -125,8 +125,6 @@ def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
 
 
 def _train_all(work: _Work, team: Team) -> None:
-    import ray.train
-
     folder = RunFolder.on_worker(work.url)
     for training in work.trainings:
         if training.there(folder):  # trained before a worker of this team died
@@ -153,7 +151,7 @@ def _train_all(work: _Work, team: Team) -> None:
             tensors = trainable_state(fitted.model)
             folder.write(training.file, sealed(tensors, {"accuracy": repr(fitted.accuracy)}))
             checkpoints.remove()
-        ray.train.report({"accuracy": fitted.accuracy})
+        team.report({"accuracy": fitted.accuracy})
 
 
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:

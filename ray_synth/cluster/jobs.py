@@ -121,9 +121,8 @@ class Cluster:
         attempt = int(str(before.submission_id).rsplit("-", 1)[1]) + 1 if before else 1
         size = f"{len(tree.files):,} files, {tree.num_bytes / 2**20:.1f} MB"
         self.reporter.say(f"{command.job}-{attempt}: sending {size} to {self.address}")
-        if tree.secrets:
-            shown = ", ".join(tree.secrets[:5]) + (", ..." if len(tree.secrets) > 5 else "")
-            self.reporter.say(f"  not sent, for what their names say: {shown}")
+        for sentence in tree.kept_back():
+            self.reporter.say(f"  {sentence}")
         environment = {SENT_FROM: json.dumps(versions()), "GOMP_SPINCOUNT": "1000"}
         with tempfile.TemporaryDirectory(prefix="ray_synth-job-") as folder:
             tree.copy_to(Path(folder))
@@ -309,6 +308,16 @@ def command_of(
     return Command(verb=verb, experiment=inside, name=settings.name, out=out, options=tuple(options))
 
 
+def _check_sent(experiment: str, tree: WorkingTree) -> None:
+    """Raise InputError where the experiment file itself stays at home."""
+    if experiment in tree.files:
+        return
+    if experiment in tree.secrets or experiment in tree.found:
+        why = tree.found.get(experiment, "its name says that it opens something")
+        raise InputError(f"{experiment} is not sent: {why}; if it opens nothing, type --allow {experiment}")
+    raise InputError(f"{experiment} is not among the files that are sent (is it in .gitignore?)")
+
+
 def submit(
     command: Command,
     reporter: Reporter,
@@ -317,6 +326,8 @@ def submit(
     detach: bool = False,
     stop: bool = False,
     fetch: Path | None = None,
+    allow: Sequence[str] = (),
+    dry_run: bool = False,
 ) -> int:
     """Do what `ray-synth submit` does, with the folder that this process is in; the exit code of the run.
 
@@ -329,14 +340,19 @@ def submit(
         raise InputError(
             f"{to} is a run folder of this machine, whose files fetched ones would replace; type --fetch DIR"
         )
-    files = read_working_tree(Path.cwd())
-    if command.experiment not in files.files:
-        raise InputError(f"{command.experiment} is not among the files that are sent (is it in .gitignore?)")
+    tree = read_working_tree(Path.cwd(), allow)
+    _check_sent(command.experiment, tree)
+    if dry_run:
+        print("\n".join(tree.files))
+        for sentence in tree.kept_back(None):
+            reporter.say(f"{sentence}; --allow FILE sends one all the same")
+        reporter.say(f"{command.job}: would send {len(tree.files):,} files, {tree.num_bytes / 2**20:.1f} MB")
+        return 0
     cluster = Cluster(address, reporter)
     if stop:
         cluster.stop(command.job)
         return 0
-    job = cluster.send(command, files)
+    job = cluster.send(command, tree)
     again = "the same command follows it again, --stop ends it"
     if detach:
         reporter.say(f"{job}: runs there; {again}")

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_synth.errors import InputError
+from ray_synth.cluster.secrets import is_secret, secret_within
+from ray_synth.errors import InputError, did_you_mean
 
 MAX_BYTES = 100 * 2**20  # a job's files go through the head node's memory
-# By name, wherever they lie: what opens something does not travel.
-SECRETS = (
-    ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "id_rsa*", "id_ed25519*", "id_ecdsa*",
-    "credentials", "credentials.*", "*_credentials*", "*.credentials", "*token*", "*secret*", ".netrc", ".pgpass",
-    ".npmrc", ".pypirc", ".htpasswd", "kubeconfig", "service-account*.json",
-)  # fmt: skip
-SECRET_FOLDERS = (".aws", ".ssh", ".azure", ".gcloud", ".kube", ".docker", ".gnupg", ".ray")
 NOT_SENT = (".git", "runs", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "node_modules")
-SOURCE = (".py", ".pyi")  # a module may be about tokens
-TOKENIZERS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")  # of a model
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkingTree:
-    """What travels, by name, and what was left at home because of what its name says."""
+    """What travels, by name, and what stays at home: `secrets` because of what their names say, `found` because of what
+    stands in them (name -> what, and in which line), `odd` because they are links or no files."""
 
     root: Path
     files: tuple[str, ...]
     secrets: tuple[str, ...]
     num_bytes: int
+    found: Mapping[str, str] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()
+
+    def kept_back(self, most: int | None = 5) -> list[str]:
+        """Sentences about what stays at home; `most` names of each kind."""
+        within = [f"{name} ({what})" for name, what in self.found.items()]
+        kinds = (
+            ("for what their names say", self.secrets),
+            ("for what stands in them", within),
+            ("because they are links, or no files", self.odd),
+        )
+        return [f"not sent, {why}: {_some(names, most)}" for why, names in kinds if names]
 
     def copy_to(self, folder: Path) -> None:
         for name in self.files:
@@ -41,24 +45,31 @@ class WorkingTree:
             shutil.copyfile(self.root / name, target)
 
 
-def read_working_tree(root: Path) -> WorkingTree:
-    """The files below `root` that a job needs.
+def _some(names: Sequence[str], most: int | None) -> str:
+    more = len(names) - (most or len(names))
+    return ", ".join(names[:most]) + (f" and {more} more (--dry-run names all)" if more > 0 else "")
+
+
+def read_working_tree(root: Path, allow: Sequence[str] = ()) -> WorkingTree:
+    """The files below `root` that a job needs. Those of `allow` go whatever their names or contents say.
 
     Links are left out: they may lead anywhere.
 
     Raises:
-        InputError: more than MAX_BYTES in all.
+        InputError: more than MAX_BYTES in all; a name in `allow` that is not there to be sent.
     """
-    files, secrets, sizes = [], [], {}
-    for name in sorted(_listed(root)):
+    names = sorted(_listed(root))
+    allowed = {_allowed(name, root, names) for name in allow}
+    files, secrets, odd, sizes = [], [], [], {}
+    for name in names:
         path = root / name
         if path.is_symlink() or not path.is_file():
-            continue
-        if is_secret(name):
+            odd += [name] if os.path.lexists(path) else []  # git knows what was deleted too
+        elif name not in allowed and is_secret(name):
             secrets.append(name)
-            continue
-        files.append(name)
-        sizes[name] = path.stat().st_size
+        else:
+            files.append(name)
+            sizes[name] = path.stat().st_size
     total = sum(sizes.values())
     if total > MAX_BYTES:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
@@ -67,17 +78,28 @@ def read_working_tree(root: Path) -> WorkingTree:
             f"{root} holds {total / 2**20:.0f} MB to send, at most {MAX_BYTES / 2**20:.0f} MB go with a job; the "
             f"largest: {shown}; put data on a disk that the cluster shares or in a bucket, and name it in .gitignore"
         )
-    return WorkingTree(root=root, files=tuple(files), secrets=tuple(secrets), num_bytes=total)
+    found = {name: what for name in files if name not in allowed and (what := secret_within(root / name)) is not None}
+    return WorkingTree(
+        root=root,
+        files=tuple(name for name in files if name not in found),
+        secrets=tuple(secrets),
+        num_bytes=total - sum(sizes[name] for name in found),
+        found=found,
+        odd=tuple(odd),
+    )
 
 
-def is_secret(name: str) -> bool:
-    """Whether a file's name says that it opens something."""
-    *folders, base = name.lower().split("/")
-    if any(folder in SECRET_FOLDERS for folder in folders):
-        return True
-    if base.endswith(SOURCE) or any(fnmatch.fnmatch(base, pattern) for pattern in TOKENIZERS):
-        return False
-    return any(fnmatch.fnmatch(base, pattern) for pattern in SECRETS)
+def _allowed(name: str, root: Path, names: Sequence[str]) -> str:
+    """A name of --allow as it is listed."""
+    inside = Path(os.path.relpath(root / name, root)).as_posix()
+    if inside not in names:
+        raise InputError(
+            f"--allow {name} is none of the files that go from {root}: it is not there, or git ignores it; "
+            f"{did_you_mean(inside, names)}"
+            if names
+            else f"--allow {name}: {root} holds no files"
+        )
+    return inside
 
 
 def _listed(root: Path) -> Iterator[str]:

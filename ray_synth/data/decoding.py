@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ import numpy as np
 from ray_synth.data.depth import Depth, Range, deep_values, depth_of, is_deep, is_grey, on_white, range_of
 from ray_synth.data.opening import HEIF, Broken, BrokenImages, opened
 from ray_synth.errors import InputError
+from ray_synth.hardware.machine import machine_memory, usable_cpus
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +27,7 @@ EXTENSIONS = {
     ".pbm", ".pnm", ".avif", ".jp2", ".j2k", *(HEIF if importlib.util.find_spec("pillow_heif") else ()),
 }  # fmt: skip
 SHALLOW = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"}  # never more than 8 bits a channel
-THREADS = min(16, 2 * (os.cpu_count() or 1))  # Pillow decodes outside Python's lock
+THREADS = min(16, 2 * usable_cpus())  # Pillow decodes outside Python's lock
 WINDOW = 2048  # images in the queue of the threads at once
 ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -214,24 +213,16 @@ class Seen:
 
 
 def room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Memory for so many images: uint8 [count,H,W,C]. Raises InputError where it is more than this machine has."""
+    """Memory for so many images: uint8 [count,H,W,C]. Raises InputError where it is more than may be taken."""
     needed, there = count * math.prod(shape), machine_memory()
     if needed > there:
         raise InputError(
             f"{count:,} images of {shape[1]}x{shape[0]} take {needed / 2**30:,.1f} GiB, this machine has "
-            f"{there / 2**30:,.1f} GiB of memory; give fewer or smaller ones, in an experiment file by --set "
-            f"data.image_size={max(1, shape[0] // 2)}, or --set data.shots=16 --set data.max_validation=16 --set "
-            "data.max_test=16"
+            f"{there / 2**30:,.1f} GiB of memory for this process; give fewer or smaller ones, in an experiment file "
+            f"by --set data.image_size={max(1, shape[0] // 2)}, or --set data.shots=16 --set "
+            "data.max_validation=16 --set data.max_test=16"
         )
     return np.empty((count, *shape), dtype=np.uint8)
-
-
-def machine_memory() -> int:
-    """Bytes of memory; where the system does not say (Windows), more than anybody needs."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return sys.maxsize
 
 
 def decoded_item(item: Item, name: str, *, least: Size | None = None, depth: Depth | None = None) -> np.ndarray:

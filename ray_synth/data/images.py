@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.data.decoding import machine_memory
 from ray_synth.data.source import ImageSource, Rows
 from ray_synth.errors import InputError
+from ray_synth.hardware.machine import machine_memory
 
 SHARE = 0.25  # of memory that one source may take
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from ray_synth.features.encoders import Encoder, Features, Images
+from ray_synth.hardware.machine import cache_folder
 
 MAX_BYTES = 2 * 2**30  # of a folder
 
 
 def features_folder() -> Path:
     """Where features are kept for all runs of this machine's user: XDG_CACHE_HOME/ray_synth/features."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray_synth" / "features"
+    return cache_folder() / "ray_synth" / "features"
 
 
 def cached(encoder: Encoder, folder: Path, *, max_bytes: int = MAX_BYTES) -> Encoder:

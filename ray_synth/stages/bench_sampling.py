@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import Generate
+from ray_synth.hardware.machine import usable_cpus
 from ray_synth.hardware.measure import NOTHING, spread
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
@@ -162,7 +162,7 @@ def measure_reading(bench: Bench, made: RunFolder, images: Plan, generator: Gene
 
     begin = time.monotonic()
     with ThreadPoolExecutor(READERS) as pool:
-        count = sum(pool.map(read, range(min(READERS, os.cpu_count() or 1))))
+        count = sum(pool.map(read, range(min(READERS, usable_cpus()))))
     bench.note("read_image", (time.monotonic() - begin) / max(count, 1), 0.2, origin)
 
 

@@ -12,6 +12,8 @@ from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
+from ray_synth.hardware.machine import short_of_memory
+from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
@@ -25,7 +27,7 @@ class Inputs:
 
     def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
         self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
-        self.resources = ExitStack()
+        self.resources, self.watched = ExitStack(), False
         self.splits: Splits = (
             published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)
         )
@@ -68,11 +70,20 @@ class Inputs:
         return own + [d for model, _ in named for d in packaged_digests(model)] + encoder_files(e.partition.features)
 
     def start_ray(self) -> None:
-        """Ray is started by the first stage that needs it, and stopped at the end of the run."""
+        """Ray is started by the first stage that needs it, and stopped at the end of the run, or before."""
         import ray
 
         if not ray.is_initialized():
             self.resources.enter_context(ray_session())
+        if not self.watched:
+            self.watched = True
+            self.resources.enter_context(told_what_is_lacking(self.reporter.say))
+
+    def spare_memory(self) -> None:
+        """Between two stages, where there is little: what Ray keeps of the first, half a gigabyte, is given back."""
+        if short_of_memory():
+            self.resources.close()
+            self.watched = False
 
     def all_but_test(self) -> ImageSource:
         """Every real image that may be looked at more than once."""

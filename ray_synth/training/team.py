@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ray_synth.errors import WorkError
+from ray_synth.hardware.machine import short_of_memory
 
 WORKER_DEATHS = 3  # of workers or their machines with nothing new between, after which the work has failed
 Given = TypeVar("Given")
@@ -20,12 +21,14 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model)."""
+    """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model);
+    `report` waits for the others and tells Ray Train."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
+    report: Callable[[dict[str, Any]], None] = field(default=lambda found: None)
 
     def gathered(self, part: torch.Tensor) -> torch.Tensor:
         """Every worker's part, one after the other: the own one alive, the others as constants."""
@@ -54,7 +57,11 @@ def train_team() -> Team:
 
     context = ray.train.get_context()
     return Team(
-        rank=context.get_world_rank(), size=context.get_world_size(), device=get_device(), prepare=prepare_model
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=get_device(),
+        prepare=prepare_model,
+        report=ray.train.report,
     )
 
 
@@ -81,6 +88,9 @@ def run_team(
     Raises:
         WorkError: workers died, or the work raised, and nothing new was kept.
     """
+    if num_workers == 1 and not on_gpus and short_of_memory():
+        _run_alone(work, given, what=what, kept=kept, meanwhile=meanwhile)
+        return
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -110,6 +120,35 @@ def run_team(
                 failures = [str(failure).strip() for failure in getattr(error, "worker_failures", {}).values()]
                 reason = next((failure.splitlines()[-1] for failure in failures if failure), str(error))
                 raise WorkError(f"{what} failed: {reason}") from error
+
+
+def _run_alone(
+    work: Callable[[Given, Team], None],
+    given: Given,
+    *,
+    what: str,
+    kept: Callable[[], object],
+    meanwhile: Callable[[], None],
+) -> None:
+    """One worker without Ray Train, whose own processes take half a gigabyte."""
+    import ray
+
+    task, shared, deaths = ray.remote(num_cpus=1, max_retries=0)(work), ray.put(given), 0
+    while True:
+        before, running = kept(), task.remote(shared, Team())
+        try:
+            while not ray.wait([running], timeout=0.5)[0]:
+                meanwhile()
+            ray.get(running)
+        except ray.exceptions.RayTaskError as error:
+            raise WorkError(f"{what} failed: {str(error.cause).strip() or type(error.cause).__name__}") from error
+        except ray.exceptions.RayError as error:
+            deaths = 1 if kept() != before else deaths + 1
+            if deaths > WORKER_DEATHS:
+                raise WorkError(f"{what} failed: {str(error).strip().splitlines()[0]}") from error
+            continue
+        meanwhile()
+        return
 
 
 def _member(shared: Mapping[str, Any]) -> None:

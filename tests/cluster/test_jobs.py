@@ -119,6 +119,28 @@ def test_what_is_sent_is_the_tree_and_the_words(monkeypatch: pytest.MonkeyPatch)
     assert "not sent, for what their names say: hf_token" in said[-1]
 
 
+@pytest.mark.parametrize("allow", [[], ["credentials.yaml"]])
+def test_a_dry_run_lists_what_would_travel_and_asks_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], allow: list[str]
+) -> None:
+    for name in ("digits.yaml", "credentials.yaml", "notes.txt", *(f"{i}.pem" for i in range(7))):
+        (tmp_path / name).write_text("pass" + "word: 'correct-horse-7'" if name == "notes.txt" else name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "_connected", lambda address: pytest.fail("it asked a cluster"))
+    command, reporter = Command(verb="run", experiment="digits.yaml", name="digits", out="s3://b/digits"), Told()
+    assert jobs.submit(command, reporter, dry_run=True, allow=allow) == 0
+    assert capsys.readouterr().out.splitlines() == sorted(["digits.yaml", *allow])
+    held = [] if allow else ["credentials.yaml"]
+    names = ", ".join([*(f"{i}.pem" for i in range(7)), *held])
+    assert reporter.lines[:2] == [
+        f"not sent, for what their names say: {names}; --allow FILE sends one all the same",
+        "not sent, for what stands in them: notes.txt (Secret Keyword in line 1); --allow FILE sends one all the same",
+    ]
+    secret = Command(verb="run", experiment="notes.txt", name="digits", out="s3://b/digits")
+    with pytest.raises(InputError, match=r"notes.txt is not sent: Secret Keyword in line 1; .*type --allow notes.txt"):
+        jobs.submit(secret, reporter, dry_run=True)
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
     [(("SUCCEEDED", 0), 0), (("FAILED", 2), 2), (("FAILED", 1), 1), (("FAILED", None), 1), (("STOPPED", None), 1)],
@@ -193,7 +215,7 @@ def test_other_versions_are_all_named() -> None:
     ("words", "said"),
     [
         ({"out": None}, "--out is missing.*s3://BUCKET/runs/digits"),
-        ({"out": "s3://me:pass@host/b"}, "must not hold a password, got s3://...@host"),
+        ({"out": "s3://me:pass@host/b"}, "must not hold a password, got s3://...@host"),  # pragma: allowlist secret
         ({"out": "runs/digits"}, "must be a URL or an absolute path, got 'runs/digits'"),
         ({"overrides": ["data.shotz=5"]}, "did you mean data.shots"),
         ({"tree": ROOT / "ray_synth"}, "must lie in the folder that is sent"),

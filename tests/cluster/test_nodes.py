@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from ray_synth.errors import InputError
-from ray_synth.nodes import Nodes, on_network
+from ray_synth.nodes import Nodes, lacking, on_network
 from ray_synth.runs import RunFolder
 from tests.test_pipeline import command, contents, keys, trials, wait_for
 
@@ -38,6 +39,37 @@ def test_a_worker_on_a_machine_without_the_run_folder_says_so(tmp_path: Path) ->
 
 def test_a_disk_of_this_machine_is_no_network_disk(tmp_path: Path) -> None:
     assert not on_network(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "up", "said"),
+    [
+        ([[{"CPU": 1.0}]], [{"memory": 1e9}], "waiting for 1 CPU: this Ray has 0 CPUs and 0 GPUs; give it more"),
+        ([[{"CPU": 1.0, "GPU": 1.0}]], [{"CPU": 8.0}], "waiting for 1 CPU and 1 GPU: this Ray has 8 CPUs and 0 GPUs"),
+        ([[{"CPU": 4.0}]], [{"CPU": 2.0}, {"CPU": 2.0}], "waiting for 4 CPUs: this Ray has 2 x 2 CPUs and 0 GPUs;"),
+        ([[{"CPU": 1.0}] * 3], [{"CPU": 2.0}], "waiting for 3 CPUs in 3 parts: this Ray has 2 CPUs and 0 GPUs;"),
+        ([[{"CPU": 1.0}], [{"GPU": 0.5}]], [{"CPU": 2.0, "GPU": 1.0}], None),
+        ([[{"CPU": 0.01}, {"CPU": 1.0}]], [{"CPU": 1.0}, {"CPU": 1.0}], None),
+        ([[{"memory": 1e12}]], [{"CPU": 1.0}], None),  # Ray's own business
+    ],
+)
+def test_what_no_machine_has_is_said(asked: Any, up: Any, said: str | None) -> None:
+    found = lacking(asked, up)
+    assert [sentence[: len(said or "")] for sentence in found] == ([] if said is None else [said])
+    assert lacking(asked, up, grows=True) == []
+
+
+@pytest.mark.slow
+def test_work_that_a_users_own_ray_has_no_room_for_is_said_while_it_waits() -> None:
+    script = (
+        "import ray; ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
+        "from ray_synth.nodes import told_what_is_lacking\n"
+        "waiting = ray.remote(lambda: 1).remote()\n"
+        "with told_what_is_lacking(lambda sentence: print(sentence, flush=True)): ray.wait([waiting], timeout=12)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout.splitlines() == lacking([[{"CPU": 1.0}]], [{}])
 
 
 def busiest(nodes: list[Any]) -> Any:
