@@ -297,7 +297,11 @@ AllocationWord = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option("--metric", metavar="accuracy|balanced_accuracy", help="what is predicted; default accuracy"),
+    typer.Option(
+        "--metric",
+        metavar="accuracy|balanced_accuracy",
+        help="what is predicted; default accuracy, balanced where classes are uneven",
+    ),
 ]
 Confidence = Annotated[float | None, typer.Option("--confidence", help="of the interval, in (0.5, 1); default 0.9")]
 CostPerImage = Annotated[

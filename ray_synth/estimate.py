@@ -38,7 +38,7 @@ def estimate_ratio(
     features: Any = "auto",
     methods: Sequence[str] = METHODS,
     allocation: Allocation | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     target_images: np.ndarray | None = None,
     target_labels: np.ndarray | None = None,
     confidence: float = 0.9,
@@ -69,7 +69,8 @@ def estimate_ratio(
         allocation: which class gets how many: "fill", "equal" or "proportional" (`ray_synth.allocation`). All are
             compared; the answer is for this one, or for the best where it is None.
         metric: what is predicted: "accuracy", under the class shares of the real set (or of a labelled target), or
-            "balanced_accuracy", the mean of the classes' recalls.
+            "balanced_accuracy", the mean of the classes' recalls (of those with two real images or more). None: the
+            latter where real classes are uneven and no labelled target is given.
         target_images, target_labels: a sample of another domain that the classifier is meant for. Labelled, it is what
             the probe is scored on; unlabelled, real images count by how much they look like it.
         confidence: of the interval and the curve's band.

@@ -85,6 +85,8 @@ def print_estimate(
         "predicted ratio", f"{estimate.ratio:.3g}  (interval {low:.3g} to {high:.3g}, {estimate.confidence:.0%})"
     )
     table.add_row("verdict", f"{estimate.verdict}: {estimate.reason}")
+    if estimate.metric != "accuracy":
+        table.add_row("measure", f"{estimate.metric.replace('_', ' ')}: classes count alike")
     table.add_row("images", _images_said(estimate))
     if estimate.features:
         table.add_row("features", estimate.features)

@@ -59,7 +59,7 @@ class Question:
     confidence: float = 0.9
     seed: int = 0
     allocation: Allocation | None = None
-    metric: str = "accuracy"
+    metric: str | None = None
     use_real: bool = True
 
     def __post_init__(self) -> None:
@@ -79,8 +79,10 @@ class Question:
             raise InputError(
                 f"allocation must be {', '.join(ALLOCATIONS)}, or None to compare them, got {self.allocation!r}"
             )
-        if self.metric not in METRICS:
-            raise InputError(f"metric must be {' or '.join(METRICS)}, got {self.metric!r}")
+        if self.metric not in (*METRICS, None):
+            raise InputError(
+                f"metric must be {' or '.join(METRICS)}, or None to go by the classes, got {self.metric!r}"
+            )
         if not 0.5 < self.confidence < 1:
             raise InputError(f"confidence must be in (0.5, 1), got {self.confidence}")
         if not isinstance(self.seed, int | np.integer) or self.seed < 0:
@@ -118,7 +120,15 @@ class Predicted:
         return int(self.mean.argmax())
 
 
+def metric_of(samples: Samples) -> str:
+    """What is predicted where nobody says: accuracy; where real classes are uneven and no labelled target says their
+    shares, how many there are of each is seldom what it is to be right about, and classes count alike."""
+    return "balanced_accuracy" if samples.target_labels is None and uneven(samples.real_counts) else "accuracy"
+
+
 def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> tuple[RatioEstimate, Predicted]:
+    metric = asked.metric or metric_of(samples)
+    asked = replace(asked, metric=metric)
     brief: dict[Allocation, Predicted] = {}
     if uneven(samples.real_counts):  # where classes are equal all allocations are one
         brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
@@ -143,7 +153,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         interval=interval,
         allocation=chosen.allocation,
         allocations=_of_allocations(chosen, brief, asked),
-        metric=asked.metric,
+        metric=metric,
         verdict=verdict,
         reason=reason,
         curve=Curve(

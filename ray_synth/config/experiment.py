@@ -41,8 +41,10 @@ class Estimate(Section):
         description=f"auto (the packaged network for photographs, else thumbnails), {ENCODER_SAID}",
     )
     confidence: float = Field(0.9, gt=0.5, lt=1)
-    metric: Metric = Field(
-        "accuracy", description="what is predicted: under the real images' class shares, or all classes alike"
+    metric: Metric | None = Field(
+        None,
+        description="what is predicted: under the real images' class shares, or all classes alike; default: what the "
+        "sweep maximises",
     )
 
 

@@ -54,6 +54,10 @@ class Estimate(Stage):
         return automatic_word(self.inputs.splits.train.shape) or word if word == "auto" else word
 
     @property
+    def _metric(self) -> str:
+        return self.experiment.estimate.metric or self.experiment.sweep.metric
+
+    @property
     def _seed(self) -> int:
         return derive_seed("estimate", self.experiment.seed) % 2**32
 
@@ -74,6 +78,7 @@ class Estimate(Stage):
             images.trained_on,
             self.experiment.data.allocation,
             self.experiment.data.use_real,
+            self._metric,
             self.inputs.digests["train"],
         )
 
@@ -122,7 +127,7 @@ class Estimate(Stage):
             real_weight=self._real_weight,
             use_real=e.data.use_real,
             allocation=e.data.allocation,
-            metric=e.estimate.metric,
+            metric=self._metric,
             confidence=e.estimate.confidence,
             seed=seed,
         )

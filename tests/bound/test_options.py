@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ray_synth.bound.estimator import METHODS, METRICS, SMALL_CLASS
+from ray_synth.bound.evidence import class_balanced
 from ray_synth.bound.image_risk import excess_distance
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.config.sweep import METRICS as OF_A_FILE
@@ -197,22 +198,36 @@ def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
     images = (real.images(), real.labels, synthetic.images(), synthetic.labels)
     best = estimate_ratio(*images, max_ratio=1, methods=("probe",))
     assert (best.allocation, set(best.allocations)) == ("fill", {"fill", "equal", "proportional"})
+    assert best.metric == "balanced_accuracy"  # classes are uneven, and nobody said which shares count
     fill, rare = best.allocations["fill"], best.allocations["proportional"]
     assert fill.accuracy > rare.accuracy
     assert fill.balanced_accuracy > rare.balanced_accuracy + 0.03
-    assert fill.accuracy == pytest.approx(1 - min(best.curve.error), abs=1e-5)
-    asked = {"allocation": "proportional", "metric": "balanced_accuracy"}
-    alike = estimate_ratio(*images, max_ratio=1, methods=("probe",), **asked)
-    rare = alike.allocations["proportional"]
-    assert (alike.allocation, alike.ratio, alike.metric) == ("proportional", rare.ratio, "balanced_accuracy")
-    assert rare.balanced_accuracy == pytest.approx(1 - min(alike.curve.error), abs=1e-5)
-    assert RatioEstimate.from_dict(alike.to_dict()) == alike
+    assert fill.balanced_accuracy == pytest.approx(1 - min(best.curve.error), abs=1e-5)
+    asked = {"allocation": "proportional", "metric": "accuracy"}
+    common = estimate_ratio(*images, max_ratio=1, methods=("probe",), **asked)
+    rare = common.allocations["proportional"]
+    assert (common.allocation, common.ratio, common.metric) == ("proportional", rare.ratio, "accuracy")
+    assert rare.accuracy == pytest.approx(1 - min(common.curve.error), abs=1e-5)
+    assert RatioEstimate.from_dict(common.to_dict()) == common
+    goal = {"target_images": images[2][:40], "target_labels": images[3][:40]}
+    assert estimate_ratio(*images, max_ratio=1, methods=("probe",), **goal).metric == "accuracy"  # it says the shares
     for wrong, words in (({"allocation": "rarest"}, "fill, equal, proportional"), ({"metric": "f1"}, "balanced_")):
         with pytest.raises(InputError, match=words):
             estimate_ratio(*images, **wrong)
 
 
+def test_classes_count_alike_but_for_those_that_nothing_is_told_of() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    plain = np.full(6, 1 / 6)
+    told = np.array([True, True, False])
+    assert class_balanced(plain, labels, told) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4, 0])
+    assert class_balanced(plain, labels, ~told) == pytest.approx([0, 0, 0, 0, 0, 1])
+    none = np.zeros(3, dtype=bool)
+    assert class_balanced(plain, labels, none) == pytest.approx([1 / 9, 1 / 9, 1 / 9, 1 / 6, 1 / 6, 1 / 3])
+
+
 def test_on_equal_classes_the_allocations_are_one(good: RatioEstimate) -> None:
+    assert good.metric == "accuracy"
     assert good.allocation == "fill"
     assert len({(each.ratio, each.accuracy, each.balanced_accuracy) for each in good.allocations.values()}) == 1
     assert good.allocations["equal"].ratio == good.ratio

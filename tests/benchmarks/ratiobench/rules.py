@@ -92,7 +92,7 @@ def true_verdict(curve: FloatArray) -> str:
     return "no effect"
 
 
-def estimate_case(case: Case, metric: str) -> tuple[Case, RatioEstimate, float]:
+def estimate_case(case: Case, metric: str | None) -> tuple[Case, RatioEstimate, float]:
     data = load_cell(case.cell)
     start = time.process_time()
     estimate = estimate_ratio(
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--group", choices=list(GROUPS), default="scratch")
     parser.add_argument("--datasets", nargs="*", default=list(SIZES))
     parser.add_argument("--shares", choices=["test", "real"], default="test", help="class shares of the accuracy")
-    parser.add_argument("--metric", choices=METRICS, default="accuracy", help="that estimates are asked for")
+    parser.add_argument("--metric", choices=METRICS, help="that estimates are asked for; default: theirs")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--estimates", type=Path, help="JSON lines, read and added to")
     parser.add_argument("--processes", type=int, default=2)
@@ -155,7 +155,7 @@ def _source() -> str:
 
 
 def estimates(
-    cases: list[Case], metric: str, kept: Path | None, processes: int
+    cases: list[Case], metric: str | None, kept: Path | None, processes: int
 ) -> dict[Case, tuple[RatioEstimate, float]]:
     """Estimates with their CPU seconds. kept: a file of JSON lines, read and added to; what was made by other source is
     made again."""
