@@ -484,6 +484,7 @@ def test_250_mutants_exit_with_0_or_2_and_no_traceback(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(MUTANTS, max_examples=2000)
 @given(text=mutants(), given=overrides())
 def test_2000_mutants_exit_with_0_or_2_and_no_traceback(
