@@ -31,6 +31,12 @@ def environment(place: Path) -> dict[str, str]:
     return {**clean, MARK: str(place), "RAY_TMPDIR": str(place)}
 
 
+def heard() -> None:
+    """Signals that whoever started the tests ignores, as nohup does, are not ignored by what they start."""
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ours(place: Path) -> list[str]:
     """Processes that a run started, however far they are from it now."""
     found = []
@@ -47,14 +53,22 @@ def stopped(command: list[str], place: Path, number: int, after: float, *, ready
     """Start, send a signal some seconds after it begins (or says `ready`), and look at what is left. False where it
     was over before."""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(place),
+        preexec_fn=heard,
     ) as process:
-        assert process.stdout is not None
-        if ready:
-            assert process.stdout.readline().strip() == ready
-        time.sleep(after)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=GRACE + 20)
+        try:
+            assert process.stdout is not None
+            if ready:
+                assert process.stdout.readline().strip() == ready
+            time.sleep(after)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=GRACE + 20)
+        finally:
+            process.kill()  # else leaving waits for one that does not hear
     if process.returncode == 0:
         return False
     assert process.returncode == 128 + number, errors
