@@ -119,6 +119,15 @@ class Predicted:
     def best(self) -> int:
         return int(self.mean.argmax())
 
+    @property
+    def at_best(self) -> FloatArray:
+        """Each held-out image's score at the best ratio. [s]"""
+        u, at = np.log2(1 + self.evidence.grid), float(np.log2(1 + self.ratios[self.best]))
+        right = int(np.clip(np.searchsorted(u, at), 1, len(u) - 1))
+        share = (at - u[right - 1]) / (u[right] - u[right - 1])
+        scores: FloatArray = self.evidence.scores[:, right - 1] * (1 - share) + self.evidence.scores[:, right] * share
+        return scores
+
 
 def metric_of(samples: Samples) -> str:
     """What is predicted where nobody says: accuracy; where real classes are uneven and no labelled target says their
@@ -132,10 +141,8 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
     brief: dict[Allocation, Predicted] = {}
     if uneven(samples.real_counts):  # where classes are equal all allocations are one
         brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
-    # Of those that are as good as the best, the one that comes first.
-    level = max((float(each.mean.max()) for each in brief.values()), default=0.0) - NEAR
-    best = next((name for name, each in brief.items() if each.mean.max() >= level), ALLOCATIONS[0])
-    chosen = _predict(samples, linear, asked, asked.allocation or best, gather)
+    recommended = _recommended(brief, metric)
+    chosen = _predict(samples, linear, asked, asked.allocation or recommended, gather)
     pick, interval = _picked(chosen, asked)
     evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
@@ -173,6 +180,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         num_real=asked.num_real,
         num_real_given=len(samples.real),
         num_synthetic=len(samples.synthetic),
+        recommended=recommended,
     )
     return estimate, chosen
 
@@ -220,6 +228,20 @@ def _picked(found: Predicted, asked: Question) -> tuple[float, tuple[float, floa
     first, last = near_best_interval(found.draws, found.best, asked.confidence)
     interval = (_rounded(ratios[first], asked.max_ratio), _rounded(ratios[last], asked.max_ratio))
     return _rounded(ratios[found.best], asked.max_ratio), interval
+
+
+def _recommended(brief: Mapping[Allocation, Predicted], metric: str) -> Allocation:
+    """Of allocations that are as good as the best, the one that comes first: within .003 of it, or where classes count
+    alike, within one standard error of what the held-out images say of the two (Breiman et al., 1984). Filling rare
+    classes is then what is to be expected; under the real images' shares it is not."""
+
+    def no_worse(one: Predicted, other: Predicted) -> bool:
+        share, apart = one.evidence.importance, other.at_best - one.at_best
+        error = float(np.sqrt(share**2 @ (apart - share @ apart) ** 2)) if metric == "balanced_accuracy" else 0.0
+        return float(other.mean.max() - one.mean.max()) <= max(NEAR, error)
+
+    good = (name for name, each in brief.items() if all(no_worse(each, other) for other in brief.values()))
+    return next(good, max(brief, key=lambda name: float(brief[name].mean.max()), default=ALLOCATIONS[0]))
 
 
 def _of_allocations(

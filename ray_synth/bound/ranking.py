@@ -21,7 +21,7 @@ def best_probabilities(found: Sequence[Predicted], seed: int) -> FloatArray:
     (Bayesian bootstrap; Rubin, 1981), the same for all, and each generator's classifier may stray from its probes.
     """
     rng = np.random.default_rng([seed, 502])
-    scores = np.stack([_at_best(each) for each in found], axis=1)  # [s,G]
+    scores = np.stack([each.at_best for each in found], axis=1)  # [s,G]
     importance = found[0].evidence.importance
     weights = rng.exponential(size=(DRAWS, len(scores))) * importance
     weights /= weights.sum(axis=1, keepdims=True)
@@ -32,12 +32,3 @@ def best_probabilities(found: Sequence[Predicted], seed: int) -> FloatArray:
     best = np.bincount(values.argmax(axis=1), minlength=len(found))
     share: FloatArray = best / best.sum()
     return share
-
-
-def _at_best(found: Predicted) -> FloatArray:
-    """Each held-out image's score at the best ratio. [s]"""
-    u, at = np.log2(1 + found.evidence.grid), float(np.log2(1 + found.ratios[found.best]))
-    right = int(np.clip(np.searchsorted(u, at), 1, len(u) - 1))
-    share = (at - u[right - 1]) / (u[right] - u[right - 1])
-    scores: FloatArray = found.evidence.scores[:, right - 1] * (1 - share) + found.evidence.scores[:, right] * share
-    return scores

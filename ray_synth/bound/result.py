@@ -83,8 +83,8 @@ class RatioEstimate:
     """What is predicted before training. Ratios are synthetic over real, in [0, max_ratio].
 
     interval: with probability `confidence` it holds a ratio within .003 accuracy of the best.
-    allocation: the recommended one, or the one that was asked for; allocations: what each would give. On real sets of
-    equal classes they are one.
+    allocation: the recommended one, or the one that was asked for; recommended: the former, whatever was asked for;
+    allocations: what each would give. On real sets of equal classes they are one.
     metric: what the curve is of: accuracy, or balanced_accuracy, in which classes count alike.
     real_equivalent: synthetic images that are worth one real image at the predicted ratio; None where they are worth
     nothing, or where nothing tells.
@@ -113,6 +113,7 @@ class RatioEstimate:
     num_real_given: int
     num_synthetic: int
     features: str = ""
+    recommended: Allocation = "fill"
 
     def error_at(self, ratio: float) -> float:
         """Predicted test error at a ratio in [0, max_ratio]."""

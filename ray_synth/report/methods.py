@@ -82,4 +82,5 @@ def allocation_said(estimate: RatioEstimate) -> str:
         f"{name} {each.accuracy:.3f} (balanced {each.balanced_accuracy:.3f}) at ratio {each.ratio:.3g}"
         for name, each in sorted(found.items(), key=lambda item: item[0] != estimate.allocation)
     )
-    return "; ".join(said)
+    other = "" if estimate.recommended == estimate.allocation else f"; {estimate.recommended} is recommended"
+    return "; ".join(said) + other

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ray_synth.bound.estimator import METHODS, METRICS, SMALL_CLASS
+from ray_synth.bound.estimator import METHODS, METRICS, SMALL_CLASS, _recommended
 from ray_synth.bound.evidence import class_balanced
 from ray_synth.bound.image_risk import excess_distance
 from ray_synth.bound.result import RatioEstimate
@@ -206,6 +207,7 @@ def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
     asked = {"allocation": "proportional", "metric": "accuracy"}
     common = estimate_ratio(*images, max_ratio=1, methods=("probe",), **asked)
     rare = common.allocations["proportional"]
+    assert common.recommended in ("fill", "equal", "proportional")
     assert (common.allocation, common.ratio, common.metric) == ("proportional", rare.ratio, "accuracy")
     assert rare.accuracy == pytest.approx(1 - min(common.curve.error), abs=1e-5)
     assert RatioEstimate.from_dict(common.to_dict()) == common
@@ -224,6 +226,23 @@ def test_classes_count_alike_but_for_those_that_nothing_is_told_of() -> None:
     assert class_balanced(plain, labels, ~told) == pytest.approx([0, 0, 0, 0, 0, 1])
     none = np.zeros(3, dtype=bool)
     assert class_balanced(plain, labels, none) == pytest.approx([1 / 9, 1 / 9, 1 / 9, 1 / 6, 1 / 6, 1 / 3])
+
+
+def test_filling_stands_until_another_allocation_is_better_by_more_than_its_noise() -> None:
+    def of(scores: list[float]) -> Any:
+        values = np.array(scores)
+        evidence = SimpleNamespace(importance=np.full(len(values), 1 / len(values)))
+        return SimpleNamespace(evidence=evidence, at_best=values, mean=np.array([0.0, values.mean()]))
+
+    fill = of([0.5] * 100)
+    noisy = of([1.0] * 53 + [0.0] * 47)  # better by .03, with an error of .05
+    clear = of([0.53] * 100)
+    near = of([0.502] * 100)
+    for other, alike, common in ((noisy, "fill", "equal"), (clear, "equal", "equal"), (near, "fill", "fill")):
+        brief = {"fill": fill, "equal": other, "proportional": of([0.4] * 100)}
+        assert _recommended(brief, "balanced_accuracy") == alike
+        assert _recommended(brief, "accuracy") == common
+    assert _recommended({}, "accuracy") == "fill"
 
 
 def test_on_equal_classes_the_allocations_are_one(good: RatioEstimate) -> None:

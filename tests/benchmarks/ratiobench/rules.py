@@ -263,8 +263,8 @@ def _of_allocations(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dic
     for case, estimate, _ in rows:
         best = {c.allocation: float(curve.max()) for c, curve in pooled.items() if c.cell == case.cell}
         if case.allocation == "fill" and len(best) > 1:
-            there = {name: getattr(estimate.allocations[name], estimate.metric) for name in case.cell.allocations}
-            chosen = next(name for name in case.cell.allocations if there[name] >= max(there.values()) - NEAR)
+            # `equal` is not swept, and is seldom far from `fill`.
+            chosen = "proportional" if estimate.recommended == "proportional" else "fill"
             lost.append(max(best.values()) - best[chosen])
     if not lost:
         return "allocation: no uneven cell"
