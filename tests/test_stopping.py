@@ -157,8 +157,8 @@ def rounds(place: Path, out: Path, moments: list[float]) -> None:
 
 
 @pytest.mark.slow
-def test_three_times_stopped_it_completes(place: Path, tmp_path: Path) -> None:
-    rounds(place, tmp_path / "run", [3.0, 6.0, 9.0])
+def test_stopped_in_its_midst_it_completes(place: Path, tmp_path: Path) -> None:
+    rounds(place, tmp_path / "run", [9.0])
 
 
 @pytest.mark.slow
