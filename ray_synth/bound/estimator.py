@@ -273,8 +273,7 @@ def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
     """Both measures at the allocation's own best ratio."""
     evidence, grown = found.evidence, np.median(found.grown, axis=0)
     points, fine = np.log2(1 + evidence.grid), np.log2(1 + found.ratios)
-    other = next(share for metric, share in evidence.shares.items() if metric != asked.metric)
-    curve = 1 - (1 - Posterior(points, evidence.scores, fine, weights=other).mean) * grown
+    curve = 1 - (1 - Posterior(points, evidence.scores, fine, weights=evidence.under_other).mean) * grown
     both = [float(each[found.best].clip(0, 1)) for each in (found.mean, curve)]
     accuracy, balanced = both if asked.metric == "accuracy" else both[::-1]
     ratio, interval = _picked(found, asked)

@@ -38,10 +38,10 @@ class Evidence:
     """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
 
     grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
-    importance: [s], each image's share in the mean; shares: the same by metric. sizes: ridge scores with half of the
-    real images [h,R] and with all [s,R], or None where they are too few. weighted: ratios [P], weights of a real image
-    [P] and scores [s,P], or None where a weight was given. linear: features by family. share_there: [R], of the asked
-    synthetic images, those that are there.
+    importance: [s], each image's share in the mean; under_other: the same under the metric that was not asked for.
+    sizes: ridge scores with half of the real images [h,R] and with all [s,R], or None where they are too few. weighted:
+    ratios [P], weights of a real image [P] and scores [s,P], or None where a weight was given. linear: features by
+    family. share_there: [R], of the asked synthetic images, those that are there.
     """
 
     grid: FloatArray
@@ -49,7 +49,7 @@ class Evidence:
     probes: FloatArray
     labels: IntArray
     importance: FloatArray
-    shares: Mapping[str, FloatArray]
+    under_other: FloatArray
     sizes: tuple[FloatArray, FloatArray] | None
     weighted: tuple[FloatArray, FloatArray, FloatArray] | None
     linear: Mapping[str, Sets]
@@ -158,14 +158,14 @@ def _evidence(
     """From the scores [s,R], and those of each kind of probe [families,s,R]."""
     labels, plain = _held(samples, rows)(_first(linear)).labels, _importance(samples, linear, rows)
     alike = class_balanced(plain, labels, _told(samples))
-    importance = alike if balanced else plain
+    importance, other = (alike, plain) if balanced else (plain, alike)
     return Evidence(
         grid=grid,
         scores=scores.clip(0.0, 1.0),
         probes=np.concatenate([np.einsum("s,fsr->fr", importance, each) for each in probes]),
         labels=labels,
         importance=importance,
-        shares={"accuracy": plain, "balanced_accuracy": alike},
+        under_other=other,
         sizes=None,
         weighted=None,
         linear=linear,

@@ -45,14 +45,6 @@ class Estimate(Stage):
         classifier = self.experiment.classifier
         return classifier.real_weight if classifier.weighting == "fixed" else None
 
-    @functools.cached_property
-    def _word(self) -> str:
-        """What the images are seen through, `auto` resolved where it is a network."""
-        from ray_synth.features.automatic import automatic_word
-
-        word = self.experiment.estimate.features
-        return automatic_word(self.inputs.splits.train.shape) or word if word == "auto" else word
-
     @property
     def _metric(self) -> str:
         return self.experiment.estimate.metric or self.experiment.sweep.metric
@@ -74,7 +66,7 @@ class Estimate(Stage):
             self._seed,
             images.pilot.tolist(),
             images.pilot_real.tolist(),
-            encoder_files(self._word),
+            encoder_files(self.inputs.seen_through),
             images.trained_on,
             self.experiment.data.allocation,
             self.experiment.data.use_real,
@@ -121,7 +113,7 @@ class Estimate(Stage):
         (found,) = rank_sources(
             real,
             {"synthetic": synthetic},
-            features=self._word,
+            features=self.inputs.seen_through,
             num_real=num_real,
             max_ratio=self.limit,
             real_weight=self._real_weight,
@@ -173,7 +165,7 @@ class Estimate(Stage):
         return int(self.of(Generate).pilot_real.sum())
 
     def measured_with(self) -> Mapping[str, str | int]:
-        encoder = encoder_in(self._word)
+        encoder = encoder_in(self.inputs.seen_through)
         return {
             "real images of the estimate": self._real,
             "synthetic images of the estimate": self._pilot,

@@ -23,7 +23,7 @@ from ray_synth.hardware.measure import Measure
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
 from ray_synth.sampling.chunks import Plan
-from ray_synth.sampling.digests import file_settings, sampling_settings
+from ray_synth.sampling.digests import encoder_files, file_settings, sampling_settings
 from ray_synth.sampling.generation import Generation, Rejected
 from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.inputs import Inputs
@@ -228,13 +228,15 @@ class Generate(Stage):
 
     @property
     def trained_on(self) -> str:
-        """Digest of the synthetic images as they are trained on: the chunks, and how they are brought to the real ones'
-        size. The digests of the real images need not say the latter, which may be square already."""
+        """Digest of the synthetic images as they are trained on: the chunks, how they are brought to the real ones'
+        size (the digests of the real images need not say it, which may be square already), and what they are chosen by
+        from which pool."""
         data, said = self.experiment.data, list[Any]()
         if data.crop:
             said.append("crop")
         if data.selection != "random":
-            said += [data.selection, self.experiment.estimate.features]
+            features = self.inputs.seen_through
+            said += [data.selection, features, encoder_files(features), self.images_per_class.tolist()]
         return digest(self.digest, *said) if said else self.digest
 
     @property
@@ -470,7 +472,7 @@ class Generate(Stage):
 
         real, e = self.inputs.splits.train, self.experiment
         self.inputs.reporter.say(f"  choosing among {len(images):,} synthetic images by each class's covariance")
-        ours, theirs = leading_features([real, images], features=e.estimate.features, seed=e.seed)
+        ours, theirs = leading_features([real, images], features=self.inputs.seen_through, seed=e.seed)
         return held(images.take(covariance_order(ours, real.labels, theirs, images.labels, seed=e.seed)))
 
     def _listed(self) -> ImageSource:

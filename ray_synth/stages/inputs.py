@@ -57,6 +57,14 @@ class Inputs:
         return self.splits.train.counts
 
     @functools.cached_property
+    def seen_through(self) -> str:
+        """What the estimate sees images through, `auto` resolved where it is a network."""
+        from ray_synth.features.automatic import automatic_word
+
+        word = self.experiment.estimate.features
+        return automatic_word(self.shape) or word if word == "auto" else word
+
+    @functools.cached_property
     def classifier_files(self) -> list[str]:
         """What lies in the files that the classifier starts from and that its regions are seen through."""
         from ray_synth.features.packaged import packaged_digests

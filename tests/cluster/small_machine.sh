@@ -32,7 +32,7 @@ if [ "${SMALL_MACHINE:-}" = "" ]; then  # outside: a place, a cgroup, namespaces
         if [ -n "$memory" ]; then echo "$BASHPID" >"$memory/cgroup.procs"; fi
         exec unshare --mount --pid --fork --kill-child --mount-proc "$0" "$@"
     ) || status=$?
-    echo "left in $place/tmp: $(find "$place/tmp" -mindepth 2 | wc -l) files; peak $(cat "$memory"/memory.{peak,max_usage_in_bytes} 2>/dev/null || true) bytes"
+    echo "left in $place/tmp: $(find "$place/tmp" -mindepth 2 -printf '%f ' || true); peak $(cat "$memory"/memory.{peak,max_usage_in_bytes} 2>/dev/null || true) bytes"
     exit "$status"
 fi
 

@@ -53,8 +53,8 @@ def test_a_shift_of_the_mean_is_no_reason() -> None:
 
 
 def test_the_stage_uses_it_and_says_so(tmp_path: Path, digits: ImageSet, capsys: pytest.CaptureFixture[str]) -> None:
-    def stage(selection: str) -> Generate:
-        changes = {"generate.images_per_class": 24, "data.shots": 8, "data.selection": selection}
+    def stage(selection: str, pool: int = 24) -> Generate:
+        changes = {"generate.images_per_class": pool, "data.shots": 8, "data.selection": selection}
         return Run(load_experiment(str(DIGITS), changes), RunFolder(tmp_path), Reporter()).of(Generate)
 
     chosen, plain = stage("covariance"), stage("random")
@@ -82,6 +82,8 @@ def test_the_stage_uses_it_and_says_so(tmp_path: Path, digits: ImageSet, capsys:
     assert (chosen.pilot_images.sources == ours.sources).all()
     assert chosen.trained_on != plain.trained_on
     assert chosen.digest == plain.digest  # the images are the same
+    assert stage("covariance", 25).trained_on != chosen.trained_on  # of a larger pool others come first
+    assert stage("random", 25).trained_on == plain.trained_on
 
 
 def test_without_a_pool_it_is_refused() -> None:
