@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import typer
 
@@ -47,7 +48,8 @@ def test_paths_are_there(file: Path) -> None:
 
 @every_document
 def test_commands_are_there(file: Path) -> None:
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    verbs = group.list_commands(click.Context(group))  # type: ignore[attr-defined]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for said in code(file):
         for verb in re.findall(r"ray-synth ([a-z]+)\b", said):

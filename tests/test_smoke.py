@@ -27,7 +27,7 @@ ODD: dict[str, dict[str, Any]] = {
             "captions": {"path": "nowhere.csv"},
             "class_words": {"cat": "kitten"},
             "lora": "loras/{class}.safetensors",
-            "visual_guidance": {"encoder": {"model": "nowhere"}, "variant": "released"},
+            "visual_guidance": {"encoder": {"model": "nowhere"}, "variant": "released", "untrained": True},
         }
     },
     "timm": {"classifier.model": "timm:vit_base_patch16_224", "classifier.image_size": 224, "classifier.weights": "no"},

@@ -4,6 +4,7 @@ from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSett
 from ray_synth.config.data import FORMATS, Columns, Data
 from ray_synth.config.experiment import Experiment, with_absolute_paths
 from ray_synth.config.file import load_experiment
+from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.generator import (
     GENERATORS,
     SAMPLING,
@@ -43,6 +44,7 @@ __all__ = [
     "GeneratorSettings",
     "ImageFolder",
     "Lora",
+    "LoraTraining",
     "PartitionSettings",
     "Schedule",
     "StableDiffusion",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
+from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.section import Section
 from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath
 
@@ -109,6 +110,7 @@ class VisualGuidance(Section):
 
     encoder: Pretrained = Field(description="a CLIPVisionModelWithProjection whose projection is as wide as the text's")
     variant: Literal["paper", "released"] = "paper"
+    untrained: bool = Field(False, description="also guide a model that was not trained with guidance")
 
 
 class StableDiffusion(GeneratorSettings):
@@ -134,6 +136,7 @@ class StableDiffusion(GeneratorSettings):
         None, gt=0, le=1, description="latent prior: start from a real image of the class, noised this far"
     )
     visual_guidance: VisualGuidance | None = None
+    finetune: LoraTraining | None = Field(None, description="train LoRA adapters on the real images first")
     lora: HomePath | None = Field(None, description="a LoRA file; {class} or {label} in its path gives one per class")
     lora_scale: float = Field(1.0, ge=0, le=10)
     pipeline_args: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as clip_skip")
@@ -161,6 +164,25 @@ class StableDiffusion(GeneratorSettings):
             raise ValueError(
                 "captions and {caption} in the prompt belong together; type --set generator.captions.path=FILE "
                 "or leave both out"
+            )
+        if self.finetune is not None and self.lora is not None:
+            raise ValueError(
+                "give either finetune (adapters that the run trains) or lora (one that exists), not both; type --set "
+                "generator.lora=null"
+            )
+        if (
+            self.finetune is not None
+            and self.finetune.text_encoder
+            and self.finetune.adapters == "class"
+            and self.compile
+        ):
+            raise ValueError(
+                "adapters of the text encoder cannot be swapped in a compiled model; type --set generator.compile=false"
+            )
+        if self.visual_guidance is not None and self.finetune is None and not self.visual_guidance.untrained:
+            raise ValueError(
+                "visual_guidance means nothing to a model that was not trained with it; type --set "
+                "generator.finetune.preset=real_fake, or --set generator.visual_guidance.untrained=true"
             )
         return self
 

@@ -25,6 +25,7 @@ from ray_synth.runs import RunFolder
 # image behind it, or None), parent_key; a sampler adds image (uint8 [H,W,C] each) and rejected (a reason, or empty).
 Batch = dict[str, list[Any]]
 Sampler = Callable[[Batch], Batch]
+Fitter = Callable[[str], Iterator[int]]
 Describer = Callable[[Sequence[np.ndarray]], list[Any]]  # uint8 [H,W,3] each -> text or vector each
 
 DEFAULT_BATCH = 80  # of a small model
@@ -160,13 +161,30 @@ class Generator(ABC, Generic[S]):
 
     @property
     def fit_steps(self) -> int:
-        """Optimizer steps of a fit; 0 where there is nothing to fit."""
+        """Optimizer steps of a fit; 0 where there is nothing to fit, or several things apart."""
         return 0
+
+    def fit_parts(self, counts: np.ndarray) -> Mapping[str, int]:
+        """Optimizer steps of what is fitted apart from each other, by name. counts: real images of each class, [C]."""
+        return {"": self.fit_steps} if self.fit_steps else {}
+
+    def fit_file(self, part: str) -> str:
+        """The file of the run folder that the fit of a part ends with."""
+        return self.weights
+
+    def fit_settings(self) -> dict[str, Any]:
+        """The settings that a fit depends on."""
+        return self.pixel_settings()
 
     @property
     def fit_batch(self) -> int:
         """Images of a step, at most."""
         return 0
+
+    @property
+    def fits_parents(self) -> bool:
+        """Whether a fit looks at what files and models say of the real images."""
+        return False
 
     def with_fit_steps(self, steps: int) -> Generator[S]:
         """The same with so many of them: to be timed."""
@@ -176,9 +194,20 @@ class Generator(ABC, Generic[S]):
         """Train what the run trains, to `weights`. Yields the number of steps done, after a kill from a checkpoint."""
         yield from ()
 
-    def fit_done(self, folder: RunFolder) -> int:
-        """Steps that a fit would not do again."""
+    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, device: str) -> Fitter:
+        """What fits one part after the other, each as `fit` does; what they share is loaded once.
+
+        parents: of a fit that looks at them.
+        """
+        return lambda part: self.fit(folder, images, seed)
+
+    def fit_done(self, folder: RunFolder, part: str = "") -> int:
+        """Steps that the fit of a part would not do again."""
         return 0
+
+    def cards(self, origin: Origin, images: str) -> Mapping[str, str]:
+        """Files that say what was fitted, by name. images: digest of the real ones."""
+        return {}
 
     # What images are sampled from.
 

@@ -13,6 +13,7 @@ import numpy as np
 from ray_synth.config import Generate, StableDiffusion
 from ray_synth.data.decoding import unified
 from ray_synth.errors import InputError
+from ray_synth.generator.adapter_files import guidance_beside
 from ray_synth.generator.adapters import adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
 from ray_synth.generator.base import Batch, Parents
 from ray_synth.generator.pretrained import file_shapes, has_safetensors, lora_rank, read_tokenizer, variant_of
@@ -46,29 +47,16 @@ class StableDiffusionSampler:
         """class_names: of all classes; needed to compile a model with an adapter for each."""
         import_torchvision()
         import torch
-        from diffusers.utils import logging
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
         self.settings, self.generate, self.parents, self.device = settings, generate, parents, device
-        safe = has_safetensors(folder / "unet", allow_pickle=settings.allow_pickle)
-        self.pipe = _pipeline_class(settings).from_pretrained(
-            folder,
-            torch_dtype=_dtype(settings, device),
-            use_safetensors=True if safe and not settings.allow_pickle else None,
-            variant=variant_of(folder),
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
+        self.pipe = load_pipeline(folder, settings, _dtype(settings, device))
         self.pipe.scheduler = scheduler_like(self.pipe.scheduler, generate.scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(device)
         self.size = settings.image_size or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         self.encoded: dict[str, torch.Tensor] = {}
         self.adapter: str | None = None
+        self.projection: Any = None  # of visual guidance, trained with the adapter
         if settings.channels_last:
             self.pipe.unet.to(memory_format=torch.channels_last)
             self.pipe.vae.to(memory_format=torch.channels_last)
@@ -143,7 +131,9 @@ class StableDiffusionSampler:
             return text
         released = self.settings.visual_guidance.variant == "released"
         rows = batch["parent"] if released else batch["label"]
-        seen = torch.from_numpy(self.parents.embeddings[rows]).to(text)[:, None]
+        seen = torch.from_numpy(self.parents.embeddings[rows]).to(text)
+        # Tokens of their own: as many as were trained, or the embedding as it is.
+        seen = seen[:, None] if self.projection is None else self.projection(seen).to(text)
         if released:
             return torch.cat([text[:, :-1], seen], dim=1) if conditional else text
         # The unconditional side is as long, and sees nothing.
@@ -182,6 +172,9 @@ class StableDiffusionSampler:
         else:
             self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
         self.adapter = path
+        guidance = Path(guidance_beside(path))
+        if self.settings.finetune is not None and guidance.is_file():
+            self.projection = _projection(guidance).to(self.device)
         self.encoded.clear()  # a LoRA may change the text encoder too
 
     def _load_adapter(self, path: Path, *, hotswap: bool) -> None:
@@ -203,6 +196,38 @@ class StableDiffusionSampler:
             _pipeline=self.pipe,
             **{part: getattr(self.pipe, part)},
         )
+
+
+def load_pipeline(folder: Path, settings: StableDiffusion, dtype: Any) -> Any:
+    """The pipeline of diffusers that the settings ask for, on the CPU."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
+    safe = has_safetensors(folder / "unet", allow_pickle=settings.allow_pickle)
+    return _pipeline_class(settings).from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        use_safetensors=True if safe and not settings.allow_pickle else None,
+        variant=variant_of(folder),
+        local_files_only=True,
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+
+
+def _projection(file: Path) -> Any:
+    """Of the embedding of an image to tokens, as wide and as many as its weights say."""
+    from diffusers.models.embeddings import ImageProjection
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    (outputs, inputs), (width,) = state["image_embeds.weight"].shape, state["norm.weight"].shape
+    module = ImageProjection(inputs, width, outputs // width)
+    module.load_state_dict(state)
+    return module.eval()
 
 
 def lora_path(template: str, label: int, class_name: str) -> str:

@@ -73,7 +73,7 @@ class PixelGenerator(Generator[Diffusion]):
 
         yield from finetuning(folder, images, self.settings, seed)
 
-    def fit_done(self, folder: RunFolder) -> int:
+    def fit_done(self, folder: RunFolder, part: str = "") -> int:
         if folder.exists(WEIGHTS):
             return self.settings.steps
         if not folder.exists(CHECKPOINT):

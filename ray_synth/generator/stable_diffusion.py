@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_synth.config import StableDiffusion, said
+import numpy as np
+
+from ray_synth.config import SAMPLING, LoraTraining, StableDiffusion, digest, said
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.generator import tiny
-from ray_synth.generator.base import Batch, Description, Generator, Origin, Parents, Sampler, register
+from ray_synth.generator.adapter_files import adapter_file, checkpoint_file
+from ray_synth.generator.base import Batch, Description, Fitter, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.describe import Captioner, Embedder, read_captions
 from ray_synth.generator.pretrained import (
     adapts_text,
@@ -27,6 +30,9 @@ from ray_synth.generator.pretrained import (
 from ray_synth.runs import RunFolder
 
 SIDE = 512  # of an image, where the file does not say
+# Settings of files, whose content is in `Origin.parts`, and those of a fit that its result does not depend on.
+FILES: dict[str, Any] = {"captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder", "untrained"}}
+WATCHING = {"preset", "cache_latents", "gradient_checkpointing", "checkpoint_steps", "samples"}
 
 
 @register
@@ -110,15 +116,17 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
 
     def _check_encoder(self, folder: Path) -> None:
         """The embedding of an image must be as wide as one of the text, to stand beside it."""
-        assert self.settings.visual_guidance is not None  # noqa: S101 - of the caller
-        encoder = self.settings.visual_guidance.encoder
+        settings_of = self.settings
+        assert settings_of.visual_guidance is not None  # noqa: S101 - of the caller
+        encoder = settings_of.visual_guidance.encoder
         place = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
         has_safetensors(place, allow_pickle=False, flag=False)
         config = read_config(place / "config.json", place)
         vision = config.get("vision_config")
         width = config.get("projection_dim", vision.get("projection_dim") if isinstance(vision, dict) else None)
         wanted = read_config(folder / "unet" / "config.json", folder).get("cross_attention_dim", 1280)
-        if width != wanted:
+        projected = settings_of.finetune is not None and settings_of.visual_guidance.variant == "paper"
+        if width != wanted and not projected:
             raise InputError(
                 f"generator.visual_guidance.encoder={encoder.model} gives embeddings of width {width}, the model's "
                 f"text embeddings have {wanted}; take the CLIP that the model was made with (ViT-L/14 for Stable "
@@ -153,6 +161,8 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
                 parts[name] = content_digest(place) if Path(model.model).is_dir() else str(model.revision)
         if settings.captions is not None and settings.captions.path is not None:
             parts["captions"] = content_digest(Path(settings.captions.path))
+        if settings.finetune is not None:
+            parts["adapters"] = digest("adapters", trained, {name: parts[name] for name in sorted(parts)})
         return Origin(
             model_id=folder.name if local else settings.model,
             model_revision=revision,
@@ -163,9 +173,87 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def pixel_settings(self) -> dict[str, Any]:
         without = {
             "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
-            "allow_pickle": True, "captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder"},
+            "allow_pickle": True, "finetune": True, **FILES,
         }  # fmt: skip
         return {"kind": self.settings.kind, **said(self.settings, without=without)}
+
+    # Fitting.
+
+    @property
+    def _training(self) -> LoraTraining:
+        assert self.settings.finetune is not None  # noqa: S101 - asked of those that train alone
+        return self.settings.finetune
+
+    def fit_parts(self, counts: np.ndarray) -> Mapping[str, int]:
+        """An adapter for all classes, or one for each."""
+        from ray_synth.generator.adapter_files import num_updates
+
+        if self.settings.finetune is None:
+            return {}
+        if self._training.adapters == "dataset":
+            return {"": num_updates(self._training, counts)}
+        alone = np.diag(counts)
+        return {str(label): num_updates(self._training, alone[label]) for label in range(len(counts))}
+
+    def fit_file(self, part: str) -> str:
+        return adapter_file(part)
+
+    def fit_settings(self) -> dict[str, Any]:
+        """What adapters follow from, beside the model and the images."""
+        kept = {"prompt", "dataset", "class_words", "captions", "visual_guidance", "image_size", "finetune"}
+        shown = {"kind": self.settings.kind, **said(self.settings, only=kept, without=FILES | {"finetune": WATCHING})}
+        if self.settings.finetune is not None and self.settings.finetune.prior_preservation is not None:
+            shown["prior"] = said(self.generate, only=set(SAMPLING))
+        return shown
+
+    @property
+    def fit_batch(self) -> int:
+        return self._training.batch_size
+
+    @property
+    def fits_parents(self) -> bool:
+        return self.settings.captions is not None or self.settings.visual_guidance is not None
+
+    def with_fit_steps(self, steps: int) -> Generator[StableDiffusion]:
+        timed = self._training.model_copy(update={"steps": steps})
+        return self._changed(self.settings.model_copy(update={"finetune": timed}), self.generate)
+
+    def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        yield from self.fitter(folder, images, seed, Parents.of(images), device)("")
+
+    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, device: str) -> Fitter:
+        from ray_synth.generator.lora import AdapterTraining
+
+        training = AdapterTraining(self._pipeline(), self.settings, self.generate, device=device)
+        looked_at = Parents.of(images) if parents is None else parents
+        return lambda part: training.train(folder, looked_at, self.class_names, seed, part)
+
+    def cards(self, origin: Origin, images: str) -> Mapping[str, str]:
+        """A model card, as hubs read it."""
+        import yaml
+
+        from ray_synth.generator.adapter_files import CARD
+
+        part = "" if self._training.adapters == "dataset" else "0"
+        text = CARD.format(
+            model=origin.model_id,
+            revision=origin.model_revision,
+            license=origin.model_license or "unknown",
+            images=images,
+            name=Path(adapter_file(part)).name,
+            settings=yaml.safe_dump(self.fit_settings(), sort_keys=True, allow_unicode=True),
+        )
+        return {str(Path(adapter_file(part)).parent / "README.md"): text}
+
+    def fit_done(self, folder: RunFolder, part: str = "") -> int:
+        if not folder.exists(checkpoint_file(part)):
+            return 0
+        from ray_synth.training.checkpoint import updates_done
+
+        return updates_done(folder.read(checkpoint_file(part)))
 
     @property
     def uses_real_images(self) -> bool:
@@ -217,11 +305,17 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         }
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
+        from ray_synth.generator.adapter_files import trained_adapters
         from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler
 
+        settings = self.settings
+        if settings.finetune is not None:
+            settings = settings.model_copy(
+                update={"lora": trained_adapters(folder, settings.finetune, len(self.class_names))}
+            )
         return StableDiffusionSampler(
             self._pipeline(),
-            self.settings,
+            settings,
             self.generate,
             class_names=self.class_names,
             parents=parents,
@@ -251,6 +345,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
             "image_size": None,
             "class_words": {},
             "lora": None,
+            "finetune": self._small_training(),
             "dtype": "auto",
             "compile": False,
             "allow_pickle": False,
@@ -260,6 +355,12 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         if self.settings.visual_guidance is not None:
             raw["visual_guidance"]["encoder"] = {"model": str(models / "vision-encoder")}
         return raw
+
+    def _small_training(self) -> dict[str, Any] | None:
+        if self.settings.finetune is None:
+            return None
+        small = {"steps": 4, "batch_size": min(4, self._training.batch_size), "checkpoint_steps": 2, "r": 2}
+        return self._training.model_dump() | small
 
     def tiny_models(self) -> dict[str, Callable[[Path], object]]:
         found: dict[str, Callable[[Path], object]] = {"stable-diffusion": tiny.tiny_pipeline}

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.accuracy import accuracy
 from ray_synth.report.sections.failures import failures
+from ray_synth.report.sections.finetuning import finetuning
 from ray_synth.report.sections.images import images
 from ray_synth.report.sections.methods import methods
 from ray_synth.report.sections.prediction import prediction
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Section] = {
     "failures": failures,
     "accuracy": accuracy,
     "training": training,
+    "finetuning": finetuning,
     "images": images,
     "methods": methods,
     "proxies": proxies,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -23,7 +23,8 @@ class RunResults:
     """A run's results, as its stages wrote them.
 
     metrics: name -> number, as in metrics.json. settings: the experiment's, as YAML has them. histories: setting ->
-    what was measured while its first training ran. regions: of the best setting. search: what the sweep did.
+    what was measured while its first training ran. regions: of the best setting. search: what the sweep did. adapters:
+    class -> losses while the generator was fine-tuned; adapter_samples: step -> a PNG of what the first one makes.
     """
 
     summary: Summary
@@ -37,3 +38,5 @@ class RunResults:
     histories: Mapping[str, History]
     regions: RegionReport
     search: Figure
+    adapters: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
+    adapter_samples: Mapping[str, bytes] = field(default_factory=dict)

@@ -6,11 +6,12 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_synth.config import digest
+from ray_synth.generator.adapter_files import FOLDER, SAMPLES, history_file
 from ray_synth.generator.artifacts import CHECKPOINT
 from ray_synth.generator.artifacts import DIGEST as RECORD
 from ray_synth.hardware.gpus import FORWARD_AND_BACK, Gpu
@@ -19,13 +20,15 @@ from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
-from ray_synth.tasks import Task, Tasks
+from ray_synth.tasks import InSlots, Task, Tasks
 
 if TYPE_CHECKING:
-    from ray_synth.generator.base import Origin
+    from ray_synth.generator.base import Origin, Parents
     from ray_synth.stages.bench import Bench
 
 MEASURED_SECONDS = 5.0
+SD_SIDE = 512  # pixels a side of what gpus.yaml's rates are of
+SEGMENTS = 10  # of a training, between which a kill loses nothing
 
 
 class Finetune(Stage):
@@ -66,12 +69,27 @@ class Finetune(Stage):
         e = self.experiment
         if self.inputs.described:
             return Origin(model_id="", model_revision="", model_license="", parts={})
-        trained = digest("finetune", self.generator.pixel_settings(), e.seed, self.inputs.digests["generator"])
+        trained = digest("finetune", self.generator.fit_settings(), e.seed, self.inputs.digests["generator"])
         return self.generator.origin(trained)
+
+    @functools.cached_property
+    def _parts(self) -> Mapping[str, int]:
+        """Steps of what is trained apart, by name."""
+        return self.generator.fit_parts(self.inputs.splits.generator.counts)
 
     @property
     def _steps(self) -> int:
-        return self.generator.fit_steps
+        return sum(self._parts.values())
+
+    @property
+    def _left(self) -> dict[str, int]:
+        """Steps that are left of each part that is not trained yet."""
+        begun = self.begun
+        missing = {part: n for part, n in self._parts.items() if not (begun and self._trained(part))}
+        return {part: n - (self.generator.fit_done(self.folder, part) if begun else 0) for part, n in missing.items()}
+
+    def _trained(self, part: str) -> bool:
+        return self.folder.exists(self.generator.fit_file(part))
 
     @property
     def digest(self) -> str:
@@ -83,7 +101,13 @@ class Finetune(Stage):
 
     @property
     def sealed(self) -> Sequence[str]:
-        return [file for file in self.folder.files("generator") if file.count("/") == 1]  # captions lie deeper
+        # Captions lie in folders of their own, and say themselves what they hold.
+        return [file for file in self.folder.files("generator") if file.count("/") == 1 or file.startswith(FOLDER)]
+
+    def with_spoiled(self, files: Sequence[str]) -> Sequence[str]:
+        """An adapter of one class is trained anew alone."""
+        apart = all(file.startswith(FOLDER) for file in files)
+        return [*files, RECORD] if apart else super().with_spoiled(files)
 
     @property
     def overview(self) -> str:
@@ -91,18 +115,31 @@ class Finetune(Stage):
 
     @property
     def ready(self) -> bool:
-        return self.folder.exists(self.generator.weights or RECORD)
+        return self.folder.exists(RECORD) and all(map(self._trained, self._parts))
 
     @property
     def done(self) -> int:
         """Of a training that was cut off."""
-        return self.generator.fit_done(self.folder) if self._steps and self.begun else 0
+        return self._steps - sum(self._left.values())
 
     def tasks(self) -> Sequence[Tasks]:
-        left = self._steps - self.done
+        left = self._left
         if not left:
             return ()
-        return (Tasks(tasks=(Task(name="generator", takes={"generator_step": left}),), starts={"generator_start": 1}),)
+        tasks = tuple(Task(name=f"adapter {part}", takes={"generator_step": n}) for part, n in left.items())
+        starts = {"generator_start": 1.0}
+        if len(self._parts) == 1:
+            return (Tasks(tasks=(Task(name="generator", takes=tasks[0].takes),), starts=starts),)
+        apart = InSlots(
+            workers=1,
+            gpus=1.0,
+            most=None,
+            window=len(tasks),
+            segments=SEGMENTS,
+            name="an adapter",
+            workers_key="generator.finetune.adapters",
+        )
+        return (Tasks(tasks=tasks, way=apart, starts=starts),)
 
     @property
     def plan(self) -> str:
@@ -110,7 +147,9 @@ class Finetune(Stage):
             return f"nothing to train: {self.origin.model_id} as it is"
         images = len(self.inputs.splits.generator)
         batch = min(self.generator.fit_batch, images)
-        return f"training the generator on {images:,} images: {self._steps - self.done:,} steps of {batch}"
+        left = self._left
+        of = f"{len(left):,} adapters of the generator" if len(self._parts) > 1 else "the generator"
+        return f"training {of} on {images:,} images: {sum(left.values()):,} steps of {batch}"
 
     @property
     def total(self) -> int:
@@ -118,41 +157,112 @@ class Finetune(Stage):
 
     def run(self, advance: Callable[[int], None]) -> None:
         generator, folder, origin = self.generator, self.folder, self.origin
-        record = {"model_id": origin.model_id, "model_revision": origin.model_revision}
-        if self._steps:
-            from ray_synth.nodes import on_gpu_node
-            from ray_synth.training.checkpoint import refuse_torn
-
-            refuse_torn(folder, CHECKPOINT)
-            seed = derive_seed("finetune", self.experiment.seed)
-            for step in on_gpu_node(type(generator).fit, generator, folder, self.inputs.splits.generator, seed):
-                advance(step)
-            record["weights_sha256"] = hashlib.sha256(folder.read(generator.weights)).hexdigest()
-        else:
+        record: dict[str, Any] = {"model_id": origin.model_id, "model_revision": origin.model_revision}
+        if not self._steps or origin.parts:
             record |= {"model_license": origin.model_license, **origin.parts}
+        if self._steps:
+            self._fit(advance)
+            files = [hashlib.sha256(folder.read(generator.fit_file(part))).hexdigest() for part in self._parts]
+            record["weights_sha256"] = files[0] if len(files) == 1 else digest(files)
+            for name, text in generator.cards(origin, self.inputs.digests["generator"]).items():
+                folder.write(name, text.encode())
         folder.write_json(RECORD, record)
+
+    def _fit(self, advance: Callable[[int], None]) -> None:
+        """Train what is left: one part in this process or beside a GPU, several in a pool of actors."""
+        from ray_synth.nodes import on_gpu_node
+        from ray_synth.sampling.fitting import fit_one, fit_several
+        from ray_synth.training.checkpoint import refuse_torn
+
+        refuse_torn(self.folder, CHECKPOINT)
+        seed, images = derive_seed("finetune", self.experiment.seed), self.inputs.splits.generator
+        parents = self.parents(self.folder) if self.generator.fits_parents else None
+        if len(self._parts) == 1:
+            generator = self.generator.on_workers()
+            for step in on_gpu_node(fit_one, generator, self.folder, images, seed, parents):
+                advance(step)
+            return
+        left = self._left
+        done = self._steps - sum(left.values())
+        advance(done)
+        self.inputs.start_ray()
+        arguments = (self.folder.absolute_url, self.generator.on_workers(), seed)
+        for part in fit_several(arguments, list(left), images, parents, pool=self.experiment.generate.pool):
+            done += left[part]
+            advance(done)
+
+    def parents(self, folder: RunFolder, *, of_class: tuple[int, int] | None = None) -> Parents:
+        """The real images that the generator looks at, with their captions and embeddings, which are kept in a run
+        folder. of_class: of one class alone, and so many."""
+        from ray_synth.generator.base import Parents
+        from ray_synth.sampling.describe import described_parents
+
+        real = self.inputs.splits.generator
+        if of_class is not None:
+            real = real.take(np.flatnonzero(real.labels == of_class[0])[: of_class[1]])
+        parents = Parents.of(real)
+        if not self.generator.uses_real_images:
+            return parents
+        if self.generator.descriptions():
+            self.inputs.start_ray()
+        return described_parents(folder, parents, self.generator.on_workers(), self.captions, self.origin.parts)
+
+    def histories(self) -> dict[str, list[dict[str, float | None]]]:
+        """Losses while adapters were trained, by part."""
+        names = {part: history_file(part) for part in self._parts}
+        return {
+            part: self.folder.read_record(name, list[dict[str, float | None]])
+            for part, name in names.items()
+            if self.folder.exists(name)
+        }
+
+    def samples(self) -> Mapping[str, bytes]:
+        """Pictures of what the first adapter made, by step: at its first checkpoint, and at its end."""
+        first = next(iter(self._parts), "")
+        found = [name for name in self.folder.list(SAMPLES) if name.startswith(f"{first or 'all'}-")]
+        steps = {name: str(int(name.split("-")[1].removesuffix(".png"))) for name in (*found[:1], *found[-1:])}
+        return {step: self.folder.read(f"{SAMPLES}/{name}") for name, step in steps.items()}
+
+    def check_captions(self) -> None:
+        """Raise InputError for a file of captions that does not fit the real images."""
+        _ = self.captions
+
+    @functools.cached_property
+    def captions(self) -> Mapping[str, str] | None:
+        """Of the real images, by key, where a file has them."""
+        return self.generator.captions(self.inputs.splits.generator, self.experiment.data.path)
 
     def published(self, gpu: Gpu) -> Mapping[str, Measure]:
         if not self._steps:
             return {}
         batch = min(self.generator.fit_batch, len(self.inputs.splits.generator))
-        step = gpu.small_network(self.generator.evaluation_flops())
-        return {
-            "generator_start": gpu.overheads["generator_start"],
-            "generator_step": step.times(FORWARD_AND_BACK * batch, note=f"batches of {batch}, forward and back"),
-        }
+        flops, note = self.generator.evaluation_flops(), f"batches of {batch}, forward and back"
+        if flops:
+            step = gpu.small_network(flops).times(FORWARD_AND_BACK * batch, note=note)
+        else:  # rates are of guided steps, two evaluations each
+            pixels = (self.generator.image_side / SD_SIDE) ** 2
+            step = gpu.rates["step"].times(FORWARD_AND_BACK * batch * pixels / 2, note=note)
+        return {"generator_start": gpu.overheads["generator_start"], "generator_step": step}
 
     def calibrate(self, bench: Bench) -> None:
         """The generator of two steps also makes the images that are measured afterwards."""
         if not self._steps or not bench.wants("generator_step", "image"):
             return
+        import torch
+
         begin = time.monotonic()
-        images, seconds = self.inputs.splits.generator, []
-        for _ in self.generator.with_fit_steps(2).fit(bench.folder, images, 0):
+        images, seconds, device = self.inputs.splits.generator, [], "cuda" if torch.cuda.is_available() else "cpu"
+        parents = self.parents(bench.folder) if self.generator.fits_parents else None
+        fit = self.generator.with_fit_steps(2).fitter(bench.folder, images, 0, parents, device)
+        one, *others = self._parts
+        for _ in fit(one):
             pass
         first = time.monotonic() - begin
+        for part in others:
+            for _ in fit(part):
+                pass
         last, stop = time.monotonic(), time.monotonic() + MEASURED_SECONDS
-        for step in self.generator.fit(RunFolder(f"{bench.folder.url}/more"), images, 0):
+        for step in self.generator.fitter(RunFolder(f"{bench.folder.url}/more"), images, 0, parents, device)(one):
             now = time.monotonic()
             if step > 2:
                 seconds.append(now - last)
@@ -162,4 +272,4 @@ class Finetune(Stage):
         each = float(np.mean(seconds)) if seconds else first / 2
         blocks = [float(part.mean()) for part in np.array_split(np.asarray(seconds), 4) if len(part)]
         bench.note("generator_step", each, spread(blocks))
-        bench.note("generator_start", first - 2 * each, 0.2)
+        bench.note("generator_start", max(first - 2 * each, 0.0), 0.2)

@@ -25,7 +25,7 @@ from ray_synth.sampling import chunks
 from ray_synth.sampling.chunks import Plan
 from ray_synth.sampling.digests import encoder_files, file_settings, sampling_settings
 from ray_synth.sampling.generation import Generation, Rejected
-from ray_synth.stages.finetune import Finetune
+from ray_synth.stages.finetune import SD_SIDE, Finetune
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.tasks import InPool, Task, Tasks
@@ -41,7 +41,6 @@ MAX_REJECTED_LISTED = 1000
 MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
 # Bytes a pixel of an image file. jpeg: 110 kB of 512x512 (sweeps/imagenet.yaml); png, webp: reckoned from it.
 BYTES_PER_PIXEL = {"jpeg": 0.42, "png": 1.7, "webp": 0.35}
-SD_SIDE = 512  # pixels a side of what gpus.yaml's rates are of
 
 
 class Generate(Stage):
@@ -59,7 +58,6 @@ class Generate(Stage):
     named_by_content = True
     keeps = (RECORD,)
 
-    captions: Mapping[str, str] | None = None  # of the real images, by key, where a file has them
     _read: ImageSource | None = None
     _compared = 0  # images of each class of a folder that were compared with validation and test
 
@@ -79,8 +77,7 @@ class Generate(Stage):
 
         A look at some, before anything starts; what it leaves out is compared when the images are read.
         """
-        e = self.experiment
-        self.captions = self.generator.captions(self.inputs.splits.generator, e.data.path)
+        self.model.check_captions()
         if not self.generator.source or self.folder.is_complete(self.name, self.images.chunk_digest):
             return []
         # May be more than are asked: some are rejected.
@@ -401,21 +398,11 @@ class Generate(Stage):
     def parents(self, folder: RunFolder, *, of_class: tuple[int, int] | None = None) -> Parents | None:
         """The real images that the generator or a filter looks at, with their captions and embeddings, which are kept
         in a run folder. of_class: of one class alone, and so many."""
-        from ray_synth.generator.base import Parents
-        from ray_synth.sampling.describe import described_parents
-
         if not self.generator.uses_real_images and not self.experiment.generate.filter.near_copies:
             return None
-        real = self.inputs.splits.generator
-        if of_class is not None:
-            real = real.take(np.flatnonzero(real.labels == of_class[0])[: of_class[1]])
-        parents = Parents.of(real)
-        if self.generator.uses_real_images:
-            parents = described_parents(
-                folder, parents, self.generator.on_workers(), self.captions, self.model.origin.parts
-            )
-            for note in self.generator.described_notes(parents):
-                self.inputs.reporter.say(f"{self.name}: {note}")
+        parents = self.model.parents(folder, of_class=of_class)
+        for note in self.generator.described_notes(parents):
+            self.inputs.reporter.say(f"{self.name}: {note}")
         return parents
 
     def _write_generation(self, plan: Plan) -> None:

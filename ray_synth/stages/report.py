@@ -10,6 +10,7 @@ from ray_synth.config import digest
 from ray_synth.hardware.measure import Measure
 from ray_synth.stages.estimate import Estimate
 from ray_synth.stages.evaluate import Evaluate
+from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.generate import Generate
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import summary_of
@@ -79,6 +80,8 @@ class Report(Stage):
             histories=train.histories(),
             regions=self.folder.read_record(REGIONS, RegionReport),
             search=sweep.picture(),
+            adapters=self.of(Finetune).histories(),
+            adapter_samples=self.of(Finetune).samples(),
         )
         write_report(self.folder, results)
         advance(1)

@@ -158,7 +158,7 @@ def test_home_is_written_out(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
             "lora": "~/a",
             "prompt": "{caption}",
             "captions": {"path": "~/a"},
-            "visual_guidance": {"encoder": {"model": "~/a"}},
+            "visual_guidance": {"encoder": {"model": "~/a"}, "untrained": True},
         },
         "generate": {"filter": {"clip": {"model": "x", "weights": "~/a"}}},
     }

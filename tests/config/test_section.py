@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from ray_synth.config import FORMAT, Classifier, Data, Experiment, Generate, digest, said
 from ray_synth.config.generator import GENERATORS
 
-DEFAULTS = {2: "d7894b05411979b4"}
+DEFAULTS = {2: "69a76717232c34d0"}
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:

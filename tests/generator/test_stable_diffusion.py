@@ -137,7 +137,7 @@ def test_a_scale_of_zero_is_the_base_model(stable_diffusion: Path, loras: Path) 
 def test_visual_guidance_joins_the_embedding_of_the_class_or_the_parent(
     stable_diffusion: Path, parents: Parents, variant: str
 ) -> None:
-    guidance = VisualGuidance(encoder={"model": "unused"}, variant=variant)
+    guidance = VisualGuidance(encoder={"model": "unused"}, variant=variant, untrained=True)
     guided = sampler(stable_diffusion, parents, visual_guidance=guidance)
     batch = batch_of([3, 1])
     with torch.inference_mode():

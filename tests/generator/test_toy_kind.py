@@ -64,7 +64,7 @@ class MeanGenerator(Generator[Mean]):
     def fit_batch(self) -> int:
         return 1
 
-    def fit_done(self, folder: RunFolder) -> int:
+    def fit_done(self, folder: RunFolder, part: str = "") -> int:
         if folder.exists(self.weights):
             return self.fit_steps
         return len(np.load(io.BytesIO(folder.read(self.checkpoint)))) if folder.exists(self.checkpoint) else 0

@@ -126,3 +126,11 @@ def test_a_new_section_is_one_function_and_one_registration(
     assert headings(text)[-1] == "Brightness"
     assert '<tr><th>images</th><th class="n">mean</th></tr>' in text
     assert '<tr><td>real &amp; synthetic</td><td class="n">0.25</td></tr>' in text
+
+
+def test_a_fine_tuned_generator_is_shown_with_its_losses_and_pictures(tmp_path: Path, results: RunResults) -> None:
+    losses = [{"step": 100, "loss": 0.5, "validation_loss": 0.6}, {"step": 200, "loss": 0.4, "validation_loss": None}]
+    assert "Fine-tuning the generator" not in page(tmp_path, results)
+    found = page(tmp_path, results, adapters={"": losses}, adapter_samples={"200": b"png"})
+    assert "Fine-tuning the generator" in found
+    assert 'alt="images sampled after 200 steps" src="data:image/png;base64,cG5n"' in found

@@ -70,7 +70,7 @@ def test_captions_are_those_of_the_model_and_are_kept(tmp_path: Path, parents: P
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_embeddings_are_those_of_clip(tmp_path: Path, parents: Parents, variant: str) -> None:
     model = tiny_vision_encoder(tmp_path / "clip")
-    settings = generator(visual_guidance=VisualGuidance(encoder={"model": str(model)}, variant=variant))
+    settings = generator(visual_guidance=VisualGuidance(encoder={"model": str(model)}, variant=variant, untrained=True))
     found = described_parents(RunFolder(tmp_path / "run"), parents, settings, None, {"visual_guidance": "r"}).embeddings
     assert found is not None
     images = [np.broadcast_to(image, (8, 8, 3)) for image in parents.source.images()]

@@ -143,7 +143,7 @@ def test_everything_that_conditions_an_image_at_once(
         "prompt": "photo of {class}, {caption}",
         "negative_prompt": "distorted, unrealistic, blurry, out of frame",
         "captions": {"model": {"model": str(tiny_captioner(tmp_path / "blip"))}, "max_new_tokens": 4},
-        "visual_guidance": {"encoder": {"model": str(tiny_vision_encoder(tmp_path / "clip"))}},
+        "visual_guidance": {"encoder": {"model": str(tiny_vision_encoder(tmp_path / "clip"))}, "untrained": True},
         "strength": 0.75,
     }
     settings |= {"generate.format": "webp", "generate.quality": 100, "generate.filter": {"near_copies": True}}
@@ -310,7 +310,12 @@ def test_what_is_wrong_is_found_before_anything_starts(
         ({"class_words": {"cat": "dog"}}, "no class 'cat'"),
         ({"captions": {"path": str(tmp_path / "none.csv")}, "prompt": "{caption}"}, "cannot be read"),
         (
-            {"visual_guidance": {"encoder": {"model": str(tiny_vision_encoder(tmp_path / "clip", width=16))}}},
+            {
+                "visual_guidance": {
+                    "encoder": {"model": str(tiny_vision_encoder(tmp_path / "clip", width=16))},
+                    "untrained": True,
+                }
+            },
             "of width 16, the model's text embeddings have 32",
         ),
     ]

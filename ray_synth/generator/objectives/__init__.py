@@ -1,0 +1,1 @@
+"""What a generator is trained towards: denoising, and matching of distributions."""

@@ -1,0 +1,102 @@
+"""Fine-tuning as a stage: an adapter for each class over a pool, resumed, spoiled, guided and planned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_synth.config import load_experiment
+from ray_synth.generator.tiny import tiny_pipeline, tiny_vision_encoder
+from ray_synth.pipeline import Run
+from ray_synth.progress import Reporter
+from ray_synth.runs import RunFolder
+from ray_synth.stages.finetune import Finetune
+from ray_synth.stages.generate import Generate
+from tests.conftest import DIGITS
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiny_pipeline(tmp_path / "models" / "sd")
+    tiny_vision_encoder(tmp_path / "models" / "clip", width=12)
+    return tmp_path / "models"
+
+
+def job(folder: Path, models: Path, **changes: Any) -> Run:
+    settings: dict[str, Any] = {
+        "generator": {
+            "kind": "stable_diffusion",
+            "model": str(models / "sd"),
+            "finetune": {"steps": 6, "r": 2, "checkpoint_steps": 2, "batch_size": 4, "adapters": "class"},
+        },
+        "generate.images_per_class": 2,
+        "generate.num_inference_steps": 2,
+        "generate.chunk_size": 2,
+        "data.shots": 4,
+    }
+    return Run(load_experiment(DIGITS, {**settings, **changes}), RunFolder(folder), Reporter())
+
+
+def test_steps_and_adapters_are_counted_before_anything_starts(tmp_path: Path, models: Path) -> None:
+    run = job(tmp_path / "run", models)
+    stage = run.of(Finetune)
+    assert stage.total == 60
+    assert "training 10 adapters of the generator" in stage.plan
+    assert sum(len(group.tasks) for group in stage.tasks()) == 10
+    assert not stage.ready
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_fit_depends_on_and_what_not(tmp_path: Path, models: Path) -> None:
+    """Sampling differently asks for no other training; training differently makes other images."""
+
+    def digests(**changes: Any) -> tuple[str, str]:
+        run = job(tmp_path / "run", models, **changes)
+        return run.of(Finetune).digest, run.of(Generate).digest
+
+    plain = digests()
+    assert digests(**{"generator.finetune.gradient_checkpointing": True}) == plain
+    sampled = digests(**{"generator.negative_prompt": "blurry"})
+    assert sampled[0] == plain[0]
+    assert sampled[1] != plain[1]
+    for key, value in {"r": 3, "mmd": {}, "adapters": "dataset"}.items():
+        trained = digests(**{f"generator.finetune.{key}": value})
+        assert trained[0] != plain[0]
+        assert trained[1] != plain[1]
+
+
+@pytest.mark.slow
+def test_adapters_of_classes_over_a_pool_are_resumed_and_a_spoiled_one_is_trained_anew_alone(
+    tmp_path: Path, models: Path
+) -> None:
+    out = tmp_path / "run"
+    guided = {
+        "generator.visual_guidance": {"encoder": {"model": str(models / "clip")}},
+        "generator.finetune.guidance_tokens": 2,
+    }
+    run = job(out, models, **guided)
+    run.perform("generate")
+    files = sorted(path.name for path in (out / "generator/adapters").iterdir())
+    assert [name for name in files if name.endswith("guidance.safetensors")] == [
+        f"{i}-guidance.safetensors" for i in range(10)
+    ]
+    assert "base_model: sd" in (out / "generator/adapters/README.md").read_text()
+    assert json.loads((out / "generator/digest.json").read_text())["adapters"]
+    before = {path: path.read_bytes() for path in (out / "generator").rglob("*.safetensors")}
+    chunks = {path: path.read_bytes() for path in (out / "synthetic").iterdir()}
+
+    spoiled, removed = (out / f"generator/adapters/{label}.safetensors" for label in (3, 4))
+    spoiled.write_bytes(spoiled.read_bytes()[:-7])
+    removed.unlink()
+    untouched = {path: path.stat().st_mtime_ns for path in before if path not in (spoiled, removed)}
+    next(iter(chunks)).unlink()
+    again = job(out, models, **guided)
+    assert again.of(Finetune).tasks()
+    again.perform("generate")
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+    assert {path: path.read_bytes() for path in chunks} == chunks
