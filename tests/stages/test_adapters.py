@@ -92,7 +92,7 @@ def test_adapters_of_classes_over_a_pool_are_resumed_and_a_spoiled_one_is_traine
     spoiled, removed = (out / f"generator/adapters/{label}.safetensors" for label in (3, 4))
     spoiled.write_bytes(spoiled.read_bytes()[:-7])
     removed.unlink()
-    untouched = {path: path.stat().st_mtime_ns for path in before if path not in (spoiled, removed)}
+    untouched = {path: path.stat().st_mtime_ns for path in before if path.name[0] not in "34"}
     next(iter(chunks)).unlink()
     again = job(out, models, **guided)
     assert again.of(Finetune).tasks()
