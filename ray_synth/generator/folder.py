@@ -76,7 +76,7 @@ class FolderGenerator(Generator[ImageFolder]):
         parts = {name: content for each in several for name, content in each.parts.items()}
         return Origin(
             model_id=f"folder/{'+'.join(self.settings.names)}",
-            model_revision=digest("folders", parts),
+            model_revision=digest("folders", list(parts.items())),  # their order is that of the images
             model_license="",
             parts=parts,
             each=several,

@@ -226,6 +226,8 @@ def test_the_estimate_rests_on_who_may_be_chosen(folders: dict[str, str], tmp_pa
     one = run_of(tmp_path / "a", folders, **{"sweep.space.generator.choices": ["fancy"]})
     assert both.of(Generate).digest == one.of(Generate).digest  # the same images
     assert both.of(Estimate).digest != one.of(Estimate).digest
+    back = run_of(tmp_path / "a", dict(reversed(folders.items())))  # an index then stands for another image
+    assert back.of(Generate).digest != both.of(Generate).digest
     assert both.of(Estimate).outputs == ("estimate.json", "ranking.json")
     assert one.of(Estimate).generator == "fancy"
 
