@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 def test_the_one_with_wrong_labels_is_found_out(tmp_path: Path) -> None:
     """Killed in the sweep, and continued."""
     folders = {
