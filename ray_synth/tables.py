@@ -42,6 +42,10 @@ def print_summary(summary: Summary) -> None:
         "predicted ratio", f"{summary.predicted_ratio:.3g}  (interval {low:.3g} to {high:.3g}; {summary.verdict})"
     )
     table.add_row("swept best ratio", f"{summary.best_ratio:.3g}")
+    if "generators" in summary.more:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in summary.more["generators"].items())
+        table.add_row("best-ranked generator", f"{summary.more['predicted_generator']}  (best with: {shares})")
+        table.add_row("swept best generator", summary.more.get("best_generator") or "none: real images alone")
     for label, name in (
         ("real data only", "real_only"),
         ("at the predicted ratio", "at_predicted"),

@@ -9,6 +9,7 @@ import numpy as np
 from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
+from ray_synth.data.images import side_by_side
 from ray_synth.data.source import ImageSource
 from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
@@ -18,7 +19,8 @@ from ray_synth.seeding import derive_seed
 class ExperimentData:
     """What all trainings of an experiment share; it lies once in Ray's object store.
 
-    synthetic: as many as the highest ratio needs, or more. features: [n+m,d] of all real and synthetic images, where
+    synthetic: as many as the highest ratio needs, or more; of several generators one after the other, as many of each
+    class by each. features: [n+m,d] of all real and synthetic images, where
     regions are found in those of an encoder.
     """
 
@@ -38,19 +40,36 @@ class ExperimentData:
             features = np.concatenate(list(on_gpu_node(encoded, [real, synthetic], experiment.partition.features)))
         return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
 
+    @property
+    def available(self) -> np.ndarray:
+        """Synthetic images of each class that a setting may ask for. [C]"""
+        return self.synthetic.counts // max(1, len(self.experiment.generator.names))
+
+    def _of(self, generator: str | None) -> tuple[ImageSource, np.ndarray | None]:
+        """The synthetic images of one of several generators (else all), and the features of the real ones and these."""
+        if not generator:
+            return self.synthetic, self.features
+        rows = side_by_side(len(self.synthetic), self.experiment.generator.names)[generator]
+        if self.features is None:
+            return self.synthetic.take(rows), None
+        n = len(self.real)
+        return self.synthetic.take(rows), np.concatenate([self.features[:n], self.features[n:][rows]])
+
     def at(self, setting: Setting) -> tuple[TrainingData, ImageSource, Classifier]:
         """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
-        the setting's values. Without a synthetic image the real ones are used anyway."""
+        the setting's values. Without a synthetic image the real ones are used anyway; of several generators the
+        setting's own images alone are used."""
         e, counts = self.experiment, setting.synthetic_counts(self.real.counts, self.experiment)
         classifier = setting.applied_to(e.classifier)
+        synthetic, features = self._of(setting.generator)
         mixed = mix(
             self.real,
-            self.synthetic,
+            synthetic,
             counts,
             partition=e.partition.model_copy(update={"num_clusters": setting.num_clusters}),
             seed=derive_seed("partition", e.seed),
             use_real=e.data.use_real or not counts.any(),
             online=classifier.algorithm == "lightweight",
-            features=self.features,
+            features=features,
         )
         return mixed, self.validation, classifier

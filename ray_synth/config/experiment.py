@@ -105,11 +105,11 @@ class Experiment(Section):
         for section, values in defaults.items():
             if isinstance(given.get(section, {}), dict):
                 filled[section] = {**values, **given.get(section, {})}
-        return filled
+        return _choosing_generators(filled)
 
     @model_validator(mode="after")
     def _space_fits(self) -> Experiment:
-        check_space(self.sweep.searched, self.classifier)
+        check_space(self.sweep.searched, self.classifier, self.generator.names)
         return self
 
     @model_validator(mode="after")
@@ -139,6 +139,24 @@ class Experiment(Section):
         return self
 
 
+def _choosing_generators(given: dict[str, Any]) -> dict[str, Any]:
+    """Several generators are searched among, where the file does not say among which."""
+    generator, sweep = given.get("generator"), given.get("sweep", {})
+    path = generator.get("path") if isinstance(generator, dict) else getattr(generator, "path", None)
+    space = sweep.get("space", {}) if isinstance(sweep, dict) else getattr(sweep, "space", None)
+    if (
+        kind_of(generator) != "folder"
+        or not isinstance(path, dict)
+        or not isinstance(space, dict)
+        or "generator" in space
+    ):
+        return given
+    if isinstance(sweep, dict):
+        return {**given, "sweep": {**sweep, "space": {**space, "generator": {"choices": list(path)}}}}
+    space = {**space, "generator": Dimension(choices=tuple(path))}
+    return {**given, "sweep": sweep.model_copy(update={"space": space})}
+
+
 PATHS = ("model", "path", "weights")  # settings that may be one; a hub id or an architecture is not
 
 
@@ -155,6 +173,8 @@ def with_absolute_paths(settings: Settings) -> Settings:
         elif isinstance(settings, Sweep) and name == "space":
             found = {key: value[key] for key in ("weights", "model") if value.get(key) is not None}
             changes[name] = {**value, **{key: _absolute_choices(key, each) for key, each in found.items()}}
+        elif name == "path" and isinstance(value, dict):
+            changes[name] = {key: str(Path(each).absolute()) for key, each in value.items()}
         elif isinstance(value, str) and (name == "lora" or (name in PATHS and Path(value).exists())):
             changes[name] = str(Path(value).absolute())
         elif name == "features" and (encoder := encoder_in(value)) and encoder[1]:

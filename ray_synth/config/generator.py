@@ -5,15 +5,16 @@ Each kind of generator has settings of its own, looked up in GENERATORS when a f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ray_synth.config.finetune import LoraTraining
-from ray_synth.config.section import Section
+from ray_synth.config.section import Section, short
 from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath
 
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
@@ -24,6 +25,15 @@ class GeneratorSettings(Section):
 
     kind: str
     generate_defaults: ClassVar[Mapping[str, Any]] = {}  # of the `generate` section, where the file does not say
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of several generators in one section, which a trial chooses from; empty where there is one."""
+        return ()
+
+    def alone(self) -> GeneratorSettings:
+        """The section with one generator: the first of several."""
+        return self
 
     def check_generate(self, generate: Generate) -> None:
         """Raise ValueError for settings of sampling that this kind does not take."""
@@ -197,11 +207,59 @@ class StableDiffusion(GeneratorSettings):
         return self.uses_parents or self.visual_guidance is not None
 
 
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # the name of a generator
+
+
 class ImageFolder(GeneratorSettings):
     """Images that exist already: PATH/class_name/*.png|jpg|jpeg|webp, taken in the order of their names."""
 
     kind: Literal["folder"] = "folder"
-    path: HomePath = Field(min_length=1)
+    path: HomePath | dict[str, HomePath] = Field(
+        description="a folder; or a name for each of several generators' folders, among which the sweep chooses"
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        if isinstance(given, str) and given:
+            return given
+        if not isinstance(given, dict):
+            raise ValueError(
+                "must be a folder, or a name for each of several such as {a: DIR, b: OTHER}, got "
+                f"{short(given)}; type --set generator.path=DIR"
+            )
+        if len(given) < 2:
+            raise ValueError(
+                f"must name two generators or more, got {short(given)}; type --set generator.path=DIR for one"
+            )
+        places: dict[str, str] = {}
+        for name, folder in given.items():
+            if not isinstance(name, str) or not PLAIN.fullmatch(name):
+                raise ValueError(
+                    f"the name of a generator must be a plain word of letters, digits, dots, underscores and "
+                    f"hyphens, got {short(name)}; call it model-1, say"
+                )
+            if not isinstance(folder, str) or not folder:
+                raise ValueError(f"{name} must be a folder, got {short(folder)}; type --set generator.path.{name}=DIR")
+            place = os.path.realpath(os.path.expanduser(folder))
+            if place in places:
+                raise ValueError(
+                    f"{places[place]} and {name} are the same folder, {folder}; give each generator a folder of its own"
+                )
+            places[place] = name
+        return given
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Name -> folder; one alone has no name."""
+        return dict(self.path) if isinstance(self.path, dict) else {"": self.path}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.path) if isinstance(self.path, dict) else ()
+
+    def alone(self) -> GeneratorSettings:
+        return self.model_copy(update={"path": next(iter(self.folders.values()))})
 
     def check_generate(self, generate: Generate) -> None:
         for name in sorted({*SAMPLING, "batch_size"} & generate.model_fields_set):

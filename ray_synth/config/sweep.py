@@ -59,7 +59,7 @@ SPACE: dict[str, dict[str, Any]] = {
 }
 FORMS = ({"low", "high", "scale"}, {"choices"}, {"tied_to", "factor"})  # keys of a range, a list, a multiple
 # And the keys of the classifier section.
-SEARCHED = ("synthetic_ratio", "allocation", "num_clusters", "clusters_per_class")
+SEARCHED = ("synthetic_ratio", "generator", "allocation", "num_clusters", "clusters_per_class")
 NOT_SEARCHED = ("evaluations", "num_workers", "gather", "keep")  # of the classifier section
 Metric = Literal[
     "accuracy", "balanced_accuracy"
@@ -190,8 +190,12 @@ class Sweep(Section):
         return self
 
 
-def check_space(space: Mapping[str, Dimension], classifier: Classifier) -> None:
-    """Every choice and every end of a range must be a setting that can be trained with, or ValueError is raised."""
+def check_space(space: Mapping[str, Dimension], classifier: Classifier, generators: tuple[str, ...] = ()) -> None:
+    """Every choice and every end of a range must be a setting that can be trained with, or ValueError is raised.
+
+    generators: the names of several.
+    """
+    _check_generators(space.get("generator"), generators)
     for name, dimension in space.items():
         if name in SEARCHED:
             _check_searched(name, dimension)
@@ -218,6 +222,34 @@ def check_space(space: Mapping[str, Dimension], classifier: Classifier) -> None:
                 raise ValueError(f"sweep.space.{name}: {value!r} does not do: {reason}") from None
 
 
+def _check_generators(dimension: Dimension | None, names: tuple[str, ...]) -> None:
+    if dimension is None:
+        if names:
+            raise ValueError(
+                f"sweep.space.generator: null leaves open which of {', '.join(names)} to train on; type "
+                f"--set 'sweep.space.generator.choices=[{names[0]}]', or give generator.path one folder"
+            )
+        return
+    asked = dimension.choices
+    if not names:
+        named = [str(each) for each in asked or ()][:2]
+        first, second = [*named, *("a", "b")[len(named) :]]
+        raise ValueError(
+            f"sweep.space.generator chooses among several folders, and generator.path names one or none; "
+            f"type --set 'generator={{kind: folder, path: {{{first}: DIR, {second}: OTHER}}}}', or "
+            "--set sweep.space.generator=null"
+        )
+    if asked is None:
+        raise ValueError(
+            f"sweep.space.generator takes choices; type --set 'sweep.space.generator={{choices: [{', '.join(names)}]}}'"
+        )
+    for each in asked:
+        if each not in names:
+            raise ValueError(
+                f"sweep.space.generator: {each!r} is no name in generator.path; {did_you_mean(str(each), names)}"
+            )
+
+
 def _ends(dimension: Dimension) -> tuple[Any, ...]:
     return dimension.choices if dimension.choices is not None else (dimension.low, dimension.high)
 
@@ -232,6 +264,8 @@ def _samples(dimension: Dimension) -> tuple[Any, ...]:
 
 def _check_searched(name: str, dimension: Dimension) -> None:
     """The ratio, the allocation and the clusters, of which the classifier section knows nothing."""
+    if name == "generator":
+        return  # checked already
     if dimension.tied_to is not None:
         raise ValueError(f"sweep.space.{name} cannot be tied; give low and high, or choices")
     if name == "allocation":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,12 @@ def held(source: ImageSource) -> ImageSource:
     """In memory where that takes a small share of this machine's; else as it is."""
     fits = len(source) * math.prod(source.shape) <= SHARE * machine_memory()
     return in_memory(source) if fits else source
+
+
+def side_by_side(total: int, names: Sequence[str]) -> dict[str, slice]:
+    """Rows of each of several generators, whose images stand one generator after the other, as many of each."""
+    each = total // max(1, len(names))
+    return {name: slice(place * each, (place + 1) * each) for place, name in enumerate(names)}
 
 
 def first_per_class(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ from ray_synth.data.source import ImageSource
 from ray_synth.runs import RunFolder
 
 # Columns, one value an image: key, label, class_name, index, seed, prompt, negative_prompt, parent (row of the real
-# image behind it, or None), parent_key; a sampler adds image (uint8 [H,W,C] each) and rejected (a reason, or empty).
+# image behind it, or None), parent_key, and of several generators side by side generator (0 for the first); a sampler
+# adds image (uint8 [H,W,C] each) and rejected (a reason, or empty).
 Batch = dict[str, list[Any]]
 Sampler = Callable[[Batch], Batch]
 Fitter = Callable[[str], Iterator[int]]
@@ -33,12 +34,16 @@ DEFAULT_BATCH = 80  # of a small model
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where images come from, for every row; `parts` is what else of files their pixels depend on."""
+    """Where images come from, for every row; `parts` is what else of files their pixels depend on.
+
+    each: of the generators side by side, where there are several.
+    """
 
     model_id: str
     model_revision: str
     model_license: str
     parts: dict[str, str]
+    each: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +155,8 @@ class Generator(ABC, Generic[S]):
         return ""
 
     def available(self) -> tuple[int, ...] | None:
-        """How many images of each class there are, where they exist already."""
+        """How many images of each class there are, where they exist already; of several generators one after the
+        other."""
         return None
 
     def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:

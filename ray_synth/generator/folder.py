@@ -1,4 +1,7 @@
-"""The kind `folder`: images that exist already. Image i of a class is its i-th file, by name."""
+"""The kind `folder`: images that exist already. Image i of a class is its i-th file, by name.
+
+Folders of several generators may stand side by side, each with images of every class.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ray_synth.config import ImageFolder, with_absolute_paths
+from ray_synth.config import ImageFolder, digest, with_absolute_paths
 from ray_synth.data.class_folders import look_in
 from ray_synth.data.decoding import THREADS, decoded_item, depth_among, unified
 from ray_synth.data.depth import Depth
@@ -34,13 +37,50 @@ class FolderGenerator(Generator[ImageFolder]):
     share_of_steps = 0.0
 
     def check(self) -> list[str]:
-        check_folder(self.settings.path, self.class_names, self.generate.images_per_class)
-        return [f"{self.settings.path}: {note}" for note in look_in(Path(self.settings.path)).notes]
+        folders = self.settings.folders
+        for name, path in folders.items():
+            check_folder(path, self.class_names, self.generate.images_per_class, key=_key(name))
+        if len(folders) > 1:
+            self._refuse_equal()
+        return [f"{path}: {note}" for path in folders.values() for note in look_in(Path(path)).notes]
+
+    def _refuse_equal(self) -> None:
+        """Raises InputError where two generators are one under two names."""
+        first: dict[str, str] = {}
+        for name, content in self.contents.items():
+            if content in first:
+                one, other = self.settings.folders[first[content]], self.settings.folders[name]
+                raise InputError(
+                    f"generator.path: {first[content]} and {name} hold the same images ({one}, {other}), so there is "
+                    f"nothing to choose between them; leave {name} out"
+                )
+            first[content] = name
+
+    @functools.cached_property
+    def contents(self) -> dict[str, str]:
+        """Digest of each folder, by its name."""
+        return {name: folder_digest(path) for name, path in self.settings.folders.items()}
 
     def origin(self, trained: str) -> Origin:
-        content = folder_digest(self.settings.path)
-        name = f"folder/{Path(self.settings.path).name}"
-        return Origin(model_id=name, model_revision=content, model_license="", parts={"folder": content})
+        several = tuple(
+            Origin(
+                model_id=f"folder/{name or Path(self.source).name}",
+                model_revision=content,
+                model_license="",
+                parts={f"folder/{name}" if name else "folder": content},
+            )
+            for name, content in self.contents.items()
+        )
+        if not self.settings.names:
+            return several[0]
+        parts = {name: content for each in several for name, content in each.parts.items()}
+        return Origin(
+            model_id=f"folder/{'+'.join(self.settings.names)}",
+            model_revision=digest("folders", list(parts.items())),  # their order is that of the images
+            model_license="",
+            parts=parts,
+            each=several,
+        )
 
     def pixel_settings(self) -> dict[str, Any]:
         depth = {} if self.scale is None else {"depth": [self.scale.low, self.scale.high]}
@@ -49,9 +89,10 @@ class FolderGenerator(Generator[ImageFolder]):
     @functools.cached_property
     def scale(self) -> Depth | None:
         """Of images with more than 8 bits a channel: that of the real ones, else one for all that lie here."""
-        if self.depth is not None or not Path(self.settings.path).is_dir():
+        folders = [Path(path) for path in self.settings.folders.values()]
+        if self.depth is not None or not all(folder.is_dir() for folder in folders):
             return self.depth
-        files = [file for members in class_files(Path(self.settings.path)).values() for file in members]
+        files = [file for folder in folders for members in class_files(folder).values() for file in members]
         return depth_among(files, [str(file) for file in files])
 
     def on_workers(self) -> FolderGenerator:
@@ -61,22 +102,32 @@ class FolderGenerator(Generator[ImageFolder]):
 
     @property
     def source(self) -> str:
-        return self.settings.path
+        return ", ".join(self.settings.folders.values())
 
     def available(self) -> tuple[int, ...]:
-        return tuple(len(files) for files in folder_files(self.settings.path, self.class_names))
+        folders = self.settings.folders.values()
+        return tuple(len(files) for path in folders for files in folder_files(path, self.class_names))
 
     def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
-        return folder_fingerprints(self.settings.path, self.class_names, each, self.shape, crop=crop, depth=self.scale)
+        several = [
+            folder_fingerprints(path, self.class_names, each, self.shape, crop=crop, depth=self.scale)
+            for path in self.settings.folders.values()
+        ]
+        return several[0] if len(several) == 1 else Fingerprints.joined(several)
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
-        return FolderSampler(self.settings.path, self.class_names, self.scale)
+        several = [FolderSampler(path, self.class_names, self.scale) for path in self.settings.folders.values()]
+        return SideBySide(several) if self.settings.names else several[0]
 
     def small(self, models: Path) -> dict[str, Any]:
-        return {**self.settings.model_dump(), "path": str(models / "digits")}
+        places = {name: str(models / f"digits{number or ''}") for number, name in enumerate(self.settings.folders)}
+        return {**self.settings.model_dump(), "path": places if self.settings.names else places[""]}
 
     def tiny_models(self) -> dict[str, Callable[[Path], object]]:
-        return {"digits": noisy_digits}
+        return {
+            f"digits{number or ''}": functools.partial(noisy_digits, seed=number)
+            for number in range(len(self.settings.folders))
+        }
 
 
 class FolderSampler:
@@ -101,6 +152,18 @@ class FolderSampler:
             images.append(image[..., None] if image.ndim == 2 else image)
             rejected.append(reason)
         return {**batch, "image": images, "rejected": rejected}
+
+
+class SideBySide:
+    """batch -> batch, by the sampler of its generator: a chunk is of one."""
+
+    def __init__(self, samplers: Sequence[Sampler]):
+        self.samplers = samplers
+
+    def __call__(self, batch: Batch) -> Batch:
+        (which,) = set(batch["generator"])
+        made: Batch = self.samplers[which](batch)
+        return made
 
 
 def folder_fingerprints(
@@ -132,9 +195,11 @@ def folder_fingerprints(
     return Fingerprints.joined(found) if found else Fingerprints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
-def check_folder(path: str, class_names: Sequence[str], images_per_class: int | None) -> None:
-    """Raise InputError unless every class has a folder with enough images."""
-    files = folder_files(path, class_names)
+def check_folder(
+    path: str, class_names: Sequence[str], images_per_class: int | None, *, key: str = "generator.path"
+) -> None:
+    """Raise InputError unless every class has a folder with enough images. key: of the setting."""
+    files = folder_files(path, class_names, key=key)
     fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True))
     if fewest < (images_per_class or 1):
         raise InputError(
@@ -143,7 +208,11 @@ def check_folder(path: str, class_names: Sequence[str], images_per_class: int | 
         )
 
 
-def folder_files(path: str, class_names: Sequence[str]) -> list[list[Path]]:
+def _key(name: str) -> str:
+    return f"generator.path.{name}" if name else "generator.path"
+
+
+def folder_files(path: str, class_names: Sequence[str], *, key: str = "generator.path") -> list[list[Path]]:
     """The images of every class, by name. Its folder is called as the class, or as an export would call it.
 
     Raises:
@@ -155,7 +224,7 @@ def folder_files(path: str, class_names: Sequence[str]) -> list[list[Path]]:
     if lacking:
         spelled, near = folder_name(lacking[0]), near_misses(lacking, files)
         raise InputError(
-            f"generator.path={path} has no folder for class {lacking[0]!r}"
+            f"{key}={path} has no folder for class {lacking[0]!r}"
             + (f", which would be called {spelled}" if spelled != lacking[0] else "")
             + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
             + f"; it has {', '.join(sorted(files)[:10])}, and a run takes images of every class"

@@ -165,14 +165,14 @@ def tiny_open_clip(file: Path, pipeline: Path) -> Path:
     return file
 
 
-def noisy_digits(folder: Path) -> None:
+def noisy_digits(folder: Path, seed: int = 0) -> None:
     """A folder of class folders: digits with noise on them, so that none is a copy of a real one."""
     import numpy as np
     from PIL import Image
 
     from ray_synth.data.readers import read_digits
 
-    digits, random = read_digits(), np.random.default_rng(0)
+    digits, random = read_digits(), np.random.default_rng(seed)
     for label, name in enumerate(digits.class_names):
         (folder / name).mkdir(parents=True)
         for i, image in enumerate(digits.pixels[digits.labels == label][:FOLDER_IMAGES]):

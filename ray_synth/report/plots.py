@@ -54,17 +54,31 @@ def style_for(texts: Iterable[str]) -> Any:
     return {**STYLE, "font.family": families_for(texts)}
 
 
-def ratio_curve(estimate: RatioEstimate, trials: Sequence[Trial], best_ratio: float, predicted_ratio: float) -> Figure:
-    """Error of the sweep's trials over the ratio, with the predicted curve, its band and the interval on it."""
+def ratio_curve(
+    estimate: RatioEstimate,
+    trials: Sequence[Trial],
+    best_ratio: float,
+    predicted_ratio: float,
+    generator: str | None = None,
+) -> Figure:
+    """Error of the sweep's trials over the ratio, with the predicted curve, its band and the interval on it.
+
+    generator: of several, the one that the prediction is of; trials with the others' images are grey.
+    """
+    own = [trial for trial in trials if trial.setting.says_of(generator)]
+    others = [trial for trial in trials if not trial.setting.says_of(generator)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = figure.add_subplot()
         _draw_prediction(axes, estimate, predicted_ratio)
-        for status, marker, color, label in (
-            ("complete", "o", ORANGE, "trial (validation error)"),
-            ("pruned", "x", GREY, "trial stopped early"),
-        ):
-            rows = [trial for trial in trials if trial.status == status]
+        kinds = [
+            (own, "complete", "o", ORANGE, "trial (validation error)"),
+            (own, "pruned", "x", GREY, "trial stopped early"),
+        ]
+        if others:
+            kinds.append((others, "complete", "o", GREY, "trial with another generator's images"))
+        for drawn, status, marker, color, label in kinds:
+            rows = [trial for trial in drawn if trial.status == status]
             x = [np.log2(1 + trial.setting.synthetic_ratio) for trial in rows]
             axes.scatter(
                 x, [1 - trial.accuracy for trial in rows], marker=marker, color=color, s=30, zorder=3, label=label

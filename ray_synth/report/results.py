@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ray_synth.bound.result import RatioEstimate
+from ray_synth.bound.result import Ranked, RatioEstimate
 from ray_synth.data.source import ImageSource
 from ray_synth.partition import RegionReport
 from ray_synth.report.summary import Summary
@@ -25,6 +25,7 @@ class RunResults:
     metrics: name -> number, as in metrics.json. settings: the experiment's, as YAML has them. histories: setting ->
     what was measured while its first training ran. regions: of the best setting. search: what the sweep did. adapters:
     class -> losses while the generator was fine-tuned; adapter_samples: step -> a PNG of what the first one makes.
+    ranking: of several generators; the estimate is the first one's, the synthetic images those of the best setting's.
     """
 
     summary: Summary
@@ -40,3 +41,4 @@ class RunResults:
     search: Figure
     adapters: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
     adapter_samples: Mapping[str, bytes] = field(default_factory=dict)
+    ranking: Sequence[Ranked] = ()

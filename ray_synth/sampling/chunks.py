@@ -63,10 +63,17 @@ class Plan:
     chunk_size: int
     max_attempts: int = 1  # images sampled per image asked, at most
     available: tuple[int, ...] | None = None  # images of each class that exist, where they are not made
+    # Names of several generators side by side: what is said of classes is said of the first one's, then of the next
+    # one's, and a chunk's `label` counts them through.
+    generators: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
-        return len(self.images_per_class)
+        return len(self.images_per_class) // max(1, len(self.generators))
+
+    def place(self, label: int) -> tuple[int, int]:
+        """A chunk's generator (0 for the first) and class."""
+        return divmod(label, self.num_classes)
 
     def key(self, label: int, index: int) -> str:
         """The stable id of a synthetic image: generator, class, index."""
@@ -75,7 +82,8 @@ class Plan:
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """Indices [start, stop) of one class; `rejected` of them were set aside (0 for a chunk still to make)."""
+    """Indices [start, stop) of one class (of several generators: of one of them); `rejected` of these were set aside (0
+    for a chunk still to make)."""
 
     prefix: str  # first 12 digits of the plan's chunk digest
     label: int
@@ -119,7 +127,7 @@ def work_left(finished: Sequence[Chunk], plan: Plan) -> Remaining:
     rest at the rate of acceptance so far, and so on. What comes next depends on complete rounds only, so a run that is
     killed and one that is not make the same chunks.
     """
-    ranges: dict[int, list[Chunk]] = {label: [] for label in range(plan.num_classes)}
+    ranges: dict[int, list[Chunk]] = {label: [] for label in range(len(plan.images_per_class))}
     for chunk in finished:
         if chunk.label in ranges:
             ranges[chunk.label].append(chunk)
@@ -239,8 +247,8 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
         WorkError: images are missing.
     """
     wanted = list(dict.fromkeys(["key", "rejected", *columns]))
-    covered = dict.fromkeys(range(plan.num_classes), 0)  # class -> indices below this one were read
-    kept = dict.fromkeys(range(plan.num_classes), 0)
+    covered = dict.fromkeys(range(len(plan.images_per_class)), 0)  # class -> indices below this one were read
+    kept = dict.fromkeys(covered, 0)
     needed: list[tuple[Chunk, int]] = []
     for chunk in finished_chunks(folder, plan):
         if chunk.label in covered and chunk.stop > covered[chunk.label]:
@@ -346,7 +354,8 @@ class ChunkImages(ImageSource):
 def read_synthetic(
     folder: RunFolder, plan: Plan, *, class_names: Sequence[str], shape: tuple[int, int, int], crop: bool = False
 ) -> ChunkImages:
-    """The images of the plan, by class and index, in the size and mode of the real ones; `sources` are their keys.
+    """The images of the plan, by class and index (of several generators one after the other), in the size and mode of
+    the real ones; `sources` are their keys.
 
     shape: [H,W,C] of what comes back; images of another size are resized, and cropped to its proportions with `crop`.
 
@@ -357,7 +366,7 @@ def read_synthetic(
     each = [len(keys) for _, keys in found]
     rows = [int(key.rsplit("-", 1)[1]) - chunk.start for chunk, keys in found for key in keys]
     return ChunkImages(
-        labels=np.repeat(np.array([chunk.label for chunk, _ in found], dtype=np.int64), each),
+        labels=np.repeat(np.array([plan.place(chunk.label)[1] for chunk, _ in found], dtype=np.int64), each),
         class_names=tuple(class_names),
         shape=shape,
         sources=np.array([key for _, keys in found for key in keys], dtype=object),

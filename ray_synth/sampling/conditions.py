@@ -11,14 +11,16 @@ from ray_synth.seeding import image_seed
 
 def conditions(plan: Plan, chunk: Chunk, generator: Generator[Any], parents: Parents | None) -> Batch:
     """The rows of one chunk, before sampling."""
-    indices = range(chunk.start, chunk.stop)
+    indices, (which, label) = range(chunk.start, chunk.stop), plan.place(chunk.label)
     batch: Batch = {
         "key": [plan.key(chunk.label, index) for index in indices],
-        "label": [chunk.label] * len(indices),
-        "class_name": [generator.class_names[chunk.label]] * len(indices),
+        "label": [label] * len(indices),
+        "class_name": [generator.class_names[label]] * len(indices),
         "index": list(indices),
         "seed": [image_seed(plan.generator_digest, chunk.label, index) for index in indices],
-        **generator.conditions(chunk.label, indices, parents),
+        **generator.conditions(label, indices, parents),
     }
+    if plan.generators:
+        batch["generator"] = [which] * len(indices)
     batch["parent_key"] = [None if row is None or parents is None else parents.keys[row] for row in batch["parent"]]
     return batch

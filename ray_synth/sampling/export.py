@@ -26,7 +26,8 @@ def export_images(
 ) -> str:
     """Write the kept images to `export/KIND` and return that name; an export of other images is moved aside.
 
-    A folder holds `class_name/key.EXTENSION`, with characters that no file name may hold written as %XX. A WebDataset
+    A folder holds `class_name/key.EXTENSION`, with characters that no file name may hold written as %XX; of several
+    generators one such folder each, by their names. A WebDataset
     shard holds, for each key, the image, .cls (the label) and .json (where it comes from).
     """
     place = f"export/{kind}"
@@ -56,8 +57,10 @@ def _files(
     folder: RunFolder, plan: Plan, class_names: Sequence[str], extension: str
 ) -> Iterator[tuple[str, bytes, int]]:
     for chunk, rows in read_rows(folder, plan, ["image"]):
+        which, label = plan.place(chunk.label)
+        place = f"{plan.generators[which]}/" if plan.generators else ""
         for row in rows:
-            yield f"{folder_name(class_names[chunk.label])}/{row['key']}.{extension}", row["image"], 1
+            yield f"{place}{folder_name(class_names[label])}/{row['key']}.{extension}", row["image"], 1
 
 
 def _shards(
@@ -65,11 +68,12 @@ def _shards(
 ) -> Iterator[tuple[str, bytes, int]]:
     number, samples, size = 0, list[tuple[str, bytes]](), 0
     for chunk, rows in read_rows(folder, plan, ["image", *PROVENANCE]):
+        label = plan.place(chunk.label)[1]
         for row in rows:
-            origin = {"class_name": class_names[chunk.label], **{name: row[name] for name in PROVENANCE}}
+            origin = {"class_name": class_names[label], **{name: row[name] for name in PROVENANCE}}
             samples += [
                 (f"{row['key']}.{extension}", row["image"]),
-                (f"{row['key']}.cls", str(chunk.label).encode()),
+                (f"{row['key']}.cls", str(label).encode()),
                 (f"{row['key']}.json", json.dumps(origin, ensure_ascii=False).encode()),
             ]
             size += len(row["image"])

@@ -102,12 +102,13 @@ class SampleChunks:
         def encode(image: np.ndarray, reason: str) -> bytes:
             return b"" if reason in NO_IMAGE else encoded(image, generate.format, generate.quality)
 
+        origin = job.origin.each[job.plan.place(chunk.label)[0]] if job.origin.each else job.origin
         rows = {name: judged[name] for name in ROW} | {
             "image": list(self.encoders.map(encode, judged["image"], judged["rejected"])),
             "source": "synthetic",
-            "model_id": job.origin.model_id,
-            "model_revision": job.origin.model_revision,
-            "model_license": job.origin.model_license,
+            "model_id": origin.model_id,
+            "model_revision": origin.model_revision,
+            "model_license": origin.model_license,
             "cluster": None,
         }
         return write_chunk(self.folder, chunk, rows)
@@ -196,9 +197,10 @@ def _shortfall(folder: RunFolder, job: Job, work: Remaining) -> str:
             cure += f", or type --set generate.images_per_class={work.short[label]}"
     else:
         cure = f"type --set generate.max_attempts={2 * job.plan.max_attempts}"
-    wanted = job.plan.images_per_class[label]
+    wanted, (which, number) = job.plan.images_per_class[label], job.plan.place(label)
+    whose = f"{job.plan.generators[which]}: " if job.plan.generators else ""
     return (
-        f"class {job.generator.class_names[label]!r} kept {work.short[label]:,} of {wanted:,} images{others}; "
+        f"{whose}class {job.generator.class_names[number]!r} kept {work.short[label]:,} of {wanted:,} images{others}; "
         f"rejected: {reasons}; relax generate.filter, or {cure}"
     )
 

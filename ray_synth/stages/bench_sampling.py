@@ -120,7 +120,7 @@ def _items(bench: Bench, job: Job, size: int, slots: int) -> list[dict[str, int]
     plan = job.plan
     if plan.available is not None:
         size = max(1, min(size, *plan.available))
-        return [{"label": k % plan.num_classes, "start": 0, "stop": size} for k in range(ROUNDS * slots)]
+        return [{"label": k % len(plan.images_per_class), "start": 0, "stop": size} for k in range(ROUNDS * slots)]
     rounds = ROUNDS
     if not job.generator.slow_on_cpu:
         image = _image_guess(bench, job)

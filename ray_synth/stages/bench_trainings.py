@@ -92,7 +92,7 @@ def _levels(bench: Bench, synthetic: ImageSource, most: int) -> list[int]:
     from ray_synth.classifier.train import fit
 
     inputs = bench.inputs
-    e = _updates(inputs.on_workers, 1, 1)
+    e = _updates(_of_one(inputs.on_workers), 1, 1)
     judged = some(inputs.splits.validation, 64)
     setting = default_setting(e, len(inputs.class_names), 0.0)
     seconds = []
@@ -110,6 +110,14 @@ def _levels(bench: Bench, synthetic: ImageSource, most: int) -> list[int]:
     return sorted({max(least, round(top * level)) for level in LEVELS} | {top})
 
 
+def _of_one(e: Experiment) -> Experiment:
+    """With one of several generators: stand-ins are of none."""
+    if not e.generator.names:
+        return e
+    space = {name: each for name, each in e.sweep.space.items() if name != "generator"}
+    return e.model_copy(update={"generator": e.generator.alone(), "sweep": e.sweep.model_copy(update={"space": space})})
+
+
 def _updates(e: Experiment, updates: int, evaluations: int) -> Experiment:
     classifier = e.classifier.model_copy(
         update={"budget": "updates", "updates": updates, "evaluations": evaluations, "num_workers": 1}
@@ -119,7 +127,7 @@ def _updates(e: Experiment, updates: int, evaluations: int) -> Experiment:
 
 def small_experiment(e: Experiment, ratio: float, levels: Sequence[int]) -> Experiment:
     """The experiment with a sweep of two ratios and a few numbers of updates, nothing stopped early."""
-    e = _updates(e, levels[-1], min(e.classifier.evaluations, levels[0]))
+    e = _updates(_of_one(e), levels[-1], min(e.classifier.evaluations, levels[0]))
     raw = e.model_dump()
     raw["sweep"] |= {
         "num_trials": 2 * len(levels),

@@ -1,4 +1,7 @@
-"""Real and synthetic images in, estimate.json out: the ratio that is predicted before anything is trained."""
+"""Real and synthetic images in, estimate.json out: the ratio that is predicted before anything is trained.
+
+Of several generators it is the best-ranked one's; ranking.json has all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_synth.config import digest, encoder_in
-from ray_synth.data.images import first_per_class
+from ray_synth.data.images import first_per_class, side_by_side
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.generate import Generate
@@ -17,12 +20,12 @@ from ray_synth.stages.stage import Stage
 from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:
-    from ray_synth.bound.result import RatioEstimate
+    from ray_synth.bound.result import Ranked, RatioEstimate
     from ray_synth.data.source import ImageSource
     from ray_synth.hardware.gpus import Gpu
     from ray_synth.stages.bench import Bench
 
-ESTIMATE = "estimate.json"
+ESTIMATE, RANKING = "estimate.json", "ranking.json"
 IMAGES, POWER = 20_000, 0.27  # seconds grow as this power of the images; the table's are of so many
 
 
@@ -33,7 +36,7 @@ class Estimate(Stage):
     purpose = "Predict the best synthetic ratio before training"
     needs = (Generate,)
     reads = ()  # settings say what an image is
-    keeps = (ESTIMATE,)
+    keeps = (ESTIMATE, RANKING)
 
     @property
     def limit(self) -> float:
@@ -72,17 +75,20 @@ class Estimate(Stage):
             self.experiment.data.use_real,
             self._metric,
             self.inputs.digests["train"],
+            *images.candidates,
         )
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return (ESTIMATE,)
+        return (ESTIMATE, RANKING) if self.of(Generate).candidates else (ESTIMATE,)
 
     @property
     def plan(self) -> str:
         real, all_real, synthetic = self._real, int(self.inputs.real_counts.sum()), self._pilot
         of_all = "" if real == all_real else f" of {all_real:,}"
-        return f"predicting the ratio from {real:,}{of_all} real and {synthetic:,} synthetic images"
+        ranked = len(self.of(Generate).candidates)
+        of_several = f" of {ranked} generators, which are ranked" if ranked else ""
+        return f"predicting the ratio from {real:,}{of_all} real and {synthetic:,} synthetic images{of_several}"
 
     def tasks(self) -> Sequence[Tasks]:
         return (self.of(Generate).reading_pilot(), Tasks(tasks=(Task(name=self.name, takes={"estimate": 1}),)))
@@ -95,24 +101,31 @@ class Estimate(Stage):
 
     def run(self, advance: Callable[[int], None]) -> None:
         images = self.of(Generate)
-        real = self.inputs.splits.train
-        estimate = self._estimate(
+        real, pilots = self.inputs.splits.train, images.pilot_images
+        parts = side_by_side(len(pilots), images.generators)
+        ranked = self._ranked(
             real.take(first_per_class(real.labels, images.pilot_real)),  # drawn at random: splits are shuffled
-            images.pilot_images,
+            {name: pilots.take(parts[name]) for name in images.candidates} or {"synthetic": pilots},
             num_real=len(real),
             seed=self._seed,
         )
-        self.folder.write_json(ESTIMATE, estimate.to_dict())
+        if images.candidates:
+            whole = [{**vars(each), "estimate": each.estimate.to_dict()} for each in ranked]
+            self.folder.write_json(RANKING, whole)
+        self.folder.write_json(ESTIMATE, ranked[0].estimate.to_dict())
         advance(1)
 
-    def _estimate(self, real: ImageSource, synthetic: ImageSource, *, num_real: int, seed: int) -> RatioEstimate:
-        """Of these images, which stand for `num_real` real ones, as the experiment asks for it."""
+    def _ranked(
+        self, real: ImageSource, synthetic: Mapping[str, ImageSource], *, num_real: int, seed: int
+    ) -> tuple[Ranked, ...]:
+        """Of these images, which stand for `num_real` real ones, as the experiment asks for it. synthetic: by
+        generator."""
         from ray_synth.estimate import rank_sources
 
         e = self.experiment
-        (found,) = rank_sources(
+        return rank_sources(
             real,
-            {"synthetic": synthetic},
+            synthetic,
             features=self.inputs.seen_through,
             num_real=num_real,
             max_ratio=self.limit,
@@ -123,7 +136,6 @@ class Estimate(Stage):
             confidence=e.estimate.confidence,
             seed=seed,
         )
-        return found.estimate
 
     # What it found.
 
@@ -133,14 +145,37 @@ class Estimate(Stage):
 
         return self.folder.read_record(ESTIMATE, RatioEstimate)
 
-    def show(self) -> None:
-        from ray_synth.tables import print_estimate
+    def ranking(self) -> tuple[Ranked, ...]:
+        """ranking.json: the generators, the most probable first; empty where there is one."""
+        from ray_synth.bound.result import Ranked
 
+        return self.folder.read_record(RANKING, tuple[Ranked, ...]) if self.of(Generate).candidates else ()
+
+    @property
+    def generator(self) -> str | None:
+        """The best-ranked of several; while that is not known, the first stands for it."""
+        candidates = self.of(Generate).candidates
+        if not candidates:
+            return None
+        return self.ranking()[0].name if self.complete else str(candidates[0])
+
+    def show(self) -> None:
+        from ray_synth.tables import print_estimate, print_generators
+
+        ranking = self.ranking()
+        if ranking:
+            print_generators([(each.name, each.probability, each.estimate) for each in ranking])
         print_estimate(self.result())
 
     def summary(self) -> Mapping[str, Any]:
-        estimate = self.result()
-        return {"predicted_ratio": self.ratio, "interval": list(estimate.interval), "verdict": estimate.verdict}
+        estimate, ranking = self.result(), self.ranking()
+        said = {"predicted_ratio": self.ratio, "interval": list(estimate.interval), "verdict": estimate.verdict}
+        if not ranking:
+            return said
+        return said | {
+            "predicted_generator": ranking[0].name,
+            "generators": {each.name: each.probability for each in ranking},
+        }
 
     @property
     def expected_ratio(self) -> float:
@@ -157,7 +192,7 @@ class Estimate(Stage):
     @functools.cached_property
     def _pilot(self) -> int:
         """Synthetic images that are looked at."""
-        return int(self.of(Generate).pilot.sum())
+        return self.of(Generate).pilot_total
 
     @functools.cached_property
     def _real(self) -> int:
@@ -184,7 +219,7 @@ class Estimate(Stage):
         begin = time.monotonic()
         real = some(self.inputs.splits.train, min(MOST_REAL, self._real))
         synthetic = stand_in(real, max(1, min(self._pilot, MOST_SYNTHETIC) // len(self.inputs.class_names)))
-        self._estimate(real, synthetic, num_real=len(real), seed=0)
+        self._ranked(real, {"synthetic": synthetic}, num_real=len(real), seed=0)
         more = (self._real + self._pilot) / (len(real) + len(synthetic))
         origin = HERE if more <= 1 else f"measured here on {1 / more:.0%} of the images, drawn out by their number"
         bench.note("estimate", (time.monotonic() - begin) * more**POWER, 0.15 + 0.1 * math.log(more), origin)

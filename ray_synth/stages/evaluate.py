@@ -70,8 +70,9 @@ class Evaluate(Stage):
 
     @property
     def _synthetic(self) -> int:
-        """Synthetic images that there are by then."""
-        return self.of(Generate).number_for(self.of(Train).top_ratio)
+        """Synthetic images that there are by then, of the generator that is looked at."""
+        images = self.of(Generate)
+        return images.number_for(self.of(Train).top_ratio) // max(1, len(images.generators))
 
     def tasks(self) -> Sequence[Tasks]:
         from ray_synth.evaluators.context import MOST_LOOKED_AT
@@ -103,7 +104,7 @@ class Evaluate(Stage):
             train=self.inputs.splits.train,
             test=self.inputs.splits.test,
             read_all_but_test=self.inputs.all_but_test,
-            read_synthetic=lambda: images.all,
+            read_synthetic=lambda: images.of_generator(train.generator),
             seed=self.experiment.seed,
             features=self.inputs.on_workers.evaluate.features,
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from ray_synth.allocation import Allocation, largest_ratio, synthetic_counts, uneven
 from ray_synth.config import digest, said
-from ray_synth.data.images import first_per_class, held
+from ray_synth.data.images import first_per_class, held, side_by_side
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import Spoiled
@@ -103,6 +103,20 @@ class Generate(Stage):
         return self.experiment.sweep.choices_of("allocation") or (self.experiment.data.allocation,)
 
     @property
+    def generators(self) -> tuple[str, ...]:
+        """Names of several, whose images are made side by side, as many of each; empty where there is one."""
+        return self.experiment.generator.names
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Those of them that trainings may ask for."""
+        return self.experiment.sweep.choices_of("generator")
+
+    @property
+    def _sides(self) -> int:
+        return max(1, len(self.generators))
+
+    @property
     def allocated(self) -> tuple[str, ...]:
         """What trainings depend on, for their digests: nothing where classes are equal, and all allocations one."""
         return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts) else ()
@@ -115,19 +129,19 @@ class Generate(Stage):
 
     @functools.cached_property
     def most_per_class(self) -> np.ndarray:
-        """Synthetic images of each class at most: those asked for, or what the largest ratio needs and there can be.
-        [C]"""
+        """Synthetic images of each class at most, by each generator: those asked for, or what the largest ratio needs
+        and there can be. [C]"""
         e = self.experiment
         if e.generate.images_per_class is not None:
             return np.full(len(self.inputs.class_names), e.generate.images_per_class)
         wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
         if self._base.available is not None:
-            wanted = np.minimum(wanted, np.array(self._base.available))
+            wanted = np.minimum(wanted, self._of_each(self._base.available))
         return np.asarray(wanted)
 
     @property
     def images_per_class(self) -> np.ndarray:
-        """Those asked for; else the pilot of the estimate, and what trials needed since. [C]"""
+        """Those asked for, of each generator; else the pilot of the estimate, and what trials needed since. [C]"""
         if self.experiment.generate.images_per_class is not None:
             return self.most_per_class
         return np.asarray(np.maximum(self.pilot, self._grown))
@@ -140,12 +154,16 @@ class Generate(Stage):
             return np.zeros(len(self.inputs.class_names), dtype=np.int64)
         if record is not None and RECORD not in self.folder.spoiled(self.name):
             with suppress(FileNotFoundError, Spoiled):
-                return np.array(self.result().images_per_class)
+                return self._of_each(self.result().images_per_class)
         # What was written of it is lost: as many as there are.
-        kept = np.zeros(len(self.inputs.class_names), dtype=np.int64)
+        kept = np.zeros(self._sides * len(self.inputs.class_names), dtype=np.int64)
         for chunk in chunks.finished_chunks(self.folder, self._base):
             kept[chunk.label] += len(chunk) - chunk.rejected
-        return np.asarray(np.minimum(kept, self.most_per_class))
+        return np.asarray(np.minimum(self._of_each(kept), self.most_per_class))
+
+    def _of_each(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Of each class, what every generator has. [G*C] -> [C]"""
+        return np.asarray(np.asarray(numbers).reshape(self._sides, -1).min(axis=0))
 
     @property
     def pilot(self) -> np.ndarray:
@@ -166,7 +184,7 @@ class Generate(Stage):
 
     @property
     def total(self) -> int:
-        return int(self.images_per_class.sum())
+        return self._sides * int(self.images_per_class.sum())
 
     def _per_class(self, ratio: float) -> np.ndarray:
         """Images of each class once there are enough for a ratio. [C]"""
@@ -174,7 +192,12 @@ class Generate(Stage):
 
     def number_for(self, ratio: float) -> int:
         """Images in all once there are enough for a ratio."""
-        return int(self._per_class(ratio).sum())
+        return self._sides * int(self._per_class(ratio).sum())
+
+    @property
+    def pilot_total(self) -> int:
+        """Synthetic images that the estimate looks at, of all candidates."""
+        return max(1, len(self.candidates)) * int(self.pilot.sum())
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class has enough synthetic images."""
@@ -191,8 +214,8 @@ class Generate(Stage):
         return self.images_up_to(self.images_per_class)
 
     def images_up_to(self, per_class: np.ndarray) -> Plan:
-        """per_class: [C]."""
-        return dataclasses.replace(self._base, images_per_class=tuple(per_class.tolist()))
+        """per_class: [C], by each generator."""
+        return dataclasses.replace(self._base, images_per_class=self._sides * tuple(per_class.tolist()))
 
     @functools.cached_property
     def _base(self) -> Plan:
@@ -213,10 +236,11 @@ class Generate(Stage):
         return Plan(
             generator_digest=generator_digest,
             chunk_digest=digest(generator_digest, files, real if e.generate.filter.near_copies else None),
-            images_per_class=(0,) * len(self.inputs.class_names),
+            images_per_class=(0,) * self._sides * len(self.inputs.class_names),
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
             available=None if described else self.generator.available(),
+            generators=self.generators,
         )
 
     @property
@@ -327,13 +351,13 @@ class Generate(Stage):
     @property
     def _pilot_is_a_part(self) -> bool:
         """Whether the estimate looks at so few of the images that it pays to leave the others alone."""
-        return self.experiment.data.selection == "random" and 2 * int(self.pilot.sum()) < self.total
+        return self.experiment.data.selection == "random" and 2 * self.pilot_total < self.total
 
     def reading_pilot(self) -> Tasks:
         """What the estimate reads back: its pilot, or all images, for whoever comes after it."""
         if not self._pilot_is_a_part:
             return self.reading()
-        number = int(self.pilot.sum())
+        number = self.pilot_total
         return Tasks(tasks=(Task(name=f"read {number} images of the pilot", takes={"read_image": number}),))
 
     def reading(self, ratio: float = 0.0) -> Tasks:
@@ -363,7 +387,7 @@ class Generate(Stage):
     def for_ratio(self, ratio: float) -> ImageSource:
         """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
         needed = np.maximum(self.images_per_class, self.counts(ratio))
-        more = int((needed - self.images_per_class).sum())
+        more = self._sides * int((needed - self.images_per_class).sum())
         if more:
             self.inputs.start_ray()
             said = f"{more:,} more images, for a trial at ratio {ratio:g}"
@@ -439,16 +463,25 @@ class Generate(Stage):
 
     @property
     def all(self) -> ImageSource:
-        """All synthetic images that are asked for so far; found once for each number of them."""
+        """All synthetic images that are asked for so far, of several generators one after the other; found once for
+        each number of them."""
         if self._read is None or len(self._read) < self.total:
             self._read = self._read_all()
         return self._read
 
+    def of_generator(self, name: str | None) -> ImageSource:
+        """All of one of several generators; all where no name is given."""
+        return self.all if name is None else self.all.take(side_by_side(len(self.all), self.generators)[name])
+
     @property
     def pilot_images(self) -> ImageSource:
-        """The synthetic images that the estimate looks at."""
+        """The synthetic images that the estimate looks at; of several generators one after the other."""
         images = self._listed() if self._pilot_is_a_part else self.all
-        return images.take(first_per_class(images.labels, self.pilot))
+        rows = [
+            part.start + first_per_class(images.labels[part], self.pilot)
+            for part in side_by_side(len(images), self.generators or ("",)).values()
+        ]
+        return images.take(np.concatenate(rows))
 
     def _read_all(self) -> ImageSource:
         images = self._listed()
@@ -460,7 +493,11 @@ class Generate(Stage):
         real, e = self.inputs.splits.train, self.experiment
         self.inputs.reporter.say(f"  choosing among {len(images):,} synthetic images by each class's covariance")
         ours, theirs = leading_features([real, images], features=self.inputs.seen_through, seed=e.seed)
-        return held(images.take(covariance_order(ours, real.labels, theirs, images.labels, seed=e.seed)))
+        order = [
+            rows.start + covariance_order(ours, real.labels, theirs[rows], images.labels[rows], seed=e.seed)
+            for rows in side_by_side(len(images), self.generators or ("",)).values()
+        ]
+        return held(images.take(np.concatenate(order)))
 
     def _listed(self) -> ImageSource:
         """All that are asked for so far, not decoded, but for a comparison with what the classifier is judged on."""

@@ -44,6 +44,7 @@ class Report(Stage):
             self.of(Evaluate).metrics(),
             self.of(Generate).result().to_dict(),
             self.of(Estimate).result().to_dict(),
+            *(each.to_dict() for each in self.of(Estimate).ranking()),
             hashlib.sha256(self.folder.read(LEDGER)).hexdigest(),
         )
 
@@ -72,10 +73,11 @@ class Report(Stage):
             summary=Summary.from_dict(summary_of(self.others)),
             generation=self.of(Generate).result(),
             estimate=self.of(Estimate).result(),
+            ranking=self.of(Estimate).ranking(),
             metrics=self.of(Evaluate).metrics(),
             trials=sweep.trials,
             real=self.inputs.splits.generator,
-            synthetic=self.of(Generate).all,
+            synthetic=self.of(Generate).of_generator(train.generator),
             settings=self.experiment.model_dump(mode="json"),
             histories=train.histories(),
             regions=self.folder.read_record(REGIONS, RegionReport),

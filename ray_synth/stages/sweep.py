@@ -70,7 +70,7 @@ class Sweep(Stage):
 
         estimate = self.of(Estimate)
         if estimate.complete:
-            return Prior.of(estimate.result(), self.settings.prior)
+            return Prior.of(estimate.result(), self.settings.prior, estimate.ranking())
         ratio = estimate.expected_ratio
         return None if self.settings.prior == "none" else Prior(ratio=ratio, interval=(ratio / 2, 2 * ratio))
 
@@ -181,7 +181,7 @@ class Sweep(Stage):
             tried = {setting.digest for setting in settings}
             settings += [setting for setting in more if setting.digest not in tried]
         settings += [
-            default_setting(e, len(self.inputs.class_names), ratio)
+            default_setting(e, len(self.inputs.class_names), ratio, self.of(Estimate).generator)
             for ratio in self._drawn_ratios(max(0, total - len(settings)))
         ]
         return {f"t{k:05d}": setting for k, setting in enumerate(settings[:total])}
@@ -234,15 +234,16 @@ class Sweep(Stage):
         """One training at the predicted ratio, whatever of the sweep is done already."""
         from ray_synth.classifier.setting import default_setting
 
-        images, ratio = self.of(Generate), self.of(Estimate).ratio
+        images, estimate = self.of(Generate), self.of(Estimate)
+        ratio = estimate.ratio
         settings = self.expected_settings(self.ledger)
         top = max((setting.synthetic_ratio for setting in settings.values()), default=0.0)
-        one = default_setting(self.inputs.on_workers, len(self.inputs.class_names), ratio)
+        one = default_setting(self.inputs.on_workers, len(self.inputs.class_names), ratio, estimate.generator)
         return Alternative(
             tasks=self._trials(settings),
             instead=Task(name="at the predicted ratio", takes=training_takes(self.inputs, one, "trial")),
             images=images.number_for(top),
-            images_instead=max(int(images.counts(ratio).sum()), int(images.pilot.sum())),
+            images_instead=max(int(images.counts(ratio).sum()), images.pilot_total),
             pool=images.pool,
         )
 
@@ -362,7 +363,9 @@ class Sweep(Stage):
         from ray_synth.report.plots import as_svg, ratio_curve
 
         estimate = self.of(Estimate)
-        curve = ratio_curve(estimate.result(), self.trials, self.best.synthetic_ratio, estimate.ratio)
+        curve = ratio_curve(
+            estimate.result(), self.trials, self.best.synthetic_ratio, estimate.ratio, estimate.generator
+        )
         for name, figure in zip(PICTURES, (curve, self.picture()), strict=True):
             self.folder.write(f"sweep/{name}.svg", as_svg(figure).encode())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.classifier.setting import TRAINING
+from ray_synth.classifier.setting import GENERATOR, TRAINING
 from ray_synth.config import digest
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
@@ -44,7 +44,9 @@ class Train(Stage):
         from ray_synth.classifier.setting import default_setting
 
         sweep, estimate = self.of(Sweep), self.of(Estimate)
-        at = functools.partial(default_setting, self.inputs.on_workers, len(self.inputs.class_names))
+        at = functools.partial(
+            default_setting, self.inputs.on_workers, len(self.inputs.class_names), generator=estimate.generator
+        )
         if sweep.complete:
             best = sweep.best
         elif estimate.complete:
@@ -199,6 +201,11 @@ class Train(Stage):
 
     # What it found.
 
+    @property
+    def generator(self) -> str | None:
+        """Whose images the best setting takes, of several; where it takes none, those that the prediction would."""
+        return self.settings()["best"].generator or self.of(Estimate).generator
+
     def loader(self, training: Training) -> Callable[[], tuple[nn.Module, float]]:
         """What loads a trained classifier and its validation accuracy, here or in another process."""
         from ray_synth.classifier.final import load_run
@@ -215,8 +222,10 @@ class Train(Stage):
 
     def summary(self) -> Mapping[str, Any]:
         best = self.folder.read_record(SETTINGS, dict[str, dict[str, Any]])["best"]  # as trained
+        several = {"best_generator": best.get(GENERATOR) or None} if self.of(Generate).generators else {}
         return {
             "best_ratio": best["synthetic_ratio"],
+            **several,
             "best_setting": best,
             "repeats": self.experiment.evaluate.repeats,
         }

@@ -6,6 +6,9 @@ decides between the two (by marginal likelihood). A ratio is the best one of a c
 (Thompson, 1933): near the pick where the interval is narrow, all over where nothing is known. Before that, and then
 every second time, comes the ratio farthest from all tried ones, until none is far: so is found what a confident and
 wrong prediction hides.
+
+Of several generators each has its own prediction, and a probability of being the best, by which they are drawn at
+first. Later each draws a curve from what is then believed of it, and the highest one's generator is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from ray_synth.bound.result import Curve, RatioEstimate
+from ray_synth.bound.result import Curve, Ranked, RatioEstimate
 
 LENGTH = 1.0  # of the processes, in doublings of 1 + ratio
 TRUST = 0.8  # in the prediction, before any trial
@@ -32,25 +35,60 @@ LEVEL = 1.0  # how far the level may be from the trials' mean
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """What a sweep takes from a prediction: where to look first, and with a curve also where to draw ratios from."""
+    """What a sweep takes from a prediction: where to look first, and with a curve also where to draw ratios from.
+
+    generators: of several, each with what is predicted for it, the best-ranked first, whose prediction this is.
+    """
 
     ratio: float
     interval: tuple[float, float]
     curve: Curve | None = None
     confidence: float = 0.0  # of the curve's band
+    generators: tuple[GeneratorPrior, ...] = ()
 
     @classmethod
-    def of(cls, estimate: RatioEstimate | Prior | None, prior: str) -> Prior | None:
-        """As much as `sweep.prior` says: `none`, `points`, or `distribution`."""
+    def of(cls, estimate: RatioEstimate | Prior | None, prior: str, ranking: Sequence[Ranked] = ()) -> Prior | None:
+        """As much as `sweep.prior` says: `none`, `points`, or `distribution`. ranking: of several generators."""
         if estimate is None or prior == "none":
             return None
-        points = cls(ratio=estimate.ratio, interval=estimate.interval)
-        return points if prior == "points" else replace(points, curve=estimate.curve, confidence=estimate.confidence)
+        found = cls(ratio=estimate.ratio, interval=estimate.interval)
+        if prior == "distribution":
+            found = replace(found, curve=estimate.curve, confidence=estimate.confidence)
+        each = [(ranked.name, ranked.probability, cls.of(ranked.estimate, prior)) for ranked in ranking]
+        generators = tuple(GeneratorPrior(name, probability, own) for name, probability, own in each if own)
+        return replace(found, generators=generators)
+
+    @property
+    def generator(self) -> str | None:
+        """The best-ranked of several."""
+        return self.generators[0].name if self.generators else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         plain: dict[str, Any] = {"ratio": self.ratio, "interval": list(self.interval)}
-        return plain if self.curve is None else plain | {"curve": asdict(self.curve), "confidence": self.confidence}
+        if self.curve is not None:
+            plain |= {"curve": asdict(self.curve), "confidence": self.confidence}
+        if self.generators:
+            plain["generators"] = [
+                {"name": each.name, "probability": each.probability, **each.prior.to_dict()} for each in self.generators
+            ]
+        return plain
+
+
+@dataclass(frozen=True)
+class GeneratorPrior:
+    """One of several generators: the probability that it is the best, and what is predicted for its images."""
+
+    name: str
+    probability: float
+    prior: Prior
+
+
+def drawn_generator(generators: Sequence[GeneratorPrior], seed: int) -> str:
+    """One of several, by its probability of being the best as far as the prediction is trusted: each has a chance."""
+    shares = np.array([each.probability for each in generators])
+    shares = TRUST * shares / shares.sum() + (1 - TRUST) / len(shares)
+    return generators[np.random.default_rng([seed, 503]).choice(len(shares), p=shares)].name
 
 
 def first_ratios(prior: Prior, low: float, high: float) -> list[float]:
@@ -102,6 +140,19 @@ class RatioPrior:
         distance = np.abs(self.u[:, None] - np.log2(1 + np.asarray(tried, dtype=float))).min(axis=1, initial=np.inf)
         if distance.max() > (UNSEEN if turn % 2 else FAR):
             return float(2 ** self.u[int(np.argmax(distance))] - 1)
+        drawn, _ = self._drawn(ratios, values, rng)
+        best = self.u[int(np.argmax(drawn))] + rng.uniform(-1, 1) * self.between
+        return float(2 ** np.clip(best, self.u[0], self.u[-1]) - 1)
+
+    def height(self, ratios: Sequence[float], values: Sequence[float], *, seed: int) -> float:
+        """The value at the best ratio of a curve that is drawn; some trials must be complete, which say its level."""
+        drawn, level = self._drawn(ratios, values, np.random.default_rng(seed))
+        return float(drawn.max() + level)
+
+    def _drawn(
+        self, ratios: Sequence[float], values: Sequence[float], rng: np.random.Generator
+    ) -> tuple[np.ndarray, float]:
+        """A curve on the grid from what is believed after the complete trials, and its level. [U]"""
         counts, means, scatter = self._binned(ratios, values)
         beliefs = [
             *((np.log(TRUST / len(STRAYS)), self.predicted, np.outer(self.stray, self.stray) * s**2) for s in STRAYS),
@@ -116,9 +167,7 @@ class RatioPrior:
         chosen = rng.choice(len(fits), p=np.exp(logs - logsumexp(logs)))
         _, i, noise = fits[chosen]
         _, mean, scale = beliefs[i]
-        drawn = _draw(mean, scale * self.kernel, counts, means, noise, rng)
-        best = self.u[int(np.argmax(drawn))] + rng.uniform(-1, 1) * self.between
-        return float(2 ** np.clip(best, self.u[0], self.u[-1]) - 1)
+        return _draw(mean, scale * self.kernel, counts, means, noise, rng)
 
     def _binned(self, ratios: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray, float]:
         """Trials at the nearest point of the grid: how many there, their mean, and the squares around it in all."""
@@ -160,19 +209,19 @@ def _draw(
     means: np.ndarray,
     noise: float,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """A curve from the posterior on the grid, up to its level (by Matheron's rule). [U]"""
+) -> tuple[np.ndarray, float]:
+    """A curve from the posterior on the grid, and its level (by Matheron's rule). [U]"""
     curve = mean + _root(covariance) @ rng.standard_normal(len(mean))
     seen = counts > 0
     if not seen.any():
-        return curve
+        return curve, 0.0
     deviation = noise / np.sqrt(counts[seen])
     level = np.average(means[seen] - mean[seen], weights=counts[seen]) + LEVEL * rng.standard_normal()
     noisy = curve[seen] + level + deviation * rng.standard_normal(int(seen.sum()))
     total = covariance[np.ix_(seen, seen)] + LEVEL**2 + np.diag(deviation**2)
     gain = np.linalg.solve(total, means[seen] - noisy)
     drawn: np.ndarray = curve + covariance[:, seen] @ gain
-    return drawn
+    return drawn, float(level + LEVEL**2 * gain.sum())
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

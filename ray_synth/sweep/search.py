@@ -15,14 +15,15 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from ray_synth.classifier.setting import RATIO, Setting, default_setting
+from ray_synth.classifier.setting import GENERATOR, RATIO, Setting, default_setting
 from ray_synth.config import Experiment
 from ray_synth.seeding import derive_seed
 from ray_synth.sweep.ledger import Ledger, Start, Trial
-from ray_synth.sweep.prior import Prior, RatioPrior, first_ratios
+from ray_synth.sweep.prior import GeneratorPrior, Prior, RatioPrior, drawn_generator, first_ratios
 from ray_synth.sweep.space import Space
 
 RANDOM_FIRST = 8  # trials before TPE has enough to go by
+STOPPED = 1 / 3  # of the complete trials that are worse than one that was stopped early, when generators are compared
 
 
 class Search:
@@ -47,11 +48,19 @@ class Search:
         tried = self._tried()
         self.first = [s for s in first_settings(experiment, space, prior) if s.digest not in tried]
         self.grid = grid_in_turn(experiment, space)
-        self.prior: RatioPrior | None = None
-        if prior is not None and prior.curve is not None and settings.sampler != "grid":
-            self.prior = RatioPrior(
-                prior.curve, prior.confidence, space.ratio_range, choices=space.dimensions[RATIO].choices
-            )
+        self.best_ranked = None if prior is None else prior.generator
+        self.generators: dict[str, GeneratorPrior] = {}
+        self.priors: dict[str | None, RatioPrior] = {}  # generator -> where its ratios are drawn from; None: the one
+        if prior is not None and settings.sampler != "grid":
+            self.generators = {each.name: each for each in prior.generators}
+            several: dict[str | None, Prior] = {name: each.prior for name, each in self.generators.items()}
+            self.priors = {
+                name: RatioPrior(
+                    each.curve, each.confidence, space.ratio_range, choices=space.dimensions[RATIO].choices
+                )
+                for name, each in (several or {None: prior}).items()
+                if each.curve is not None
+            }
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         self.running: dict[int, optuna.Trial] = {}
@@ -68,7 +77,8 @@ class Search:
         k = len(self.order)
         if self.first:
             setting, origin = self.first.pop(0), "first"
-            params, cuts = self.space.params(setting), {}
+            # One without synthetic images is told to the sampler as the best-ranked generator's.
+            params, cuts = self.space.params(replace(setting, generator=setting.generator or self.best_ranked)), {}
         else:
             visible = max(0, k - self.window + 1)
             if not all(i in self.ledger.ended for i in self.order[:visible]):
@@ -93,28 +103,55 @@ class Search:
             else optuna.samplers.RandomSampler(seed=seed)
         )
         origin: str = self.settings.sampler
-        if self.prior is not None:
-            starts = list(self.ledger.starts.values())
-            ratio = self.prior.propose(
-                *self._seen(),
-                tried=[start.setting.synthetic_ratio for start in starts],
-                turn=sum(start.origin != "first" for start in starts),
-                seed=seed,
-            )
+        if self.priors:
+            generator = self._generator(seed)
+            setting = replace(self.space.default, synthetic_ratio=self._ratio(generator, seed), generator=generator)
+            names = [RATIO] if generator is None else [RATIO, GENERATOR]
             with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
                 sampler = optuna.samplers.PartialFixedSampler(
-                    {RATIO: self.space.params(replace(self.space.default, synthetic_ratio=ratio))[RATIO]}, sampler
+                    {name: self.space.params(setting)[name] for name in names}, sampler
                 )
             origin = "prior"
         self.study.sampler = sampler
         trial = self.study.ask(self.space.distributions)
         if self.grid is not None and self.space.setting(trial.params).digest in self._tried():
             self.study.tell(trial, state=TrialState.FAIL)  # all is choices, and this one is known: a near one
-            untried, ratio = self._untried(), self.space.setting(trial.params).synthetic_ratio
-            near = [setting for setting in untried if setting.synthetic_ratio == ratio]
-            return self.space.params((near or untried)[0]), origin
+            untried, known = self._untried(), self.space.setting(trial.params)
+            near = [setting for setting in untried if setting.synthetic_ratio == known.synthetic_ratio]
+            same = [setting for setting in near if setting.generator == known.generator]
+            return self.space.params((same or near or untried)[0]), origin
         self.running[k] = trial
         return dict(trial.params), origin
+
+    def _generator(self, seed: int) -> str | None:
+        """Whose images are tried next, of several: by the ranking at first, then by what the trials add to it."""
+        if not self.generators:
+            return None
+        known = [self.ledger.ended[trial_id] for trial_id in self.order[: self.known]]
+        complete = [getattr(t, self.settings.metric) for t in known if t.status == "complete"]
+        # One that is stopped is not among the best third: it counts as the middle of the rest.
+        stopped = float(np.quantile(complete, STOPPED)) if complete else None
+        seen = {name: self._seen(name, stopped=stopped) for name in self.generators}
+        if len(known) < RANDOM_FIRST or not all(values for _, values in seen.values()):
+            return drawn_generator(list(self.generators.values()), seed)
+        heights = {
+            name: self.priors[name].height(*trials, seed=derive_seed("generator", seed, name))
+            for name, trials in seen.items()
+        }
+        return max(heights, key=lambda name: heights[name])
+
+    def _ratio(self, generator: str | None, seed: int) -> float:
+        """The ratio that is tried next (with the images of a generator, of several)."""
+        starts = [start for start in self.ledger.starts.values() if start.setting.says_of(generator)]
+        own = self.generators[generator].prior if generator is not None else None
+        if own is not None and own.ratio and not any(start.setting.generator for start in starts):
+            return self.space.allowed(own.ratio)  # as for the best-ranked one: first what is predicted
+        return self.priors[generator].propose(
+            *self._seen(generator),
+            tried=[start.setting.synthetic_ratio for start in starts],
+            turn=sum(start.origin != "first" for start in starts),
+            seed=seed,
+        )
 
     def _learn(self, visible: int) -> None:
         """Bring the study to the state in which trial `visible + window - 1` is proposed: results up to `visible`."""
@@ -145,12 +182,21 @@ class Search:
         values = {trial.evaluations: trial.accuracy} if trial.status == "pruned" else {}
         return optuna.create_trial(state=_STATES[trial.status], intermediate_values=values, **common)
 
-    def _seen(self) -> tuple[list[float], list[float]]:
-        """Ratios and values of the complete trials that the study knows; ratio 0 says nothing of a range above it."""
+    def _seen(self, generator: str | None = None, *, stopped: float | None = None) -> tuple[list[float], list[float]]:
+        """Ratios and values of the complete trials that the study knows (of several generators those of one, and those
+        without synthetic images); ratio 0 says nothing of a range above it. stopped: what one counts that was stopped
+        early, where it counts."""
         trials = [self.ledger.ended[i] for i in self.order[: self.known]]
         low = self.space.ratio_range[0]
-        complete = [t for t in trials if t.status == "complete" and t.setting.synthetic_ratio >= low]
-        return [t.setting.synthetic_ratio for t in complete], [getattr(t, self.settings.metric) for t in complete]
+        counted = [
+            t
+            for t in trials
+            if (t.status == "complete" or (t.status == "pruned" and stopped is not None))
+            and t.setting.synthetic_ratio >= low
+            and t.setting.says_of(generator)
+        ]
+        values = [getattr(t, self.settings.metric) if t.status == "complete" else stopped for t in counted]
+        return [t.setting.synthetic_ratio for t in counted], [float(value) for value in values if value is not None]
 
     def _cuts(self, visible: Sequence[str]) -> dict[int, float]:
         """Asynchronous successive halving (Li et al., 2020): at the rungs grace x factor^i a trial goes on if it is
@@ -208,11 +254,12 @@ _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed
 
 def first_settings(experiment: Experiment, space: Space, prior: Prior | None) -> list[Setting]:
     """What is tried before any sampler has its say, with the classifier's own settings: the prediction, no synthetic
-    image at all, and both ends of the interval."""
-    ratios = [0.0]
+    image at all, and both ends of the interval. Of several generators the best-ranked one's images are taken."""
+    ratios, generator = [0.0], None
     if prior is not None:
+        generator = prior.generator
         ratios = [ratio and space.allowed(ratio) for ratio in first_ratios(prior, *space.ratio_range)]
-    settings = [default_setting(experiment, space.num_classes, ratio) for ratio in ratios]
+    settings = [default_setting(experiment, space.num_classes, ratio, generator) for ratio in ratios]
     return list({setting.digest: setting for setting in settings}.values())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from ray_synth.classifier.setting import ALLOCATION, RATIO, Setting, default_setting
+from ray_synth.classifier.setting import ALLOCATION, GENERATOR, NOBODY, RATIO, Setting, default_setting
 from ray_synth.config import Dimension, Experiment
 from ray_synth.errors import InputError
 
@@ -52,9 +52,11 @@ class Space:
         clusters = values.pop("num_clusters", self.default.num_clusters)
         if "clusters_per_class" in values:
             clusters = values.pop("clusters_per_class") * self.num_classes
+        ratio, generator = self._within_range(RATIO, float(ratio), round(ratio, 4)), values.pop(GENERATOR, None)
         return Setting(
-            synthetic_ratio=self._within_range(RATIO, float(ratio), round(ratio, 4)),
+            synthetic_ratio=ratio,
             num_clusters=max(1, round(clusters)),
+            generator=NOBODY if generator is not None and not ratio else generator,
             allocation=values.pop(ALLOCATION, None),
             classifier={
                 **self.default.classifier,
@@ -103,7 +105,7 @@ class Space:
         return [self.setting(dict(zip(self.dimensions, point, strict=True))) for point in itertools.product(*indices)]
 
     def _value(self, name: str, setting: Setting) -> Any:
-        if name in (RATIO, ALLOCATION):
+        if name in (RATIO, GENERATOR, ALLOCATION):
             return getattr(setting, name)
         if name == "clusters_per_class":
             return setting.num_clusters / self.num_classes

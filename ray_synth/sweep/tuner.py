@@ -65,15 +65,15 @@ def run_sweep(
         while search.left:
             waiting = [ledger.starts[i].setting for i in search.again]
             synthetic = images(max((setting.synthetic_ratio for setting in waiting), default=0.0))
+            data = ExperimentData.of(experiment, real, synthetic, validation)
             for setting in waiting:
-                if (setting.synthetic_counts(real.counts, experiment) > synthetic.counts).any():
+                if (setting.synthetic_counts(real.counts, experiment) > data.available).any():
                     raise WorkError(
                         f"a trial at ratio {setting.synthetic_ratio:g} needs more synthetic images than there can be"
                     )
-            data = ExperimentData.of(experiment, real, synthetic, validation)
             work = SweepData(url=folder.absolute_url, data=data)
             before = search.left
-            _run_trials(LedgerSearcher(search, real.counts, synthetic.counts, slots, shown), work, slots)
+            _run_trials(LedgerSearcher(search, real.counts, data.available, slots, shown), work, slots)
             if search.left == before and not search.again:
                 break
     finally:

@@ -34,6 +34,7 @@ class Counted(Generate):
         self.inputs: Any = SimpleNamespace(real_counts=np.array(real))
         self.experiment: Any = SimpleNamespace(
             estimate=settings,
+            generator=SimpleNamespace(names=()),
             sweep=SimpleNamespace(choices_of=lambda _: allocations),
             generate=SimpleNamespace(images_per_class=None),
         )

@@ -10,6 +10,7 @@ from ray_synth.report.sections.shown import Shown, drawn
 
 def prediction(results: RunResults) -> Shown:
     summary, estimate = results.summary, results.estimate
-    curve = drawn(ratio_curve(estimate, results.trials, summary.best_ratio, summary.predicted_ratio))
-    said = allocation_said(estimate)
-    return Shown("prediction.html", {"summary": summary, "estimate": estimate, "curve": curve, "allocation": said})
+    of_several = results.ranking[0].name if results.ranking else None
+    curve = drawn(ratio_curve(estimate, results.trials, summary.best_ratio, summary.predicted_ratio, of_several))
+    values = {"summary": summary, "estimate": estimate, "curve": curve, "allocation": allocation_said(estimate)}
+    return Shown("prediction.html", {**values, "ranking": results.ranking})
