@@ -99,7 +99,7 @@ class Size:
 SIZES = {
     "digits": Size(side=16, vae_channels=(16, 32), unet_channels=(48, 96), vae_updates=500, updates=900),
     "fashion_mnist": Size(
-        side=32, vae_channels=(16, 32, 32), unet_channels=(48, 96), vae_updates=500, updates=650, judge_updates=800
+        side=32, vae_channels=(16, 32, 32), unet_channels=(48, 96), vae_updates=500, updates=500, judge_updates=800
     ),
 }
 
@@ -490,7 +490,8 @@ def say_judged(given: argparse.Namespace, classes: tuple[int, ...]) -> None:
     clock.say(f"{len(images)} images in {given.steps} steps, guidance {given.guidance:g}")
     found = judged(images, judge)
     train, _ = real_images(given.dataset, side, invert=given.invert)
-    few = np.concatenate([np.flatnonzero(train.labels == c)[: given.per_class] for c in np.unique(images.labels)])
+    order = np.random.default_rng(given.seed).permutation(len(train))  # the files are sorted by who wrote the digits
+    few = np.concatenate([order[train.labels[order] == c][: given.per_class] for c in np.unique(images.labels)])
     print(f"the judge's own accuracy on {len(judge.test)} real test images: {judge.accuracy:.3f}")
     print(f"label fidelity: {found.fidelity:.3f}")
     print("  " + ", ".join(f"{name} {value:.2f}" for name, value in found.of_class.items()))
