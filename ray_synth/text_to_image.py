@@ -46,7 +46,8 @@ class Pipeline:
     call: arguments of the call that are given unless `pipeline_args` says otherwise; negative_call: for encoding the
     negative side.
     lora: parts that a LoRA may adapt, the first under the denoiser's name as its prefix; visual_guidance: whether image
-    embeddings can stand beside the text's; trains: whether adapters are trained here; compiles: whether torch.compile takes it whole.
+    embeddings can stand beside the text's; trains: whether adapters are trained here; compiles: whether torch.compile
+    takes it whole.
     """
 
     name: str
