@@ -200,11 +200,31 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
+def pipelines() -> str:
+    """The classes of diffusers that kind: diffusers takes, from their rows."""
+    from ray_synth.text_to_image import ROWS
+
+    lines = [
+        "| class | models | steps | guidance, as what | `strength` | `lora` on | pixels | dtype on a GPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        guidance = f"{row.sampling['guidance_scale']:g}, `{row.guidance}`"
+        adapted = ", ".join(f"`{part}`" for part in row.lora) or "no"
+        cells = [
+            f"`{row.name}`", row.said, f"{row.sampling['num_inference_steps']}", guidance,
+            "yes" if row.image_to_image else "no", adapted, f"{row.size}, multiples of {row.multiple}", row.dtype,
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "house": house,
     "settings": settings,
     "names": names,
     "commands": commands,
+    "pipelines": pipelines,
 }
 
 

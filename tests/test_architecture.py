@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 import ray_synth
-from ray_synth.config import Diffusion, ImageFolder, StableDiffusion
+from ray_synth.config import Diffusers, DiffusersSettings, Diffusion, ImageFolder, StableDiffusion
 from ray_synth.stages import STAGES
 
 from .conftest import ROOT
@@ -90,7 +90,7 @@ def test_functions_are_short_and_take_few_arguments() -> None:
 
 
 OF_A_GENERATOR = re.compile(r"generator(\.settings)?\.kind$|^'(stable_)?diffusion'$")
-KINDS = {section.__name__ for section in (Diffusion, StableDiffusion, ImageFolder)}
+KINDS = {section.__name__ for section in (Diffusion, Diffusers, DiffusersSettings, StableDiffusion, ImageFolder)}
 
 
 def test_only_a_generators_own_room_asks_for_its_kind() -> None:

@@ -84,8 +84,9 @@ class Experiment(Section):
         kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
         known = CATALOG.get(kind) if isinstance(kind, str) else None
         defaults: dict[str, dict[str, Any]] = {}
-        if generator.generate_defaults:
-            defaults["generate"] = dict(generator.generate_defaults)
+        sampling = generator.defaults_with(given.get("generator", {}))
+        if sampling:
+            defaults["generate"] = dict(sampling)
         if known is not None:
             # The few-shot papers adapt the generator to the shots themselves; a part of its own would eat them up.
             defaults["data"] = {

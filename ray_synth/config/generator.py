@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny, field_validator, model_validator
@@ -16,8 +17,10 @@ from pydantic_core import PydanticCustomError
 from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.section import Section, short
 from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath
+from ray_synth.text_to_image import STABLE_DIFFUSION, row_in
 
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 
 class GeneratorSettings(Section):
@@ -34,6 +37,11 @@ class GeneratorSettings(Section):
     def alone(self) -> GeneratorSettings:
         """The section with one generator: the first of several."""
         return self
+
+    @classmethod
+    def defaults_with(cls, section: Any) -> Mapping[str, Any]:
+        """The same for a generator section as it stands in the file."""
+        return cls.generate_defaults
 
     def check_generate(self, generate: Generate) -> None:
         """Raise ValueError for settings of sampling that this kind does not take."""
@@ -123,12 +131,9 @@ class VisualGuidance(Section):
     untrained: bool = Field(False, description="also guide a model that was not trained with guidance")
 
 
-class StableDiffusion(GeneratorSettings):
-    """Stable Diffusion 1.x or 2.x through diffusers: text-to-image, or image-to-image with `strength`."""
+class DiffusersSettings(GeneratorSettings):
+    """Of a text-to-image pipeline of diffusers, or image-to-image with `strength`."""
 
-    kind: Literal["stable_diffusion"] = "stable_diffusion"
-    # UniPC, 30 steps, guidance 2.0 (Yuan et al., 2024, Table 6).
-    generate_defaults: ClassVar[Mapping[str, Any]] = {"num_inference_steps": 30, "guidance_scale": 2.0, "batch_size": 8}
     model: HomePath = Field(min_length=1, description="a local folder, or a hub id")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="commit of a hub id, 40 hex digits")
     image_size: int | None = Field(None, ge=8, le=4096, multiple_of=8, description="default: the model's own")
@@ -151,7 +156,7 @@ class StableDiffusion(GeneratorSettings):
     lora_scale: float = Field(1.0, ge=0, le=10)
     pipeline_args: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as clip_skip")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    compile: bool = Field(False, description="torch.compile the UNet and the decoder")
+    compile: bool = Field(False, description="torch.compile the denoiser and the decoder")
     channels_last: bool = True
     allow_pickle: bool = Field(False, description="also load weights that are not safetensors: they can run any code")
 
@@ -163,7 +168,7 @@ class StableDiffusion(GeneratorSettings):
         return given
 
     @model_validator(mode="after")
-    def _consistent(self) -> StableDiffusion:
+    def _consistent(self) -> DiffusersSettings:
         for template in (*self.prompt, self.negative_prompt):
             unknown = set(re.findall(r"\{([^{}]*)\}", template)) - {"class", "dataset", "caption"}
             if unknown:
@@ -205,6 +210,71 @@ class StableDiffusion(GeneratorSettings):
     @property
     def uses_real_images(self) -> bool:
         return self.uses_parents or self.visual_guidance is not None
+
+    @classmethod
+    def defaults_with(cls, section: Any) -> Mapping[str, Any]:
+        """Those of the row of the pipeline's class."""
+        folder = cls.folder_of(section)
+        row = row_in(folder) if folder is not None else None
+        return row.sampling_of(folder) if row is not None and folder is not None else STABLE_DIFFUSION.sampling
+
+    @classmethod
+    def folder_of(cls, section: Any) -> Path | None:
+        """Where the model lies on this machine, if it does. section: as it stands in the file, or checked."""
+        model, _ = _model_of(section)
+        folder = Path(os.path.expanduser(model))
+        return folder if model and folder.is_dir() else None
+
+
+class Diffusers(DiffusersSettings):
+    """A text-to-image pipeline of diffusers, or image-to-image with `strength`: any class that has a row."""
+
+    kind: Literal["diffusers"] = "diffusers"
+
+    @classmethod
+    def folder_of(cls, section: Any) -> Path | None:
+        """A hub id is looked up in the hub's cache too."""
+        folder = super().folder_of(section)
+        model, revision = _model_of(section)
+        if folder is not None or not _is_hub_id(model) or not revision:
+            return folder
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model, "model_index.json", revision=revision)
+        return Path(found).parent if isinstance(found, str) else None
+
+    @classmethod
+    def defaults_with(cls, section: Any) -> Mapping[str, Any]:
+        """None for a hub id that is not here yet: they must not be others once it is."""
+        away = _is_hub_id(_model_of(section)[0]) and cls.folder_of(section) is None
+        return {} if away else super().defaults_with(section)
+
+    def check_generate(self, generate: Generate) -> None:
+        missing = [name for name in SAMPLING if name not in generate.model_fields_set]
+        if missing and _is_hub_id(self.model) and self.folder_of(self) is None:
+            raise ValueError(
+                f"generate.{missing[0]} follows the class of the pipeline, and {self.model} is not on this machine; "
+                f"download it first (hf download {self.model} --revision {self.revision or 'COMMIT'}), or give "
+                f"{', '.join(f'generate.{name}' for name in SAMPLING)}"
+            )
+        super().check_generate(generate)
+
+
+class StableDiffusion(DiffusersSettings):
+    """The same as `kind: diffusers`, under its older name; a hub id is taken for Stable Diffusion 1.x or 2.x."""
+
+    kind: Literal["stable_diffusion"] = "stable_diffusion"
+
+
+def _model_of(section: Any) -> tuple[str, str]:
+    """Model and revision of a generator section, as it stands in the file or checked; empty where it has none."""
+    raw = section if isinstance(section, dict) else getattr(section, "__dict__", {})
+    model, revision = raw.get("model"), raw.get("revision")
+    return (model if isinstance(model, str) else "", revision if isinstance(revision, str) else "")
+
+
+def _is_hub_id(model: str) -> bool:
+    return re.fullmatch(HUB_ID, model) is not None and not os.path.isdir(model)
 
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # the name of a generator
@@ -273,6 +343,7 @@ class ImageFolder(GeneratorSettings):
 
 GENERATORS: dict[str, type[GeneratorSettings]] = {
     "diffusion": Diffusion,
+    "diffusers": Diffusers,
     "stable_diffusion": StableDiffusion,
     "folder": ImageFolder,
 }
@@ -326,7 +397,10 @@ class Filter(Section):
 
 
 class Generate(Section):
-    """How many images to sample, and how. Steps and guidance that are not given follow the kind of generator."""
+    """How many images to sample, and how.
+
+    Steps and guidance that are not given follow the kind of generator, and for diffusers the class of the pipeline.
+    """
 
     images_per_class: int | None = Field(
         None, ge=1, description="default: what the estimate looks at, and then as many as a trial needs"
@@ -338,7 +412,7 @@ class Generate(Section):
         0.0, ge=0, le=100, description="of Gaussian noise on what kind: diffusion samples, pixels in [-1, 1]"
     )
     chunk_size: int = Field(80, ge=1, description="images per chunk: the unit of work, and one file")
-    batch_size: int | None = Field(None, ge=1, description="images at once; default 80, for stable_diffusion 8")
+    batch_size: int | None = Field(None, ge=1, description="images at once; default 80, for diffusers as the pipeline")
     max_attempts: int = Field(3, ge=1, le=1000, description="images sampled per image asked, before giving up")
     filter: Filter = Filter()
     format: Literal["png", "webp", "jpeg"] = "png"

@@ -12,7 +12,6 @@ from typing import Any
 from ray_synth.errors import InputError
 
 PREFIX = "base_model.model."
-PARTS = ("unet", "text_encoder")
 CONFIG = "adapter_config.json"
 KEPT = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
 REFUSED = ("use_dora", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices")
@@ -22,9 +21,9 @@ def is_pefts_own(names: Collection[str]) -> bool:
     return any(name.startswith(PREFIX) for name in names)
 
 
-def part_of(names: Collection[str]) -> str:
-    """Which model of a pipeline it adapts."""
-    return "text_encoder" if any("encoder.layers." in name for name in names) else "unet"
+def part_of(names: Collection[str], denoiser: str = "unet") -> str:
+    """Which model of a pipeline it adapts. denoiser: what the pipeline calls its own."""
+    return "text_encoder" if any("encoder.layers." in name for name in names) else denoiser
 
 
 def as_in_a_pipeline(name: str, part: str) -> str:

@@ -10,34 +10,45 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.config import Generate, StableDiffusion
+from ray_synth.config import DiffusersSettings, Generate
 from ray_synth.data.decoding import unified
 from ray_synth.errors import InputError
 from ray_synth.generator.adapter_files import guidance_beside
 from ray_synth.generator.adapters import adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
 from ray_synth.generator.base import Batch, Parents
-from ray_synth.generator.pretrained import file_shapes, has_safetensors, lora_rank, read_tokenizer, variant_of
+from ray_synth.generator.pretrained import (
+    file_shapes,
+    has_safetensors,
+    lora_rank,
+    pipeline_row,
+    read_config,
+    read_tokenizer,
+    variant_of,
+)
 from ray_synth.generator.schedulers import scheduler_like
+from ray_synth.text_to_image import Pipeline
 from ray_synth.torch_ops import import_torchvision
 
 CACHED_PROMPTS = 4096
 ADAPTER = "ray_synth"
-# Arguments of the pipeline's call that have settings of their own, or no meaning here.
+# Arguments of a pipeline's call that have settings of their own, or no meaning here.
 OURS = {
-    "self", "prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds", "image", "strength", "height",
-    "width", "num_inference_steps", "guidance_scale", "generator", "latents", "output_type", "return_dict",
-    "num_images_per_prompt", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "kwargs", "timesteps",
-    "sigmas", "ip_adapter_image", "ip_adapter_image_embeds",
+    "self", "prompt", "image", "strength", "height", "width", "num_inference_steps", "generator", "latents",
+    "output_type", "return_dict", "num_images_per_prompt", "callback", "callback_steps", "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs", "kwargs", "timesteps", "sigmas", "mu", "ip_adapter_image",
+    "ip_adapter_image_embeds", "negative_ip_adapter_image", "negative_ip_adapter_image_embeds", "prompt_2", "prompt_3",
+    "negative_prompt", "negative_prompt_2", "negative_prompt_3", "denoising_start", "denoising_end",
 }  # fmt: skip
+Embeddings = dict[str, Any]  # arguments of the call, of one prompt (without a batch) or of a batch
 
 
-class StableDiffusionSampler:
+class DiffusersSampler:
     """batch -> batch. An image depends on its own row alone; the base model is loaded once, adapters are swapped."""
 
     def __init__(
         self,
         folder: Path,
-        settings: StableDiffusion,
+        settings: DiffusersSettings,
         generate: Generate,
         *,
         class_names: Sequence[str] = (),
@@ -49,17 +60,22 @@ class StableDiffusionSampler:
         import torch
 
         self.settings, self.generate, self.parents, self.device = settings, generate, parents, device
-        self.pipe = load_pipeline(folder, settings, _dtype(settings, device))
-        self.pipe.scheduler = scheduler_like(self.pipe.scheduler, generate.scheduler)
+        self.row = row = pipeline_row(folder)
+        self.pipe = load_pipeline(folder, settings, _dtype(row, settings, device))
+        self.pipe.scheduler = scheduler_like(self.pipe.scheduler, generate.scheduler, flow=row.is_flow)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(device)
-        self.size = settings.image_size or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        self.encoded: dict[str, torch.Tensor] = {}
+        self.denoiser = getattr(self.pipe, row.denoiser)
+        sample_size = self.denoiser.config.get("sample_size")
+        self.size = settings.image_size or (sample_size * self.pipe.vae_scale_factor if sample_size else row.size)
+        self.takes = set(inspect.signature(self.pipe.__call__).parameters)
+        self.encoded: dict[tuple[str, bool], Embeddings] = {}
         self.adapter: str | None = None
         self.projection: Any = None  # of visual guidance, trained with the adapter
         if settings.channels_last:
-            self.pipe.unet.to(memory_format=torch.channels_last)
-            self.pipe.vae.to(memory_format=torch.channels_last)
+            for module in (self.denoiser, self.pipe.vae):
+                if not any(weight.ndim == 5 for weight in module.parameters()):  # a decoder of videos has no such order
+                    module.to(memory_format=torch.channels_last)
         self.compiled = False
         if settings.compile and settings.lora is not None:
             paths = lora_paths(settings.lora, class_names)
@@ -82,25 +98,27 @@ class StableDiffusionSampler:
 
         self._adapt(batch["label"][0], batch["class_name"][0])
         if self.settings.compile and not self.compiled:  # with the first adapter in it, where there are any
-            self.pipe.unet.compile(fullgraph=True)
+            self.denoiser.compile(fullgraph=True)
             self.pipe.vae.decoder.compile(fullgraph=True)
             self.compiled = True
-        guided = self.generate.guidance_scale > 1
         arguments: dict[str, Any] = {
-            "prompt_embeds": self._embedded(batch["prompt"], batch, conditional=True),
-            "negative_prompt_embeds": (
-                self._embedded(batch["negative_prompt"], batch, conditional=False) if guided else None
-            ),
+            **self._embedded(batch["prompt"], batch, conditional=True),
             "num_inference_steps": self.generate.num_inference_steps,
-            "guidance_scale": self.generate.guidance_scale,
+            self.row.guidance: self.generate.guidance_scale,
             # On the CPU, so that an image starts from the same noise on any device.
             "generator": [torch.Generator().manual_seed(seed) for seed in batch["seed"]],
             "output_type": "pt",
+            **self.row.call,
             **{name: value for name, value in self.settings.pipeline_args.items() if name != "clip_skip"},
         }
-        if self.settings.strength is None:
+        if self.generate.guidance_scale > self.row.guided_above:
+            negative = self._embedded(batch["negative_prompt"], batch, conditional=False)
+            arguments |= {f"negative_{name}": value for name, value in negative.items()}
+        if "negative_prompt" in self.takes:
+            arguments["negative_prompt"] = None  # some have an empty one as their default, beside its embeddings
+        if "height" in self.takes:
             arguments |= {"height": self.size, "width": self.size}
-        else:
+        if self.settings.strength is not None:
             arguments |= {"image": self._parent_images(batch["parent"]), "strength": self.settings.strength}
         return self.pipe(**arguments).images
 
@@ -116,41 +134,63 @@ class StableDiffusionSampler:
         colour = np.stack([np.broadcast_to(image, (self.size, self.size, 3)) for image in images])
         return torch.from_numpy(colour).permute(0, 3, 1, 2).float() / 255
 
-    def _embedded(self, prompts: Sequence[str], batch: Batch, *, conditional: bool) -> Any:
-        """Text embeddings [B,T,D], each prompt encoded once; with the visual guidance joined to them."""
+    def _embedded(self, prompts: Sequence[str], batch: Batch, *, conditional: bool) -> Embeddings:
+        """What encoders make of a batch's prompts, each encoded once and alone; with the visual guidance joined to it.
+
+        Under the names of the conditional side.
+        """
         import torch
 
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.encoded]
+        new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, conditional) not in self.encoded]
         if len(self.encoded) + len(new) > CACHED_PROMPTS:
             self.encoded.clear()
             new = list(dict.fromkeys(prompts))
         for prompt in new:
-            self.encoded[prompt] = self._text(prompt)
-        text = torch.stack([self.encoded[prompt] for prompt in prompts])
+            self.encoded[prompt, conditional] = self._text(prompt, conditional=conditional)
+        joined = _joined(self.row, [self.encoded[prompt, conditional] for prompt in prompts])
         if self.settings.visual_guidance is None or self.parents is None or self.parents.embeddings is None:
-            return text
+            return joined
+        text = joined["prompt_embeds"]
         released = self.settings.visual_guidance.variant == "released"
         rows = batch["parent"] if released else batch["label"]
         seen = torch.from_numpy(self.parents.embeddings[rows]).to(text)
         # Tokens of their own: as many as were trained, or the embedding as it is.
         seen = seen[:, None] if self.projection is None else self.projection(seen).to(text)
         if released:
-            return torch.cat([text[:, :-1], seen], dim=1) if conditional else text
+            return {"prompt_embeds": torch.cat([text[:, :-1], seen], dim=1)} if conditional else joined
         # The unconditional side is as long, and sees nothing.
-        return torch.cat([text, seen if conditional else torch.zeros_like(seen)], dim=1)
+        return {"prompt_embeds": torch.cat([text, seen if conditional else torch.zeros_like(seen)], dim=1)}
 
-    def _text(self, prompt: str) -> Any:
-        """One prompt -> [T,D]."""
-        encoder, clip_skip = self.pipe.text_encoder, self.settings.pipeline_args.get("clip_skip")
+    def _text(self, prompt: str, *, conditional: bool) -> Embeddings:
+        """One prompt, with the arguments that the pipeline's own call would encode it with."""
+        import torch
+
+        call, encode = (inspect.signature(one).parameters for one in (self.pipe.__call__, self.pipe.encode_prompt))
+        given = {**self.row.call, **self.settings.pipeline_args, **({} if conditional else self.row.negative_call)}
+        ours = own_arguments(self.row)
+        arguments = {name: given.get(name, call[name].default) for name in encode if name in call and name not in ours}
+        # Other prompts that a class cannot do without are those of its further encoders, which read the first.
+        needed = {name: None for name, one in encode.items() if one.default is one.empty and name.startswith("prompt_")}
+        options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": self.device}
+        arguments |= {name: value for name, value in options.items() if name in encode}
         # diffusers looks for a wrapper that transformers 5.6 took away (diffusers issue 14124).
-        flat = clip_skip is not None and not hasattr(encoder, "text_model")
-        if flat:
+        encoders = [getattr(self.pipe, encoder) for encoder in self.row.tokenizers.values()]
+        flat = [one for one in encoders if arguments.get("clip_skip") is not None and not hasattr(one, "text_model")]
+        for encoder in flat:
             encoder.__dict__["text_model"] = encoder
         try:
-            return self.pipe.encode_prompt(prompt, self.device, 1, False, clip_skip=clip_skip)[0][0]
+            values = self.pipe.encode_prompt(prompt=[prompt], **needed, **arguments)
         finally:
-            if flat:
+            for encoder in flat:
                 del encoder.__dict__["text_model"]
+        found: Embeddings = {
+            name: None if value is None else value[0]
+            for name, value in zip(self.row.embeddings, values, strict=True)
+            if name is not None
+        }
+        if self.row.zeros_for_none and not conditional and not prompt and self.pipe.config.force_zeros_for_empty_prompt:
+            return {name: torch.zeros_like(value) for name, value in found.items()}
+        return found
 
     def _adapt(self, label: int, class_name: str) -> None:
         """Load the LoRA of a class into the base model, in place of the one before."""
@@ -166,7 +206,7 @@ class StableDiffusionSampler:
             self.pipe.delete_adapters(ADAPTER)
         self._load_adapter(Path(path), hotswap=hotswap)
         if hotswap:  # with the adapter's own scaling, alpha / r, which set_adapters would take from the first one
-            for module in self.pipe.unet.modules():
+            for module in self.denoiser.modules():
                 if ADAPTER in getattr(module, "scaling", {}):
                     module.scaling[ADAPTER] *= self.settings.lora_scale
         else:
@@ -185,36 +225,36 @@ class StableDiffusionSampler:
             return
         from safetensors.torch import load_file
 
-        part, config = part_of(names), adapter_settings(path, names)
-        load = self.pipe.load_lora_into_unet if part == "unet" else self.pipe.load_lora_into_text_encoder
+        part, config = part_of(names, self.row.denoiser), adapter_settings(path, names)
+        load = getattr(self.pipe, f"load_lora_into_{part}")
+        alphas = {"network_alphas": None} if "network_alphas" in inspect.signature(load).parameters else {}
         load(
             {as_in_a_pipeline(name, part): tensor for name, tensor in load_file(path).items()},
-            network_alphas=None,
             metadata={f"{part}.{name}": value for name, value in config.items()},
             adapter_name=ADAPTER,
             hotswap=hotswap,
             _pipeline=self.pipe,
             **{part: getattr(self.pipe, part)},
+            **alphas,
         )
 
 
-def load_pipeline(folder: Path, settings: StableDiffusion, dtype: Any) -> Any:
+def load_pipeline(folder: Path, settings: DiffusersSettings, dtype: Any) -> Any:
     """The pipeline of diffusers that the settings ask for, on the CPU."""
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
-    safe = has_safetensors(folder / "unet", allow_pickle=settings.allow_pickle)
-    return _pipeline_class(settings).from_pretrained(
+    row = pipeline_row(folder)
+    safe = has_safetensors(folder / row.denoiser, allow_pickle=settings.allow_pickle)
+    return _pipeline_class(row, settings).from_pretrained(
         folder,
         torch_dtype=dtype,
         use_safetensors=True if safe and not settings.allow_pickle else None,
-        variant=variant_of(folder),
+        variant=variant_of(folder, row.denoiser),
         local_files_only=True,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
+        **row.loads_with,
+        **row.given,
     )
 
 
@@ -245,11 +285,69 @@ def lora_paths(template: str, class_names: Sequence[str]) -> list[str]:
     return sorted({lora_path(template, label, name) for label, name in enumerate(class_names)})
 
 
-def check_pipeline_args(settings: StableDiffusion) -> None:
+def _joined(row: Pipeline, each: Sequence[Embeddings]) -> Embeddings:
+    """The embeddings of prompts as a batch; where they are of different lengths, padded and masked."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    columns = {name: [one[name] for one in each] for name in each[0]}
+    if row.ragged:
+        return columns
+    if row.mask is None or all(value is not None for value in columns[row.mask]):
+        return {name: torch.stack(values) for name, values in columns.items()}
+    joined = {name: pad_sequence(values, batch_first=True) for name, values in columns.items() if name != row.mask}
+    ends = torch.tensor([len(value) for value in next(iter(columns.values()))])
+    mask = torch.arange(int(ends.max()))[None] < ends[:, None]
+    return {**joined, row.mask: None if mask.all() else mask.long().to(next(iter(joined.values())).device)}
+
+
+def own_arguments(row: Pipeline) -> set[str]:
+    """Arguments of a pipeline's call that settings stand for, or that have no meaning here."""
+    names = {name for name in row.embeddings if name is not None}
+    return OURS | {row.guidance} | names | {f"negative_{name}" for name in names}
+
+
+def check_takes(folder: Path, settings: DiffusersSettings) -> None:
+    """Raise InputError for a setting that the pipeline in the folder cannot take."""
+    row = pipeline_row(folder)
+    if settings.strength is not None and row.image_to_image is None:
+        raise InputError(f"generator.strength: diffusers has no image-to-image for a {row.name}; leave it out")
+    if settings.visual_guidance is not None and not row.visual_guidance:
+        raise InputError(
+            f"generator.visual_guidance: image embeddings cannot stand beside what a {row.name} is told; leave it out"
+        )
+    if settings.finetune is not None and not row.trains:
+        raise InputError(
+            f"generator.finetune trains adapters of Stable Diffusion 1.x and 2.x, and {folder} holds a {row.name}; "
+            "train one elsewhere and type --set generator.finetune=null --set generator.lora=FILE"
+        )
+    if settings.negative_prompt and not row.negative_prompt:
+        raise InputError(f"generator.negative_prompt: a {row.name} takes none; leave it out")
+    if settings.compile and not row.compiles:
+        raise InputError(
+            f"generator.compile: a {row.name} cannot be compiled whole; type --set generator.compile=false"
+        )
+    if settings.image_size is not None and settings.image_size % row.multiple:
+        near = max(1, round(settings.image_size / row.multiple)) * row.multiple
+        raise InputError(
+            f"generator.image_size must be a multiple of {row.multiple} for a {row.name}, got {settings.image_size}; "
+            f"type --set generator.image_size={near}"
+        )
+    distilled = read_config(folder / row.denoiser / "config.json", folder).get("guidance_embeds")
+    if "guidance_scale" in settings.pipeline_args and row.distilled_guidance and not distilled:
+        raise InputError(
+            f"generator.pipeline_args.guidance_scale: the denoiser in {folder} does not take the scale of its own "
+            "guidance; leave it out (generate.guidance_scale is classifier-free guidance)"
+        )
+    check_pipeline_args(settings, row)
+
+
+def check_pipeline_args(settings: DiffusersSettings, row: Pipeline) -> None:
     """Raise InputError for an argument that the pipeline does not take: it would be passed on and ignored."""
-    known = sorted(set(inspect.signature(_pipeline_class(settings).__call__).parameters) - OURS)
+    ours = own_arguments(row)
+    known = sorted(set(inspect.signature(_pipeline_class(row, settings).__call__).parameters) - ours)
     for name in settings.pipeline_args:
-        if name in OURS:
+        if name in ours:
             raise InputError(f"generator.pipeline_args.{name} is set by other settings of generator and generate")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -259,8 +357,9 @@ def check_pipeline_args(settings: StableDiffusion) -> None:
 
 def cut_prompts(folder: Path, prompts: Sequence[str]) -> list[tuple[str, str]]:
     """(prompt, what the text encoder will not read of it), for those that are longer than its limit."""
-    tokenizer = read_tokenizer(folder)
-    limit = tokenizer.model_max_length
+    part, most = pipeline_row(folder).reads
+    tokenizer = read_tokenizer(folder, part)
+    limit = most or tokenizer.model_max_length
     cut = []
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False).input_ids
@@ -269,16 +368,16 @@ def cut_prompts(folder: Path, prompts: Sequence[str]) -> list[tuple[str, str]]:
     return cut
 
 
-def _pipeline_class(settings: StableDiffusion) -> Any:
+def _pipeline_class(row: Pipeline, settings: DiffusersSettings) -> Any:
     import_torchvision()
-    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+    import diffusers
 
-    return StableDiffusionPipeline if settings.strength is None else StableDiffusionImg2ImgPipeline
+    return getattr(diffusers, row.name if settings.strength is None else str(row.image_to_image))
 
 
-def _dtype(settings: StableDiffusion, device: str) -> Any:
+def _dtype(row: Pipeline, settings: DiffusersSettings, device: str) -> Any:
     import torch
 
     if settings.dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
+        return getattr(torch, row.dtype) if device.startswith("cuda") else torch.float32
     return getattr(torch, settings.dtype)

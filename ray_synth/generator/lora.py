@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ray_synth.config import Generate, StableDiffusion
+from ray_synth.config import DiffusersSettings, Generate
 from ray_synth.config.finetune import LoraTraining
 from ray_synth.errors import WorkError
 from ray_synth.generator import adapter_files
@@ -61,7 +61,7 @@ class Record:
 class AdapterTraining:
     """One base model on one device. `train` may be called for one part after the other."""
 
-    def __init__(self, folder: Path, settings: StableDiffusion, generate: Generate, *, device: str = "cpu"):
+    def __init__(self, folder: Path, settings: DiffusersSettings, generate: Generate, *, device: str = "cpu"):
         """generate: how sample pictures are made."""
         from ray_synth.generator.diffusers_pipeline import load_pipeline
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -21,20 +22,13 @@ from ray_synth.config.section import short
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
 from ray_synth.generator.adapters import adapter_files, adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
+from ray_synth.text_to_image import STABLE_DIFFUSION, Pipeline, row_named, rows_said
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-CLASSES = {
-    "unet": ("diffusers.UNet2DConditionModel",),
-    "vae": ("diffusers.AutoencoderKL",),
-    "text_encoder": ("transformers.CLIPTextModel",),
-    "tokenizer": ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast"),
-    "scheduler": ("a scheduler of diffusers",),
-}
 MOST, MOST_LAYERS = 1_000_000, 200  # of any number in a model's settings, and of those that count layers
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-TEXT_PREFIX = "text_model."  # of a text encoder's weights; transformers 5.6 took it away
+TEXT_PREFIX = "text_model."  # of a CLIP text encoder's weights; transformers 5.6 took it away
+# Parts of the names of weights that versions of transformers put in or left out.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:model|text_model|language_model)\.")
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 Shapes = dict[str, tuple[int, ...]]
 
@@ -70,7 +64,9 @@ def local_folder(model: str, revision: str | None, *, key: str = "generator", al
                 "*.json",
                 "*.txt",
                 "*.model",
-                "*.safetensors",
+                "*.jinja",
+                # A pipeline's lie in folders; beside them is often all of it again in one file.
+                "*/*.safetensors" if key == "generator" else "*.safetensors",
                 "README.md",
                 *(PICKLED if allow_pickle else ()),
             ],
@@ -103,31 +99,38 @@ def _one_file(model: str, key: str) -> str:
     )
 
 
-def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
-    """Raise InputError unless the folder holds a whole Stable Diffusion 1.x or 2.x pipeline."""
-    index = read_config(folder / "model_index.json", folder)
-    kind = index.get("_class_name")
-    if kind not in PIPELINES:
+def pipeline_row(folder: Path) -> Pipeline:
+    """The row of the pipeline in a folder. Raises InputError where its class has none, or there is no pipeline."""
+    kind = read_config(folder / "model_index.json", folder).get("_class_name")
+    row = row_named(kind)
+    if row is None:
         raise InputError(
-            f"{folder} holds a {kind}; generator.kind: stable_diffusion takes {' or '.join(PIPELINES)} "
-            "(Stable Diffusion 1.x, 2.x)"
+            f"{folder} holds a {short(kind) if not isinstance(kind, str) else kind}, of which this version does not "
+            f"know how it is sampled; generator.kind: diffusers takes {rows_said()}"
         )
-    for part in COMPONENTS:
+    return row
+
+
+def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
+    """Raise InputError unless the folder holds a whole pipeline of a class that has a row."""
+    row, index = pipeline_row(folder), read_config(folder / "model_index.json", folder)
+    for part, classes in row.components.items():
         if not (folder / part).is_dir():
             raise InputError(f"{folder} is incomplete: no folder {part}/; download the model again")
         made_by = index.get(part)
-        if not isinstance(made_by, list) or len(made_by) != 2 or not _is_of(part, made_by):
+        if not isinstance(made_by, list) or len(made_by) != 2 or not _is_of(part, made_by, classes):
             raise InputError(
-                f"{folder}/model_index.json: {part} must be {' or '.join(CLASSES[part])}, got {short(made_by)}; "
+                f"{folder}/model_index.json: {part} must be {' or '.join(classes)}, got {short(made_by)}; "
                 "download the model again"
             )
-    for part in WITH_WEIGHTS:
+    for part in row.with_weights:
         config = read_config(folder / part / "config.json", folder)
         _check_sizes(config, folder / part / "config.json")
         expected = expected_shapes(folder, part, config)
         if has_safetensors(folder / part, allow_pickle=allow_pickle):
             _compare(expected, weight_shapes(folder / part), folder / part)
-    _check_tokenizer(folder)
+    for tokenizer, encoder in row.tokenizers.items():
+        _check_tokenizer(folder, tokenizer, encoder)
     saved = read_config(folder / "scheduler" / "scheduler_config.json", folder)
     if not isinstance(saved.get("_class_name"), str) or not saved["_class_name"].endswith("Scheduler"):
         raise InputError(
@@ -137,11 +140,17 @@ def check_pipeline(folder: Path, *, allow_pickle: bool) -> None:
     _check_sizes(saved, folder / "scheduler" / "scheduler_config.json")
 
 
-def _is_of(part: str, made_by: list[Any]) -> bool:
+def class_of(folder: Path, part: str) -> str:
+    """What model_index.json says a part is made by: `LIBRARY.CLASS`."""
+    made_by = read_config(folder / "model_index.json", folder).get(part)
+    return ".".join(map(str, made_by)) if isinstance(made_by, list) else ""
+
+
+def _is_of(part: str, made_by: list[Any], classes: tuple[str, ...]) -> bool:
     library, name = made_by
     if part == "scheduler":
         return library == "diffusers" and isinstance(name, str) and name.endswith("Scheduler")
-    return f"{library}.{name}" in CLASSES[part]
+    return f"{library}.{name}" in classes
 
 
 def _check_sizes(config: Any, file: Path, key: str = "") -> None:
@@ -157,48 +166,64 @@ def _check_sizes(config: Any, file: Path, key: str = "") -> None:
         for value in config:
             _check_sizes(value, file, key)
     elif isinstance(config, int | float) and not isinstance(config, bool):
+        if key == "lambda_min_clipped" and config == -math.inf:
+            return  # DPMSolver's own default
         most = MOST_LAYERS if "layer" in key and "norm" not in key else MOST
         if not -most <= config <= most:  # NaN too
             raise InputError(f"{file}: {key} must be at most {most:,}, got {short(config)}; download the model again")
 
 
-def _check_tokenizer(folder: Path) -> None:
+def _check_tokenizer(folder: Path, part: str, encoder: str) -> None:
     """Its vocabulary must be there and be the text encoder's: transformers makes an empty one without a word."""
-    words: Any = 0
-    if (folder / "tokenizer" / "vocab.json").is_file():
-        words = len(read_config(folder / "tokenizer" / "vocab.json", folder))
-    elif (folder / "tokenizer" / "tokenizer.json").is_file():
-        model = read_config(folder / "tokenizer" / "tokenizer.json", folder).get("model", {})
-        vocabulary = model.get("vocab") if isinstance(model, dict) else None
-        words = len(vocabulary) if isinstance(vocabulary, dict | list) else 0
-    encoder = read_config(folder / "text_encoder" / "config.json", folder)
-    rows, longest = encoder.get("vocab_size", 49408), encoder.get("max_position_embeddings", 77)
-    if not 0.9 * rows <= words <= rows:
+    is_clip = class_of(folder, part).startswith("transformers.CLIP")
+    config = read_config(folder / encoder / "config.json", folder)
+    text = config.get("text_config")
+    rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    if is_clip:
+        words, rows = _words_of_clip(folder, part), rows or 49408
+    else:
+        words = len(read_tokenizer(folder, part))
+    if not isinstance(rows, int) or not 0.9 * rows <= words <= rows:
         raise InputError(
-            f"{folder}/tokenizer is incomplete or of another model: it has {words:,} words, the text encoder reads "
+            f"{folder}/{part} is incomplete or of another model: it has {words:,} words, the text encoder reads "
             f"{rows:,}; download the model again"
         )
-    limit = read_tokenizer(folder).model_max_length
+    if not is_clip:
+        return
+    longest = config.get("max_position_embeddings", 77)
+    limit = read_tokenizer(folder, part).model_max_length
     if not isinstance(limit, int) or not 2 < limit <= longest:
         raise InputError(
-            f"{folder}/tokenizer/tokenizer_config.json: model_max_length must be at most {longest}, what the text "
+            f"{folder}/{part}/tokenizer_config.json: model_max_length must be at most {longest}, what the text "
             f"encoder reads, got {short(limit)}; download the model again"
         )
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a pipeline. Raises InputError for one that cannot be loaded."""
+def _words_of_clip(folder: Path, part: str) -> int:
+    """How many words its files hold, before anything loads them."""
+    if (folder / part / "vocab.json").is_file():
+        return len(read_config(folder / part / "vocab.json", folder))
+    if not (folder / part / "tokenizer.json").is_file():
+        return 0
+    model = read_config(folder / part / "tokenizer.json", folder).get("model", {})
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return len(vocabulary) if isinstance(vocabulary, dict | list) else 0
+
+
+def read_tokenizer(folder: Path, part: str = "tokenizer") -> Any:
+    """A tokenizer of a pipeline. Raises InputError for one that cannot be loaded."""
     from ray_synth.torch_ops import import_torchvision
 
     import_torchvision()
-    from transformers import CLIPTokenizer
+    import transformers
 
     try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        kind = getattr(transformers, class_of(folder, part).removeprefix("transformers."))
+        return kind.from_pretrained(folder / part, local_files_only=True)
+    except InputError:
+        raise
     except Exception as error:  # of Rust's and Python's many, for a file that is not as it should be
-        raise InputError(
-            f"{folder}/tokenizer cannot be loaded ({_first_line(error)}); download the model again"
-        ) from None
+        raise InputError(f"{folder}/{part} cannot be loaded ({_first_line(error)}); download the model again") from None
 
 
 def has_safetensors(folder: Path, *, allow_pickle: bool, flag: bool = True) -> bool:
@@ -221,9 +246,9 @@ def has_safetensors(folder: Path, *, allow_pickle: bool, flag: bool = True) -> b
     return False
 
 
-def variant_of(folder: Path) -> str | None:
+def variant_of(folder: Path, part: str = "unet") -> str | None:
     """`fp16` where a component has no other weights."""
-    files = [path.name for path in (folder / "unet").glob("*.safetensors")]
+    files = [path.name for path in (folder / part).glob("*.safetensors")]
     return "fp16" if files and all(".fp16." in name for name in files) else None
 
 
@@ -270,16 +295,20 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
         raise InputError(f"generator.lora={path} is a folder; give the file in it: type --set generator.lora={found}")
     if not path.is_file():
         raise InputError(f"generator.lora: no file {path.absolute()}; give a *.safetensors file")
+    if not pipeline_row(folder).lora:
+        raise InputError(f"generator.lora: diffusers loads no LoRA into a {pipeline_row(folder).name}; leave it out")
     if path.suffix != ".safetensors":
         if not allow_pickle:
             raise InputError(f"generator.lora={path} is not a safetensors file; convert it, or type --allow-pickle")
         return
-    layers = _layers(folder)
+    row, layers = pipeline_row(folder), _layers(folder)
     adapted, shapes = 0, file_shapes(path)
     if is_pefts_own(shapes):
         adapter_settings(path, shapes)
-        part = part_of(shapes)
+        part = part_of(shapes, row.denoiser)
         shapes = {as_in_a_pipeline(name, part): shape for name, shape in shapes.items()}
+    elif row is not STABLE_DIFFUSION and not any(name.startswith(tuple(f"{p}." for p in row.lora)) for name in shapes):
+        shapes = _as_diffusers_reads(path, folder, row)
     for name, shape in shapes.items():
         match = re.fullmatch(r"(.+?)\.(?:lora\.|lora_)?(?:linear_layer\.)?(A|B|down|up)(?:\.default)?\.weight", name)
         if match is None:
@@ -301,6 +330,27 @@ def check_lora(path: Path, folder: Path, *, allow_pickle: bool) -> None:
         raise InputError(f"generator.lora={path} holds no LoRA weights (names with lora_A and lora_B)")
 
 
+def _as_diffusers_reads(path: Path, folder: Path, row: Pipeline) -> Shapes:
+    """Names and shapes of a LoRA in another program's layout, which diffusers translates for this class."""
+    from ray_synth.torch_ops import import_torchvision
+
+    import_torchvision()
+    import diffusers
+    from diffusers.configuration_utils import FrozenDict
+
+    options: dict[str, Any] = {}
+    if row.denoiser == "unet":  # whose blocks are numbered by its depth
+        options["unet_config"] = FrozenDict(read_config(folder / "unet" / "config.json", folder))
+    try:
+        read = getattr(diffusers, row.name).lora_state_dict(str(path.parent), weight_name=path.name, **options)
+        tensors = read[0] if isinstance(read, tuple) else read
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
+    except Exception as error:  # whatever a translation does with names that it does not know
+        raise InputError(
+            f"generator.lora={path} is not one for a {row.name} ({_first_line(error)}); give a LoRA of this base"
+        ) from None
+
+
 def _of_processor(match: re.Match[str]) -> str:
     """The layer that diffusers once called by its attention processor."""
     return ".to_out.0" if match[1] == "to_out" else f".{match[1]}"
@@ -310,18 +360,20 @@ def _of_processor(match: re.Match[str]) -> str:
 def _layers(folder: Path) -> Shapes:
     """The layers of a model that a LoRA may adapt, under each name that LoRA files give them."""
     layers: Shapes = {}
-    for part, called in (("unet", "unet"), ("text_encoder", "te")):
+    row = pipeline_row(folder)
+    for part in row.lora:
+        called = "unet" if part == row.denoiser else part.replace("text_encoder", "te")
         config = read_config(folder / part / "config.json", folder)
         for name, shape in expected_shapes(folder, part, config).items():
             layer = name.removesuffix(".weight").removeprefix(TEXT_PREFIX)
-            for prefix in ("", TEXT_PREFIX) if part == "text_encoder" else ("",):
+            for prefix in ("",) if part == row.denoiser else ("", TEXT_PREFIX):
                 layers[f"{part}.{prefix}{layer}"] = shape
                 layers[f"lora_{called}_{(prefix + layer).replace('.', '_')}"] = shape
     return layers
 
 
 def adapts_text(path: Path) -> bool:
-    """Whether a LoRA changes the text encoder."""
+    """Whether a LoRA changes a text encoder."""
     shapes = file_shapes(path)
     own = is_pefts_own(shapes) and part_of(shapes) == "text_encoder"
     return own or any(name.startswith(("text_encoder", "lora_te")) for name in shapes)
@@ -340,7 +392,7 @@ def lora_rank(path: Path) -> int:
 
 def pipeline_digest(folder: Path) -> str:
     """What a local pipeline's revision is: the content of what is loaded of it, not of all that lies beside."""
-    parts = [content_digest(folder / part) for part in (*COMPONENTS, "model_index.json")]
+    parts = [content_digest(folder / part) for part in (*pipeline_row(folder).components, "model_index.json")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -400,34 +452,33 @@ def read_config(path: Path, folder: Path) -> dict[str, Any]:
 def expected_shapes(folder: Path, part: str, config: dict[str, Any]) -> Shapes:
     """What a component's weights must be, from its configuration alone: built without memory for its weights."""
     try:
-        return _built_shapes(part, config)
+        return _built_shapes(class_of(folder, part), config)
     except Exception as error:  # whatever a class does with settings that are not its own
         raise InputError(
             f"{folder}/{part}/config.json describes no model that can be built: {_first_line(error)}"
         ) from None
 
 
-def _built_shapes(part: str, config: dict[str, Any]) -> Shapes:
+def _built_shapes(made_by: str, config: dict[str, Any]) -> Shapes:
+    """made_by: a class that a row names, with its library."""
     from ray_synth.torch_ops import import_torchvision
 
     import_torchvision()
+    import diffusers
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    import transformers
 
+    library, name = made_by.split(".")
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
     with torch.device("meta"):
-        if part == "unet":
-            module = UNet2DConditionModel.from_config(config)
-        elif part == "vae":
-            module = AutoencoderKL.from_config(config)
-        else:
-            module = CLIPTextModel(CLIPTextConfig.from_dict(config))
+        own = library == "diffusers"
+        module = kind.from_config(config) if own else kind(kind.config_class.from_dict(config))
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
 def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
-    found = {_modern(name.removeprefix(TEXT_PREFIX)): shape for name, shape in found.items()}
-    expected = {name.removeprefix(TEXT_PREFIX): shape for name, shape in expected.items()}
+    found = {_plain(_modern(name)): shape for name, shape in found.items()}
+    expected = {_plain(name): shape for name, shape in expected.items()}
     missing = sorted(set(expected) - set(found))
     if missing:
         raise InputError(
@@ -440,6 +491,11 @@ def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:
                 f"{folder} is of another architecture: {name} has shape {list(found[name])}, "
                 f"its config.json says {list(shape)}"
             )
+
+
+def _plain(name: str) -> str:
+    """A weight's name without what versions of transformers wrap a text encoder in."""
+    return WRAPPERS.sub("", name)
 
 
 def _modern(name: str) -> str:

@@ -1,17 +1,28 @@
-"""The kind `stable_diffusion`: Stable Diffusion 1.x or 2.x through diffusers, as somebody else trained it."""
+"""The kind `diffusers`, also under the name `stable_diffusion`: a text-to-image pipeline that somebody else trained."""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ray_synth.config import SAMPLING, LoraTraining, StableDiffusion, digest, said
+from ray_synth.config import (
+    SAMPLING,
+    Diffusers,
+    DiffusersSettings,
+    GeneratorSettings,
+    LoraTraining,
+    StableDiffusion,
+    digest,
+    said,
+)
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
-from ray_synth.generator import tiny
+from ray_synth.generator import tiny, tiny_pipelines
 from ray_synth.generator.adapter_files import adapter_file, checkpoint_file
 from ray_synth.generator.base import Batch, Description, Fitter, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.describe import Captioner, Embedder, read_captions
@@ -25,32 +36,33 @@ from ray_synth.generator.pretrained import (
     local_folder,
     lora_digest,
     pipeline_digest,
+    pipeline_row,
     read_config,
 )
 from ray_synth.runs import RunFolder
+from ray_synth.text_to_image import STABLE_DIFFUSION, STABLE_DIFFUSION_3, Pipeline, row_in
 
-SIDE = 512  # of an image, where the file does not say
 # Settings of files, whose content is in `Origin.parts`, and those of a fit that its result does not depend on.
 FILES: dict[str, Any] = {"captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder", "untrained"}}
 WATCHING = {"preset", "cache_latents", "gradient_checkpointing", "checkpoint_steps", "samples"}
 
 
 @register
-class StableDiffusionGenerator(Generator[StableDiffusion]):
+class DiffusersGenerator(Generator[DiffusersSettings]):
     """Text-to-image, or image-to-image with `strength`, with LoRAs and CLIP embeddings of real images where asked."""
 
-    Settings = StableDiffusion
+    Settings: ClassVar[type[GeneratorSettings]] = Diffusers
     slow_on_cpu = True
 
     def check(self) -> list[str]:
-        from ray_synth.generator.diffusers_pipeline import check_pipeline_args
+        from ray_synth.generator.diffusers_pipeline import check_takes
         from ray_synth.torch_ops import import_torchvision
 
         settings, folder = self.settings, self._pipeline()
         check_pipeline(folder, allow_pickle=settings.allow_pickle)
         import_torchvision()
         self._check_scheduler(folder)
-        check_pipeline_args(settings)
+        check_takes(folder, settings)
         steps = self.generate.num_inference_steps
         if settings.strength is not None and int(settings.strength * steps) < 1:
             raise InputError(
@@ -76,6 +88,13 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def _pipeline(self) -> Path:
         return local_folder(self.settings.model, self.settings.revision, allow_pickle=self.settings.allow_pickle)
 
+    @property
+    def row(self) -> Pipeline:
+        """The row of the model, as far as it is on this machine; else one that the scheduler fits."""
+        folder = Diffusers.folder_of(self.settings)
+        found = row_in(folder) if folder is not None else None
+        return found or (STABLE_DIFFUSION_3 if self.generate.scheduler.startswith("FlowMatch") else STABLE_DIFFUSION)
+
     def _check_scheduler(self, folder: Path) -> None:
         import diffusers
 
@@ -88,7 +107,9 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         try:
             scheduler: Any = kind
             given = scheduler.from_config(saved)
-            check_steps(scheduler_like(given, self.generate.scheduler), self.generate.num_inference_steps)
+            row = pipeline_row(folder)
+            scheduler = scheduler_like(given, self.generate.scheduler, flow=row.is_flow)
+            check_steps(scheduler, self.generate.num_inference_steps, gives_sigmas=row.gives_sigmas)
         except InputError:
             raise
         except Exception as error:  # whatever a scheduler makes of settings that are not its own
@@ -171,11 +192,17 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         )
 
     def pixel_settings(self) -> dict[str, Any]:
-        without = {
+        without: dict[str, Any] = {
             "model": True, "revision": True, "lora": True, "compile": True, "channels_last": True,
             "allow_pickle": True, "finetune": True, **FILES,
         }  # fmt: skip
-        return {"kind": self.settings.kind, **said(self.settings, without=without)}
+        given = {**self.row.given, **self.row.call}
+        # Under the older name, which digests have held from the beginning.
+        return {
+            "kind": "stable_diffusion",
+            **said(self.settings, without=without),
+            **({"given": given} if given else {}),
+        }
 
     # Fitting.
 
@@ -201,7 +228,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def fit_settings(self) -> dict[str, Any]:
         """What adapters follow from, beside the model and the images."""
         kept = {"prompt", "dataset", "class_words", "captions", "visual_guidance", "image_size", "finetune"}
-        shown = {"kind": self.settings.kind, **said(self.settings, only=kept, without=FILES | {"finetune": WATCHING})}
+        shown = {"kind": "stable_diffusion", **said(self.settings, only=kept, without=FILES | {"finetune": WATCHING})}
         if self.settings.finetune is not None and self.settings.finetune.prior_preservation is not None:
             shown["prior"] = said(self.generate, only=set(SAMPLING))
         return shown
@@ -214,7 +241,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
     def fits_parents(self) -> bool:
         return self.settings.captions is not None or self.settings.visual_guidance is not None
 
-    def with_fit_steps(self, steps: int) -> Generator[StableDiffusion]:
+    def with_fit_steps(self, steps: int) -> Generator[DiffusersSettings]:
         timed = self._training.model_copy(update={"steps": steps})
         return self._changed(self.settings.model_copy(update={"finetune": timed}), self.generate)
 
@@ -306,14 +333,14 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
 
     def sampler(self, folder: RunFolder, parents: Parents | None, device: str) -> Sampler:
         from ray_synth.generator.adapter_files import trained_adapters
-        from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler
+        from ray_synth.generator.diffusers_pipeline import DiffusersSampler
 
         settings = self.settings
         if settings.finetune is not None:
             settings = settings.model_copy(
                 update={"lora": trained_adapters(folder, settings.finetune, len(self.class_names))}
             )
-        return StableDiffusionSampler(
+        return DiffusersSampler(
             self._pipeline(),
             settings,
             self.generate,
@@ -322,7 +349,7 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
             device=device,
         )
 
-    def with_steps(self, steps: int) -> Generator[StableDiffusion]:
+    def with_steps(self, steps: int) -> Generator[DiffusersSettings]:
         timed = super().with_steps(steps)
         return timed._changed(self.settings.model_copy(update={"compile": False}), timed.generate)
 
@@ -336,13 +363,23 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
 
     @property
     def image_side(self) -> int:
-        return self.settings.image_size or SIDE
+        return self.settings.image_size or self.row.size
+
+    @property
+    def guided(self) -> bool:
+        return self.generate.guidance_scale > self.row.guided_above
+
+    @property
+    def _twin(self) -> str:
+        """The folder of its tiny model."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", self.row.name.removesuffix("Pipeline"))
+        return words.lower()
 
     def small(self, models: Path) -> dict[str, Any]:
         raw = self.settings.model_dump() | {
-            "model": str(models / "stable-diffusion"),
+            "model": str(models / self._twin),
             "revision": None,
-            "image_size": None,
+            "image_size": max(tiny_pipelines.SIDE, self.row.multiple),
             "class_words": {},
             "lora": None,
             "finetune": self._small_training(),
@@ -363,7 +400,9 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         return self._training.model_dump() | small
 
     def tiny_models(self) -> dict[str, Callable[[Path], object]]:
-        found: dict[str, Callable[[Path], object]] = {"stable-diffusion": tiny.tiny_pipeline}
+        found: dict[str, Callable[[Path], object]] = {
+            self._twin: functools.partial(tiny_pipelines.tiny_of, self.row.name)
+        }
         if self.settings.captions is not None:
             found["captioner"] = tiny.tiny_captioner
         if self.settings.visual_guidance is not None:
@@ -371,7 +410,14 @@ class StableDiffusionGenerator(Generator[StableDiffusion]):
         return found
 
 
-def filled(template: str, class_name: str, settings: StableDiffusion, caption: str = "") -> str:
+@register
+class StableDiffusionGenerator(DiffusersGenerator):
+    """The same under its older name."""
+
+    Settings = StableDiffusion
+
+
+def filled(template: str, class_name: str, settings: DiffusersSettings, caption: str = "") -> str:
     """A template with its words in. Names are text and nothing else: braces in one are not read again."""
     words: Mapping[str, str] = {
         "class": settings.class_words.get(class_name, class_name),

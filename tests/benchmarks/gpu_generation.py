@@ -108,12 +108,12 @@ def plain(folder: Path, batch: int, images: int) -> float:
 
 def ours(folder: Path, batch: int, images: int) -> tuple[float, Any]:
     from ray_synth.config import Generate, StableDiffusion
-    from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler
+    from ray_synth.generator.diffusers_pipeline import DiffusersSampler
     from ray_synth.sampling.chunks import encoded
 
     settings = StableDiffusion(model=str(folder), compile=True)
     generate = Generate(num_inference_steps=STEPS, guidance_scale=GUIDANCE, batch_size=batch)
-    sampler = StableDiffusionSampler(folder, settings, generate, device="cuda")
+    sampler = DiffusersSampler(folder, settings, generate, device="cuda")
     encoder = ThreadPoolExecutor(4)
 
     def call(number: int) -> None:

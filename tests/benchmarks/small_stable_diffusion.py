@@ -50,7 +50,7 @@ from ray_synth.config import Classifier, Data, Generate, StableDiffusion  # noqa
 from ray_synth.data.images import ImageSet  # noqa: E402
 from ray_synth.data.readers import read_images  # noqa: E402
 from ray_synth.data.transforms import to_model_range  # noqa: E402
-from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler  # noqa: E402
+from ray_synth.generator.diffusers_pipeline import DiffusersSampler  # noqa: E402
 from ray_synth.generator.tiny import tiny_tokenizer  # noqa: E402
 from ray_synth.metrics.fidelity import frechet_distance  # noqa: E402
 from ray_synth.runs import RunFolder  # noqa: E402
@@ -432,7 +432,7 @@ def generated(
     """`per_class` images of each of `classes` in turn, by our sampler and its default prompt."""
     settings = StableDiffusion(model=str(folder), lora=None if lora is None else str(lora))
     generate = Generate(num_inference_steps=steps, guidance_scale=guidance)
-    sampler = StableDiffusionSampler(folder, settings, generate, class_names=class_names)
+    sampler = DiffusersSampler(folder, settings, generate, class_names=class_names)
     images: list[np.ndarray] = []
     for label in classes:
         batch = {

@@ -20,7 +20,7 @@ from ray_synth.config import Generate, StableDiffusion
 from ray_synth.errors import InputError
 from ray_synth.generator import generator_of
 from ray_synth.generator.base import Batch
-from ray_synth.generator.diffusers_pipeline import StableDiffusionSampler
+from ray_synth.generator.diffusers_pipeline import DiffusersSampler
 from ray_synth.generator.pretrained import check_lora, file_shapes, local_folder
 
 from .tiny_models import edit_json
@@ -158,7 +158,7 @@ def batch() -> Batch:
 
 def sampled(pipeline: Path, lora: Path | None) -> torch.Tensor:
     settings = StableDiffusion(model=str(pipeline), lora=None if lora is None else str(lora))
-    sampler = StableDiffusionSampler(pipeline, settings, Generate(num_inference_steps=2), class_names=("cat",))
+    sampler = DiffusersSampler(pipeline, settings, Generate(num_inference_steps=2), class_names=("cat",))
     return torch.from_numpy(sampler(batch())["image"][0].astype("int32"))
 
 

@@ -18,13 +18,14 @@ from ray_synth.errors import InputError
 from ray_synth.generator import generator_of
 from ray_synth.generator.base import Batch, Parents
 from ray_synth.generator.diffusers_pipeline import (
-    StableDiffusionSampler,
+    DiffusersSampler,
     check_pipeline_args,
     cut_prompts,
     lora_path,
 )
 from ray_synth.generator.tiny import WIDTH
 from ray_synth.sampling.batches import InBatches
+from ray_synth.text_to_image import STABLE_DIFFUSION
 
 SAMPLING = Generate(num_inference_steps=4, guidance_scale=2.0, batch_size=4)
 
@@ -42,8 +43,8 @@ def batch_of(seeds: list[int], class_name: str = "cat", label: int = 0) -> Batch
     }
 
 
-def sampler(folder: Path, parents: Parents | None = None, **settings: Any) -> StableDiffusionSampler:
-    return StableDiffusionSampler(folder, StableDiffusion(model=str(folder), **settings), SAMPLING, parents=parents)
+def sampler(folder: Path, parents: Parents | None = None, **settings: Any) -> DiffusersSampler:
+    return DiffusersSampler(folder, StableDiffusion(model=str(folder), **settings), SAMPLING, parents=parents)
 
 
 def images(made: Batch) -> np.ndarray:
@@ -141,9 +142,9 @@ def test_visual_guidance_joins_the_embedding_of_the_class_or_the_parent(
     guided = sampler(stable_diffusion, parents, visual_guidance=guidance)
     batch = batch_of([3, 1])
     with torch.inference_mode():
-        text = sampler(stable_diffusion)._embedded(batch["prompt"], batch, conditional=True)
-        joined = guided._embedded(batch["prompt"], batch, conditional=True)
-        negative = guided._embedded(batch["negative_prompt"], batch, conditional=False)
+        text = sampler(stable_diffusion)._embedded(batch["prompt"], batch, conditional=True)["prompt_embeds"]
+        joined = guided._embedded(batch["prompt"], batch, conditional=True)["prompt_embeds"]
+        negative = guided._embedded(batch["negative_prompt"], batch, conditional=False)["prompt_embeds"]
     assert joined.shape == negative.shape
     assert parents.embeddings is not None
     if variant == "paper":
@@ -160,7 +161,7 @@ def test_visual_guidance_joins_the_embedding_of_the_class_or_the_parent(
 
 def test_without_guidance_the_negative_prompt_has_no_part(stable_diffusion: Path) -> None:
     settings = StableDiffusion(model=str(stable_diffusion))
-    sample = StableDiffusionSampler(stable_diffusion, settings, SAMPLING.model_copy(update={"guidance_scale": 1.0}))
+    sample = DiffusersSampler(stable_diffusion, settings, SAMPLING.model_copy(update={"guidance_scale": 1.0}))
     one, other = batch_of([1, 2]), {**batch_of([1, 2]), "negative_prompt": ["something else"] * 2}
     assert (images(sample(one)) == images(sample(other))).all()
 
@@ -190,13 +191,16 @@ def test_half_precision_stays_near(stable_diffusion: Path, dtype: str) -> None:
 
 
 def test_unknown_pipeline_arguments_are_refused() -> None:
-    check_pipeline_args(StableDiffusion(model="m", pipeline_args={"clip_skip": 1, "guidance_rescale": 0.7}))
+    def check(args: dict[str, Any], **settings: Any) -> None:
+        check_pipeline_args(StableDiffusion(model="m", pipeline_args=args, **settings), STABLE_DIFFUSION)
+
+    check({"clip_skip": 1, "guidance_rescale": 0.7})
     with pytest.raises(InputError, match="clip_skp; did you mean clip_skip"):
-        check_pipeline_args(StableDiffusion(model="m", pipeline_args={"clip_skp": 1}))
+        check({"clip_skp": 1})
     with pytest.raises(InputError, match="guidance_scale is set by other settings"):
-        check_pipeline_args(StableDiffusion(model="m", pipeline_args={"guidance_scale": 1}))
+        check({"guidance_scale": 1})
     with pytest.raises(InputError, match="guidance_rescale"):  # text-to-image only
-        check_pipeline_args(StableDiffusion(model="m", strength=0.5, pipeline_args={"guidance_rescale": 1}))
+        check({"guidance_rescale": 1}, strength=0.5)
 
 
 def test_clip_skip_reaches_the_text_encoder(stable_diffusion: Path) -> None:
@@ -239,7 +243,7 @@ def test_a_compiled_model_makes_the_same_images_and_swaps_adapters(stable_diffus
     }
     save_file(cut, loras / "thin.safetensors")  # another rank, and with it another scaling
     settings = {"lora": lora, "lora_scale": 0.5}
-    compiled = StableDiffusionSampler(
+    compiled = DiffusersSampler(
         stable_diffusion,
         StableDiffusion(model=str(stable_diffusion), compile=True, **settings),
         SAMPLING,

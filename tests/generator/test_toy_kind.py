@@ -137,7 +137,7 @@ def test_an_experiment_file_takes_it_and_names_what_it_does_not_know() -> None:
         ({"generator.fit_round": 5}, r"unknown key generator\.fit_round; did you mean generator\.fit_rounds\?"),
         ({"generator.fit_rounds": 0}, r"generator\.fit_rounds: .* got 0; type --set generator\.fit_rounds=10"),
         ({"generate.noise_variance": 1}, "must be 0 for generator.kind: mean"),
-        ({"generator.kind": "median"}, "must be diffusion, stable_diffusion, folder or mean"),
+        ({"generator.kind": "median"}, "must be diffusion, diffusers, stable_diffusion, folder or mean"),
     ):
         with pytest.raises(InputError, match=words):
             load_experiment(DIGITS, {**TOY, **changes})

@@ -6,20 +6,22 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoModel
 from safetensors.torch import save_file
 
 
-def tiny_lora(file: Path, pipeline: Path, *, seed: int = 1, rank: int = 2, size: float = 1.0) -> Path:
-    """A LoRA on the attention of the UNet, with both factors random (peft starts one at zero)."""
+def tiny_lora(
+    file: Path, pipeline: Path, *, part: str = "unet", seed: int = 1, rank: int = 2, size: float = 1.0
+) -> Path:
+    """A LoRA on the attention of the denoiser, with both factors random (peft starts one at zero)."""
     random = torch.Generator().manual_seed(seed)
-    unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
+    denoiser = AutoModel.from_pretrained(str(pipeline / part))
     tensors = {}
-    for name, module in unet.named_modules():
+    for name, module in denoiser.named_modules():
         if name.endswith(("to_q", "to_v")):
             out, into = module.weight.shape
-            tensors[f"unet.{name}.lora_A.weight"] = size * torch.randn(rank, into, generator=random)
-            tensors[f"unet.{name}.lora_B.weight"] = size * torch.randn(out, rank, generator=random)
+            tensors[f"{part}.{name}.lora_A.weight"] = size * torch.randn(rank, into, generator=random)
+            tensors[f"{part}.{name}.lora_B.weight"] = size * torch.randn(out, rank, generator=random)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
     return file

@@ -20,6 +20,7 @@ import ray_synth as rs
 from ray_synth.config import load_experiment
 from ray_synth.data.readers import read_digits, read_folder
 from ray_synth.generator.tiny import tiny_captioner, tiny_pipeline, tiny_vision_encoder
+from ray_synth.generator.tiny_pipelines import tiny_of
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -105,6 +106,24 @@ def in_workers(tmp_path: Path, code: str) -> dict[str, str]:
         f"import os, signal, sys\nif any('default_worker' in word for word in sys.orig_argv):\n{body}"
     )
     return {"PYTHONPATH": str(place)}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["FluxPipeline", "QwenImagePipeline"])
+def test_a_run_of_another_class_goes_on_where_it_was_left(name: str, image_folder: Path, tmp_path: Path) -> None:
+    model = tiny_of(name, tmp_path / "model")
+    settings = small(image_folder, model)
+    settings |= {"generate.images_per_class": 4, "generate.batch_size": 2}
+    settings["generate.scheduler"] = "FlowMatchEulerDiscreteScheduler"
+    settings["generator"] = {"kind": "diffusers", "model": str(model), "image_size": 16}
+    generate(tmp_path / "run", settings)
+    made = digests(tmp_path / "run")
+    lost = sorted((tmp_path / "run" / "synthetic").glob("*.parquet"))[1]
+    lost.unlink()
+    generate(tmp_path / "run", settings)
+    assert digests(tmp_path / "run") == made
+    assert {row["model_license"] for row in rows(tmp_path / "run").values()} == {"mit"}
 
 
 @pytest.mark.slow
