@@ -115,7 +115,7 @@ class Finetune(Stage):
 
     @property
     def ready(self) -> bool:
-        return self.folder.exists(RECORD) and all(map(self._trained, self._parts))
+        return all(map(self._trained, self._parts)) if self._parts else self.folder.exists(RECORD)
 
     @property
     def done(self) -> int:

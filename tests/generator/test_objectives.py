@@ -40,7 +40,7 @@ def test_flow_noise_is_that_of_diffusers(batch: tuple[torch.Tensor, ...]) -> Non
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])
-def test_min_snr_weighs_the_error_of_the_clean_data_alike_whatever_is_predicted(prediction: str) -> None:
+def test_min_snr_is_one_weight_of_the_error_of_clean_data_whatever_is_predicted(prediction: str) -> None:
     """A wrong guess of the clean image costs min(SNR, gamma) times its squared error in each parameterization."""
     kept = DDPMScheduler(beta_schedule="scaled_linear").alphas_cumprod.double()
     noise_of = (1 - kept).sqrt() if prediction != "flow" else torch.linspace(0.001, 1, 1000).double()
