@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = "generator/adapters"
 PRIOR = "generator/prior"  # latents of what the base makes
+MOST_HELD_OUT = 64  # images: more would take longer than the updates between two looks at them
 SAMPLES = "generator/samples"
 ONE = "pytorch_lora_weights"  # the name that diffusers looks for: load_lora_weights("OUT/generator")
 METADATA = "lora_adapter_metadata"  # diffusers' key of rank and scale
@@ -50,6 +51,11 @@ def guidance_beside(adapter: str) -> str:
     return adapter.removesuffix(".safetensors") + "-guidance.safetensors"
 
 
+def adapter_of(file: str) -> str:
+    """The adapter that a file belongs to: itself, or its guidance."""
+    return file.removesuffix("-guidance.safetensors").removesuffix(".safetensors") + ".safetensors"
+
+
 def write_adapter(folder: RunFolder, part: str, tensors: Mapping[str, torch.Tensor], settings: Any) -> None:
     from ray_synth.training.checkpoint import sealed
 
@@ -74,14 +80,16 @@ def trained_adapters(folder: RunFolder, training: LoraTraining, num_classes: int
     parts = [""] if training.adapters == "dataset" else [str(label) for label in range(num_classes)]
     names = [adapter_file(part) for part in parts]
     names += [name for name in map(guidance_file, parts) if folder.exists(name)]
-    for name in names:
-        refuse_torn(folder, name)
-    root = Path(folder.root)
-    if not folder.is_local:
-        root = Path(tempfile.mkdtemp(prefix="ray-synth-adapters-"))
+    if folder.is_local:
+        root = Path(folder.root)
         for name in names:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(folder.read(name))
+            refuse_torn(folder, name)
+    else:
+        root = Path(tempfile.mkdtemp(prefix="ray-synth-adapters-"))
+        here = RunFolder(root)
+        for name in names:
+            here.write(name, folder.read(name))
+            refuse_torn(here, name)
     return str(root / adapter_file("" if training.adapters == "dataset" else "{label}"))
 
 
@@ -99,7 +107,7 @@ def num_updates(training: LoraTraining, counts: np.ndarray) -> int:
 
 def num_held_out(counts: np.ndarray, training: LoraTraining) -> np.ndarray:
     """Of each class [C]: its share in all of so many, and never its last one."""
-    share = training.validation_fraction
+    share = min(training.validation_fraction, MOST_HELD_OUT / max(int(counts.sum()), 1))
     wanted = np.floor(np.cumsum(counts) * share + 1e-9).astype(np.int64)
     return np.asarray(np.minimum(np.diff(wanted, prepend=0), np.maximum(counts - 1, 0)))
 

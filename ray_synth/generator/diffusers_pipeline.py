@@ -213,8 +213,8 @@ class DiffusersSampler:
             self.pipe.set_adapters([ADAPTER], [self.settings.lora_scale])
         self.adapter = path
         guidance = Path(guidance_beside(path))
-        if self.settings.finetune is not None and guidance.is_file():
-            self.projection = _projection(guidance).to(self.device)
+        trained = self.settings.finetune is not None and guidance.is_file()
+        self.projection = _projection(guidance).to(self.device) if trained else None
         self.encoded.clear()  # a LoRA may change the text encoder too
 
     def _load_adapter(self, path: Path, *, hotswap: bool) -> None:
@@ -320,6 +320,11 @@ def check_takes(folder: Path, settings: DiffusersSettings) -> None:
         raise InputError(
             f"generator.finetune trains adapters of Stable Diffusion 1.x and 2.x, and {folder} holds a {row.name}; "
             "train one elsewhere and type --set generator.finetune=null --set generator.lora=FILE"
+        )
+    if settings.finetune is not None and "clip_skip" in settings.pipeline_args:
+        raise InputError(
+            "generator.pipeline_args.clip_skip: adapters are trained on all layers of the text encoder; leave it out, "
+            "or type --set generator.finetune=null"
         )
     if settings.negative_prompt and not row.negative_prompt:
         raise InputError(f"generator.negative_prompt: a {row.name} takes none; leave it out")

@@ -6,6 +6,7 @@ The base is loaded once and adapted as often as asked: for all classes together,
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Record:
     """What is noted at a checkpoint: losses, of the batches since the last one and of held-out images."""
 
     step: int
-    loss: float
+    loss: float | None
     validation_loss: float | None
 
 
@@ -179,9 +180,13 @@ class _Adapter:
         self.parents, self.rows = parents, rows
         self.held_out, self.trained_on = _held_out(parents.labels[rows], self.training, seed)
         source = parents.source if part == "" else parents.source.take(rows)
-        self.latents = Latents(pipe.vae, source, base.size, keep=self.training.cache_latents)
         if len(self.trained_on) == 0:
-            raise WorkError(f"no image of {names[int(part)] if part else 'any class'} is left to train an adapter on")
+            raise WorkError(f"no image of {names[int(part)] if part else 'any class'} is there to train an adapter on")
+        self.size = min(self.training.batch_size, len(self.trained_on))
+        counts = np.bincount(parents.labels[rows[self.trained_on]])
+        self.per_epoch = adapter_files.updates_per_epoch(self.training, counts)
+        self.epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self.latents = Latents(pipe.vae, source, base.size, keep=self.training.cache_latents)
         torch.manual_seed(derive_seed("adapter weights", seed, part) % 2**32)
         self.tuners: list[LoraModel] = []
         self.parts = nn.ModuleDict({"unet": self._adapted(pipe.unet, self.training.target_modules)})
@@ -226,32 +231,24 @@ class _Adapter:
     def _batch(self, step: int) -> np.ndarray:
         """Places in `rows` of the images of an update: every image once an epoch, in an order that the epoch's seed
         gives."""
-        size, batches = self._size, self._per_epoch
-        epoch, number = divmod(step, batches)
+        epoch, number = divmod(step, self.per_epoch)
+        if epoch != self.epoch[0]:
+            self.epoch = (epoch, self._batches(epoch))
+        return self.epoch[1][number]
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng(derive_seed("adapter epoch", self.seed, self.part, epoch))
-        if self.training.batches == "mixed":
-            order = random.permutation(self.trained_on)
-            return order[number * size : (number + 1) * size]
-        labels = self.parents.labels[self.rows[self.trained_on]]
-        lists: list[np.ndarray] = []
-        for label in np.unique(labels):
-            order = random.permutation(self.trained_on[labels == label])
-            lists += [order[start : start + size] for start in range(0, len(order), size)]
-        return lists[int(random.permutation(len(lists))[number])]
-
-    @property
-    def _size(self) -> int:
-        return min(self.training.batch_size, len(self.trained_on))
-
-    @property
-    def _per_epoch(self) -> int:
-        return adapter_files.updates_per_epoch(
-            self.training, np.bincount(self.parents.labels[self.rows[self.trained_on]])
-        )
+        size, places = self.size, [self.trained_on]
+        if self.training.batches == "class":
+            labels = self.parents.labels[self.rows[self.trained_on]]
+            places = [self.trained_on[labels == label] for label in np.unique(labels)]
+        orders = [random.permutation(members) for members in places]
+        batches = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
+        return [batches[i] for i in random.permutation(len(batches))] if len(orders) > 1 else batches
 
     @property
     def updates(self) -> int:
-        return self.training.steps or self.training.epochs * self._per_epoch
+        return self.training.steps or self.training.epochs * self.per_epoch
 
     def _conditions(self, places: np.ndarray, random: torch.Generator) -> torch.Tensor:
         """Text embeddings [B,T,D], with the visual guidance; a share of both left out."""
@@ -305,7 +302,7 @@ class _Adapter:
         if mmd is not None:
             gamma = GAMMA[mmd.variant] if mmd.gamma is None else mmd.gamma
             errors = corruption.noise_error(residual, times)
-            weights = corruption.snr(times).clamp(max=RELEASED_SNR) / corruption.snr(times)
+            weights = (RELEASED_SNR / corruption.snr(times)).clamp(max=1)
             found = found + gamma * mmd_loss(errors, weights, variant=mmd.variant)
         if self.prior and self.training.prior_preservation is not None:
             found = found + self.training.prior_preservation.weight * self._prior_loss(len(places), random)
@@ -343,8 +340,8 @@ class _Adapter:
         self.parts.eval()
         random = torch.Generator().manual_seed(derive_seed("adapter validation", self.seed, self.part))
         total = 0.0
-        for start in range(0, len(self.held_out), self._size):
-            places = self.held_out[start : start + self._size]
+        for start in range(0, len(self.held_out), self.size):
+            places = self.held_out[start : start + self.size]
             for number in range(VALIDATION_TIMES):
                 clean = self.latents.draw(torch.from_numpy(places), random)
                 noise = torch.randn(clean.shape, generator=random).to(clean)
@@ -354,7 +351,8 @@ class _Adapter:
                     residual = self._residual(clean, noise, times, self._conditions(places, random))
                 total += float(denoising_loss(residual, torch.ones(len(places)))) * len(places)
         self.parts.train()
-        return total / (VALIDATION_TIMES * len(self.held_out))
+        mean = total / (VALIDATION_TIMES * len(self.held_out))
+        return mean if math.isfinite(mean) else None
 
     @torch.no_grad()
     def _show(self, run: RunFolder, step: int) -> None:
@@ -368,7 +366,16 @@ class _Adapter:
             self._guided(self.prompts(prompts), self.rows[places], torch.full((count,), gone))
             for prompts, gone in ((self._prompts(places, [0] * count), False), ([""] * count, True))
         )
-        pictures = self.base.sampled(asked, unasked, range(count), "pil")
+        pictures = [
+            picture
+            for start in range(0, count, AT_ONCE)
+            for picture in self.base.sampled(
+                asked[start : start + AT_ONCE],
+                unasked[start : start + AT_ONCE],
+                range(start, min(start + AT_ONCE, count)),
+                "pil",
+            )
+        ]
         self.parts.train()
         sheet = Image.new("RGB", (count * self.base.size, self.base.size))
         for number, picture in enumerate(pictures):
@@ -441,7 +448,11 @@ class _Adapter:
                 continue
             module: Any = self.parts[name]
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(module, adapter_name=NAME))
-            tensors |= {f"{name}.{key}": value.detach().float().cpu().contiguous() for key, value in layers.items()}
+            # diffusers takes the prefix away where transformers (from 5.6) has none.
+            within = "text_model." if name == "text_encoder" and not hasattr(module, "text_model") else ""
+            tensors |= {
+                f"{name}.{within}{key}": value.detach().float().cpu().contiguous() for key, value in layers.items()
+            }
             said = module.peft_config[NAME].to_dict()
             metadata |= {
                 f"{name}.{key}": sorted(value) if isinstance(value, set) else value for key, value in said.items()
@@ -454,7 +465,8 @@ class _Adapter:
         adapter_files.write_adapter(run, self.part, tensors, metadata)
 
 
-def _mean(losses: Sequence[torch.Tensor]) -> float:
+def _mean(losses: Sequence[torch.Tensor]) -> float | None:
     """Of those that are finite: the others' updates were left out."""
     found = torch.stack(list(losses))
-    return float(found[found.isfinite()].mean())
+    finite = found[found.isfinite()]
+    return float(finite.mean()) if len(finite) else None

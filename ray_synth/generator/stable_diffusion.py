@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +20,9 @@ from ray_synth.config import (
     digest,
     said,
 )
+from ray_synth.config.finetune import PriorPreservation
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, did_you_mean
 from ray_synth.generator import tiny, tiny_pipelines
 from ray_synth.generator.adapter_files import adapter_file, checkpoint_file
 from ray_synth.generator.base import Batch, Description, Fitter, Generator, Origin, Parents, Sampler, register
@@ -38,6 +39,7 @@ from ray_synth.generator.pretrained import (
     pipeline_digest,
     pipeline_row,
     read_config,
+    weight_shapes,
 )
 from ray_synth.runs import RunFolder
 from ray_synth.text_to_image import STABLE_DIFFUSION, STABLE_DIFFUSION_3, Pipeline, row_in
@@ -70,6 +72,7 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
                 "raise one of them"
             )
         self._check_loras(folder)
+        self._check_targets(folder)
         unknown = sorted(set(settings.class_words) - set(self.class_names))
         if unknown:
             raise InputError(
@@ -110,6 +113,10 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
             row = pipeline_row(folder)
             scheduler = scheduler_like(given, self.generate.scheduler, flow=row.is_flow)
             check_steps(scheduler, self.generate.num_inference_steps, gives_sigmas=row.gives_sigmas)
+            if self.settings.finetune is not None:
+                from ray_synth.generator.objectives.denoising import Corruption
+
+                Corruption.of(given)
         except InputError:
             raise
         except Exception as error:  # whatever a scheduler makes of settings that are not its own
@@ -119,6 +126,20 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
                 f"generate.scheduler={self.generate.scheduler} and {self.generate.num_inference_steps} steps "
                 f"({reason}); choose another generate.scheduler, or download the model again"
             ) from None
+
+    def _check_targets(self, folder: Path) -> None:
+        """Each layer that is to be adapted must be one of the denoiser's."""
+        if self.settings.finetune is None:
+            return
+        denoiser = pipeline_row(folder).denoiser
+        layers = [name.removesuffix(".weight") for name in weight_shapes(folder / denoiser)]
+        for target in self._training.target_modules if layers else ():
+            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+                known = sorted({layer.rsplit(".", 1)[-1] for layer in layers if not layer.endswith(".bias")} - {"0"})
+                raise InputError(
+                    f"generator.finetune.target_modules: the {denoiser} in {folder} has no layer {target!r}; "
+                    f"{did_you_mean(target, ['to_out.0', *known])}"
+                )
 
     def _lora_paths(self) -> list[str]:
         from ray_synth.generator.diffusers_pipeline import lora_paths
@@ -242,14 +263,11 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
         return self.settings.captions is not None or self.settings.visual_guidance is not None
 
     def with_fit_steps(self, steps: int) -> Generator[DiffusersSettings]:
-        timed = self._training.model_copy(update={"steps": steps})
+        watching: dict[str, Any] = {"steps": steps, "samples": 0, "validation_fraction": 0.0}
+        if self._training.prior_preservation is not None:
+            watching["prior_preservation"] = PriorPreservation(images_per_class=1)
+        timed = self._training.model_copy(update=watching)
         return self._changed(self.settings.model_copy(update={"finetune": timed}), self.generate)
-
-    def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        yield from self.fitter(folder, images, seed, Parents.of(images), device)("")
 
     def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, device: str) -> Fitter:
         from ray_synth.generator.lora import AdapterTraining

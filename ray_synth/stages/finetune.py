@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import digest
-from ray_synth.generator.adapter_files import FOLDER, SAMPLES, history_file
-from ray_synth.generator.artifacts import CHECKPOINT
+from ray_synth.errors import InputError
+from ray_synth.generator.adapter_files import FOLDER, SAMPLES, adapter_of, guidance_beside, history_file
+from ray_synth.generator.artifacts import CHECKPOINT, CONFIG
 from ray_synth.generator.artifacts import DIGEST as RECORD
 from ray_synth.hardware.gpus import FORWARD_AND_BACK, Gpu
 from ray_synth.hardware.measure import Measure, spread
@@ -56,6 +57,16 @@ class Finetune(Stage):
         if not inputs.described:
             check_filters(e.generate.filter)
             self._notes = self.generator.check()
+            self._check_counts()
+
+    def _check_counts(self) -> None:
+        """Raise InputError for a class that there is nothing to train on."""
+        lacking = np.flatnonzero(self.inputs.splits.generator.counts == 0)
+        if self._parts and len(lacking):
+            raise InputError(
+                f"class {self.inputs.class_names[lacking[0]]!r} has no image among those that the generator is trained "
+                "on; add some, or type --set data.generator_split=shared"
+            )
 
     @property
     def notes(self) -> Sequence[str]:
@@ -101,13 +112,16 @@ class Finetune(Stage):
 
     @property
     def sealed(self) -> Sequence[str]:
-        # Captions lie in folders of their own, and say themselves what they hold.
-        return [file for file in self.folder.files("generator") if file.count("/") == 1 or file.startswith(FOLDER)]
+        # What images depend on: not the card, which may be edited, nor captions, which say themselves what they hold.
+        near = [file for file in self.folder.files("generator") if file.count("/") == 1 or file.startswith(FOLDER)]
+        return [file for file in near if file.endswith(".safetensors") or file in (CONFIG, RECORD)]
 
     def with_spoiled(self, files: Sequence[str]) -> Sequence[str]:
-        """An adapter of one class is trained anew alone."""
-        apart = all(file.startswith(FOLDER) for file in files)
-        return [*files, RECORD] if apart else super().with_spoiled(files)
+        """An adapter of one class is trained anew alone, with the guidance that belongs to it."""
+        if not all(file.startswith(FOLDER) for file in files):
+            return super().with_spoiled(files)
+        adapters = {adapter_of(file) for file in files}
+        return sorted({*adapters, *map(guidance_beside, adapters), *files, RECORD})
 
     @property
     def overview(self) -> str:
@@ -185,6 +199,8 @@ class Finetune(Stage):
         left = self._left
         done = self._steps - sum(left.values())
         advance(done)
+        if not left:
+            return  # killed between the last of them and the record
         self.inputs.start_ray()
         arguments = (self.folder.absolute_url, self.generator.on_workers(), seed)
         for part in fit_several(arguments, list(left), images, parents, pool=self.experiment.generate.pool):

@@ -65,8 +65,8 @@ class Loop:
     def run(self, loss: Loss, *, kept_at: Container[int] = (), checkpoints: Checkpoints | None = None) -> Iterator[int]:
         """Make the updates that are left; yields the number of those done, after each.
 
-        kept_at: numbers of updates after which the loss must be finite, and, when the caller has had its turn, the
-        first worker writes a checkpoint.
+        kept_at: numbers of updates after which the loss must be finite (unless such updates are left out), and, when
+        the caller has had its turn, the first worker writes a checkpoint.
 
         Raises:
             WorkError: a loss that is not finite.
@@ -75,7 +75,7 @@ class Loop:
         while self.done < self.recipe.updates:
             found = self.update(loss)
             due = self.done in kept_at
-            if due and not math.isfinite(found):
+            if due and not self.recipe.most_skipped and not math.isfinite(found):
                 self._refuse(found)
             yield self.done
             if due and checkpoints is not None and self.team.rank == 0 and self.done < self.recipe.updates:

@@ -58,6 +58,13 @@ def test_min_snr_is_one_weight_of_the_error_of_clean_data_whatever_is_predicted(
     torch.testing.assert_close(cost, expected, rtol=1e-9, atol=0)
 
 
+def test_weights_are_finite_where_no_signal_is_left() -> None:
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    for prediction in ("epsilon", "v_prediction"):
+        ours = Corruption(prediction, scheduler.alphas_cumprod.sqrt(), (1 - scheduler.alphas_cumprod).sqrt())
+        assert ours.weights(torch.arange(1000), 5.0).isfinite().all()
+
+
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_gradient_of_the_mmd_term_is_right(variant: str) -> None:
     random = torch.Generator().manual_seed(2)

@@ -100,3 +100,11 @@ def test_adapters_of_classes_over_a_pool_are_resumed_and_a_spoiled_one_is_traine
     assert {path: path.read_bytes() for path in before} == before
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
     assert {path: path.read_bytes() for path in chunks} == chunks
+
+    record = out / "stages/finetune.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}))  # killed before it was closed
+    (out / "generator/adapters/README.md").write_text("mine")
+    job(out, models, **guided).perform("generate")
+    (out / "generator/adapters/2-guidance.safetensors").unlink()
+    job(out, models, **guided).perform("generate")
+    assert {path: path.read_bytes() for path in before} == before

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ray_synth.errors import InputError
+
 PREDICTIONS = ("epsilon", "v_prediction", "flow")
 
 
@@ -24,7 +26,7 @@ class Corruption:
 
     @classmethod
     def of(cls, scheduler: Any) -> Corruption:
-        """That of a scheduler of diffusers. Raises ValueError for one that predicts anything else."""
+        """That of a scheduler of diffusers. Raises InputError for one that predicts anything else."""
         if hasattr(scheduler, "alphas_cumprod"):
             prediction, kept = scheduler.config["prediction_type"], scheduler.alphas_cumprod.float()
             signal, noise = kept.sqrt(), (1 - kept).sqrt()
@@ -33,7 +35,10 @@ class Corruption:
             prediction, noise = "flow", scheduler.sigmas[: scheduler.config["num_train_timesteps"]].float().flip(0)
             signal = 1 - noise
         if prediction not in PREDICTIONS:
-            raise ValueError(f"a model that predicts {prediction!r} cannot be trained, one of {PREDICTIONS} can")
+            raise InputError(
+                f"generator.finetune: the model's scheduler says prediction_type={prediction}, and what predicts "
+                f"{', '.join(PREDICTIONS)} can be trained; type --set generator.finetune=null"
+            )
         return cls(prediction, signal, noise)
 
     @property
@@ -70,8 +75,9 @@ class Corruption:
         if gamma is None:
             return torch.ones(times.shape)
         snr = self.snr(times)
-        capped = snr.clamp(max=gamma)
-        return capped / snr if self.prediction == "epsilon" else capped * self.noise[times] ** 2
+        if self.prediction == "epsilon":
+            return (gamma / snr).clamp(max=1)  # at no signal at all too
+        return snr.clamp(max=gamma) * self.noise[times] ** 2
 
 
 def _along(values: torch.Tensor, times: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
