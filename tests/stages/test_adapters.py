@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,42 +70,74 @@ def test_what_a_fit_depends_on_and_what_not(tmp_path: Path, models: Path) -> Non
         assert trained[1] != plain[1]
 
 
-@pytest.mark.slow
-def test_adapters_of_classes_over_a_pool_are_resumed_and_a_spoiled_one_is_trained_anew_alone(
-    tmp_path: Path, models: Path
-) -> None:
-    out = tmp_path / "run"
-    guided = {
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray: its actors are in this process."""
+    from ray_synth.sampling import describe, fitting
+    from ray_synth.stages.inputs import Inputs
+
+    def over_pool(items: list[Any], worker: type, arguments: Any, shared: Any, **_: Any) -> Iterator[Any]:
+        assert items  # as Ray asks
+        yield from map(worker(*arguments, shared, "cpu"), items)
+
+    monkeypatch.setattr(Inputs, "start_ray", lambda self: None)
+    for module in (describe, fitting):
+        monkeypatch.setattr(module, "over_pool", over_pool)
+
+
+def guided(models: Path) -> dict[str, Any]:
+    return {
         "generator.visual_guidance": {"encoder": {"model": str(models / "clip")}},
         "generator.finetune.guidance_tokens": 2,
+        "generator.finetune.samples": 0,
+        "generator.finetune.steps": 2,
     }
-    run = job(out, models, **guided)
-    run.perform("generate")
-    files = sorted(path.name for path in (out / "generator/adapters").iterdir())
-    assert [name for name in files if name.endswith("guidance.safetensors")] == [
-        f"{i}-guidance.safetensors" for i in range(10)
-    ]
-    assert "base_model: sd" in (out / "generator/adapters/README.md").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_lost_is_trained_anew_and_nothing_else(tmp_path: Path, models: Path) -> None:
+    out = tmp_path / "run"
+    job(out, models, **guided(models)).perform("finetune")
+    adapters = out / "generator/adapters"
+    before = {path: path.read_bytes() for path in adapters.glob("*.safetensors")}
+    assert sorted(path.name for path in before) == sorted(
+        f"{label}{end}.safetensors" for label in range(10) for end in ("", "-guidance")
+    )
+    assert "base_model: sd" in (adapters / "README.md").read_text()
     assert json.loads((out / "generator/digest.json").read_text())["adapters"]
+    record = out / "stages/finetune.json"
+
+    def spoil() -> None:
+        (adapters / "3.safetensors").write_bytes(before[adapters / "3.safetensors"][:-7])
+        (adapters / "4.safetensors").unlink()
+
+    def killed_before_the_record() -> None:
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}))
+
+    for happens, trained in (
+        (spoil, "34"),
+        (killed_before_the_record, ""),
+        ((adapters / "2-guidance.safetensors").unlink, "2"),
+        (lambda: (adapters / "README.md").write_text("mine"), ""),
+    ):
+        made = {path: path.stat().st_mtime_ns for path in before}
+        happens()
+        job(out, models, **guided(models)).perform("finetune")
+        assert {path: path.read_bytes() for path in before} == before
+        changed = {path.name[0] for path in before if path.stat().st_mtime_ns != made[path]}
+        assert changed == set(trained), happens
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_adapters_of_classes_over_a_pool_and_images_with_them(tmp_path: Path, models: Path) -> None:
+    out = tmp_path / "run"
+    job(out, models, **guided(models)).perform("generate")
     before = {path: path.read_bytes() for path in (out / "generator").rglob("*.safetensors")}
     chunks = {path: path.read_bytes() for path in (out / "synthetic").iterdir()}
-
-    spoiled, removed = (out / f"generator/adapters/{label}.safetensors" for label in (3, 4))
-    spoiled.write_bytes(spoiled.read_bytes()[:-7])
-    removed.unlink()
-    untouched = {path: path.stat().st_mtime_ns for path in before if path.name[0] not in "34"}
+    assert len(before) == 20
     next(iter(chunks)).unlink()
-    again = job(out, models, **guided)
-    assert again.of(Finetune).tasks()
-    again.perform("generate")
+    (out / "generator/adapters/4.safetensors").unlink()
+    job(out, models, **guided(models)).perform("generate")
     assert {path: path.read_bytes() for path in before} == before
-    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
     assert {path: path.read_bytes() for path in chunks} == chunks
-
-    record = out / "stages/finetune.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}))  # killed before it was closed
-    (out / "generator/adapters/README.md").write_text("mine")
-    job(out, models, **guided).perform("generate")
-    (out / "generator/adapters/2-guidance.safetensors").unlink()
-    job(out, models, **guided).perform("generate")
-    assert {path: path.read_bytes() for path in before} == before
