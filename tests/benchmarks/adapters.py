@@ -231,6 +231,26 @@ def photographs(number: int, side: int) -> ImageSet:
     return ImageSet(pixels=pixels, labels=np.arange(number) % 2, class_names=("cat", "dog"))
 
 
+def an_eighth(folder: Path) -> Path:
+    """Stable Diffusion 1.5 with an eighth of its channels, and random weights: images of 64, latents of 8 pixels."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+
+    tiny_pipeline(folder, width=96)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(40, 80, 160, 160), cross_attention_dim=96, attention_head_dim=8,
+        norm_num_groups=8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, norm_num_groups=8, sample_size=64,
+    )  # fmt: skip
+    pipe.register_modules(unet=unet, vae=vae)
+    pipe.save_pretrained(folder)
+    return folder
+
+
 def bare(base: Path, images: ImageSet, steps: int, batch: int, *, latents: torch.Tensor | None = None) -> Iterator[int]:
     """The loop of diffusers' example for LoRA, in as few lines. latents: made before, else made at each step."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -304,9 +324,9 @@ def loop(given: argparse.Namespace) -> None:
     """Ratios of seconds a step, paired: ours and the bare loop's, both with latents that are there; and of whole
     trainings of three epochs, ours with latents kept and made at each step."""
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-    base = tiny_pipeline(Path(tempfile.mkdtemp()) / "sd", width=64, channels=32, sample_size=32)
+    base = an_eighth(Path(tempfile.mkdtemp()) / "sd")
     images, batch = photographs(64, 64), 8
-    latents = torch.randn(64, 4, 32, 32)
+    latents = torch.randn(64, 4, 8, 8)
     ratios, kept = [], []
     for number in range(given.pairs):
         each = {}
@@ -331,7 +351,7 @@ def pool(given: argparse.Namespace) -> None:
     from ray_synth.sampling.fitting import fit_several
 
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-    base = tiny_pipeline(Path(tempfile.mkdtemp()) / "sd", width=64, channels=32, sample_size=32)
+    base = an_eighth(Path(tempfile.mkdtemp()) / "sd")
     images = photographs(100, 64)
     images = ImageSet(pixels=images.pixels, labels=np.arange(100) % 10, class_names=tuple(map(str, range(10))))
     training = {
