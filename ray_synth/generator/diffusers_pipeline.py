@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ray_synth.config import DiffusersSettings, Generate
-from ray_synth.data.decoding import unified
 from ray_synth.errors import InputError
 from ray_synth.generator.adapter_files import guidance_beside
 from ray_synth.generator.adapters import adapter_settings, as_in_a_pipeline, is_pefts_own, part_of
@@ -25,11 +22,11 @@ from ray_synth.generator.pretrained import (
     read_tokenizer,
     variant_of,
 )
+from ray_synth.generator.prompts import encoded_once, with_guidance
 from ray_synth.generator.schedulers import scheduler_like
 from ray_synth.text_to_image import Pipeline
 from ray_synth.torch_ops import import_torchvision
 
-CACHED_PROMPTS = 4096
 ADAPTER = "ray_synth"
 # Arguments of a pipeline's call that have settings of their own, or no meaning here.
 OURS = {
@@ -125,13 +122,11 @@ class DiffusersSampler:
     def _parent_images(self, rows: Sequence[int]) -> Any:
         import torch
 
+        from ray_synth.generator.latents import colour_images
+
         if self.parents is None:
             raise InputError("image-to-image needs real images; give parents")
-        images = [
-            unified(np.squeeze(image), (self.size, self.size, 3))
-            for image in self.parents.source.images(np.asarray(rows))
-        ]
-        colour = np.stack([np.broadcast_to(image, (self.size, self.size, 3)) for image in images])
+        colour = colour_images(self.parents.source, rows, self.size)
         return torch.from_numpy(colour).permute(0, 3, 1, 2).float() / 255
 
     def _embedded(self, prompts: Sequence[str], batch: Batch, *, conditional: bool) -> Embeddings:
@@ -141,25 +136,22 @@ class DiffusersSampler:
         """
         import torch
 
-        new = [prompt for prompt in dict.fromkeys(prompts) if (prompt, conditional) not in self.encoded]
-        if len(self.encoded) + len(new) > CACHED_PROMPTS:
-            self.encoded.clear()
-            new = list(dict.fromkeys(prompts))
-        for prompt in new:
-            self.encoded[prompt, conditional] = self._text(prompt, conditional=conditional)
-        joined = _joined(self.row, [self.encoded[prompt, conditional] for prompt in prompts])
-        if self.settings.visual_guidance is None or self.parents is None or self.parents.embeddings is None:
+        each = encoded_once(
+            self.encoded,
+            [(prompt, conditional) for prompt in prompts],
+            lambda new: [self._text(prompt, conditional=side) for prompt, side in new],
+        )
+        joined = _joined(self.row, each)
+        guidance = self.settings.visual_guidance
+        if guidance is None or self.parents is None or self.parents.embeddings is None:
             return joined
         text = joined["prompt_embeds"]
-        released = self.settings.visual_guidance.variant == "released"
-        rows = batch["parent"] if released else batch["label"]
+        rows = batch["parent"] if guidance.variant == "released" else batch["label"]
         seen = torch.from_numpy(self.parents.embeddings[rows]).to(text)
         # Tokens of their own: as many as were trained, or the embedding as it is.
         seen = seen[:, None] if self.projection is None else self.projection(seen).to(text)
-        if released:
-            return {"prompt_embeds": torch.cat([text[:, :-1], seen], dim=1)} if conditional else joined
-        # The unconditional side is as long, and sees nothing.
-        return {"prompt_embeds": torch.cat([text, seen if conditional else torch.zeros_like(seen)], dim=1)}
+        shown = torch.full((len(text),), conditional)
+        return {"prompt_embeds": with_guidance(text, seen, shown, variant=guidance.variant)}
 
     def _text(self, prompt: str, *, conditional: bool) -> Embeddings:
         """One prompt, with the arguments that the pipeline's own call would encode it with."""

@@ -26,9 +26,8 @@ from ray_synth.generator.base import Parents
 from ray_synth.generator.latents import Latents
 from ray_synth.generator.objectives.denoising import Corruption, denoising_loss
 from ray_synth.generator.objectives.mmd import GAMMA, mmd_loss
-from ray_synth.generator.prompts import PromptEncoder
+from ray_synth.generator.prompts import PromptEncoder, filled, with_guidance
 from ray_synth.generator.schedulers import scheduler_like
-from ray_synth.generator.stable_diffusion import filled
 from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import import_torchvision
@@ -135,10 +134,8 @@ class AdapterTraining:
         prompts, found = PromptEncoder(self.pipe, self.device, keep=True), {}
         nothing = prompts([""]).expand(asked.images_per_class, -1, -1)
         for label in labels:
-            name, prompt = (
-                f"{adapter_files.PRIOR}/{label}.safetensors",
-                filled(self.settings.prompt[0], names[label], self.settings),
-            )
+            name = f"{adapter_files.PRIOR}/{label}.safetensors"
+            prompt = filled(self.settings.prompt[0], names[label], self.settings)
             if not run.exists(name):
                 seeds = [derive_seed("prior", label, index) for index in range(asked.images_per_class)]
                 parts = [
@@ -183,6 +180,7 @@ class _Adapter:
         if len(self.trained_on) == 0:
             raise WorkError(f"no image of {names[int(part)] if part else 'any class'} is there to train an adapter on")
         self.size = min(self.training.batch_size, len(self.trained_on))
+        self.updates = adapter_files.num_updates(self.training, np.bincount(parents.labels[rows]))
         counts = np.bincount(parents.labels[rows[self.trained_on]])
         self.per_epoch = adapter_files.updates_per_epoch(self.training, counts)
         self.epoch: tuple[int, list[np.ndarray]] = (-1, [])
@@ -246,10 +244,6 @@ class _Adapter:
         batches = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
         return [batches[i] for i in random.permutation(len(batches))] if len(orders) > 1 else batches
 
-    @property
-    def updates(self) -> int:
-        return self.training.steps or self.training.epochs * self.per_epoch
-
     def _conditions(self, places: np.ndarray, random: torch.Generator) -> torch.Tensor:
         """Text embeddings [B,T,D], with the visual guidance; a share of both left out."""
         settings, rows = self.base.settings, self.rows[places]
@@ -278,11 +272,8 @@ class _Adapter:
             return text
         at = self.parents.labels[rows] if guidance.variant == "paper" else rows
         seen = torch.from_numpy(embeddings[at]).to(text)
-        kept = (~dropped).to(text)[:, None, None]
-        if guidance.variant == "paper":
-            return torch.cat([text, self.parts["guidance"](seen).to(text) * kept], dim=1)
-        last = seen[:, None] * kept + text[:, -1:] * (1 - kept)
-        return torch.cat([text[:, :-1], last], dim=1)
+        seen = self.parts["guidance"](seen).to(text) if "guidance" in self.parts else seen[:, None]
+        return with_guidance(text, seen, ~dropped, variant=guidance.variant)
 
     # The loss.
 

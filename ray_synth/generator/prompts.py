@@ -1,13 +1,58 @@
-"""Prompts in, their text embeddings out: each encoded once where the text encoder stays as it is."""
+"""Templates, names and captions in, prompts out; prompts in, their text embeddings out, with what is seen of images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
+from ray_synth.config import DiffusersSettings
 
-MOST_KEPT = 4096
+if TYPE_CHECKING:
+    import torch
+
+MOST_KEPT = 4096  # prompts
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def filled(template: str, class_name: str, settings: DiffusersSettings, caption: str = "") -> str:
+    """A template with its words in. Names are text and nothing else: braces in one are not read again."""
+    words: Mapping[str, str] = {
+        "class": settings.class_words.get(class_name, class_name),
+        "dataset": settings.dataset,
+        "caption": caption,
+    }
+    parts = template.split("{")
+    text = parts[0] + "".join(
+        words[name] + rest if closed and name in words else "{" + name + closed + rest
+        for name, closed, rest in (part.partition("}") for part in parts[1:])
+    )
+    return " ".join(text.split())
+
+
+def encoded_once(kept: dict[K, V], wanted: Sequence[K], encode: Callable[[list[K]], Sequence[V]]) -> list[V]:
+    """What is wanted, each encoded once while `kept` holds it; it holds MOST_KEPT at most."""
+    new = [one for one in dict.fromkeys(wanted) if one not in kept]
+    if len(kept) + len(new) > MOST_KEPT:
+        kept.clear()
+        new = list(dict.fromkeys(wanted))
+    kept.update(zip(new, encode(new) if new else (), strict=True))
+    return [kept[one] for one in wanted]
+
+
+def with_guidance(
+    text: torch.Tensor, seen: torch.Tensor, shown: torch.Tensor, *, variant: Literal["paper", "released"]
+) -> torch.Tensor:
+    """Text embeddings [B,T,D] with visual guidance (Yuan et al., 2024, section 3.2) where it is shown, bool [B].
+
+    seen: [B,k,D], k further tokens, zeros where they are not shown (paper); or [B,1,D], the last token (released).
+    """
+    import torch
+
+    others = torch.zeros_like(seen) if variant == "paper" else text[:, -1:]
+    tokens = torch.where(shown.to(text.device)[:, None, None], seen, others)
+    return torch.cat([text if variant == "paper" else text[:, :-1], tokens], dim=1)
 
 
 class PromptEncoder:
@@ -21,23 +66,11 @@ class PromptEncoder:
         self.encoded: dict[str, torch.Tensor] = {}
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        if not self.keep:
-            return self._encode(list(dict.fromkeys(prompts)))[_places(prompts)]
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.encoded]
-        if len(self.encoded) + len(new) > MOST_KEPT:
-            self.encoded.clear()
-            new = list(dict.fromkeys(prompts))
-        if new:
-            with torch.no_grad():
-                self.encoded |= dict(zip(new, self._encode(new), strict=True))
-        return torch.stack([self.encoded[prompt] for prompt in prompts])
+        import torch
 
-    def _encode(self, prompts: list[str]) -> torch.Tensor:
+        with torch.set_grad_enabled(not self.keep and torch.is_grad_enabled()):
+            return torch.stack(encoded_once(self.encoded if self.keep else {}, prompts, self._encode))
+
+    def _encode(self, prompts: list[str]) -> Sequence[torch.Tensor]:
         found: torch.Tensor = self.pipe.encode_prompt(prompts, self.device, 1, False)[0]
-        return found
-
-
-def _places(prompts: Sequence[str]) -> list[int]:
-    """Where each prompt stands among the different ones."""
-    different = list(dict.fromkeys(prompts))
-    return [different.index(prompt) for prompt in prompts]
+        return list(found)

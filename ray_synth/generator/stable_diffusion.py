@@ -41,6 +41,7 @@ from ray_synth.generator.pretrained import (
     read_config,
     weight_shapes,
 )
+from ray_synth.generator.prompts import filled
 from ray_synth.runs import RunFolder
 from ray_synth.text_to_image import STABLE_DIFFUSION, STABLE_DIFFUSION_3, Pipeline, row_in
 
@@ -63,8 +64,8 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
         settings, folder = self.settings, self._pipeline()
         check_pipeline(folder, allow_pickle=settings.allow_pickle)
         import_torchvision()
-        self._check_scheduler(folder)
         check_takes(folder, settings)
+        self._check_scheduler(folder)
         steps = self.generate.num_inference_steps
         if settings.strength is not None and int(settings.strength * steps) < 1:
             raise InputError(
@@ -433,18 +434,3 @@ class StableDiffusionGenerator(DiffusersGenerator):
     """The same under its older name."""
 
     Settings = StableDiffusion
-
-
-def filled(template: str, class_name: str, settings: DiffusersSettings, caption: str = "") -> str:
-    """A template with its words in. Names are text and nothing else: braces in one are not read again."""
-    words: Mapping[str, str] = {
-        "class": settings.class_words.get(class_name, class_name),
-        "dataset": settings.dataset,
-        "caption": caption,
-    }
-    parts = template.split("{")
-    text = parts[0] + "".join(
-        words[name] + rest if closed and name in words else "{" + name + closed + rest
-        for name, closed, rest in (part.partition("}") for part in parts[1:])
-    )
-    return " ".join(text.split())

@@ -13,7 +13,7 @@ from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.generator import Generator, generator_of
 from ray_synth.generator.base import Parents
-from ray_synth.generator.stable_diffusion import filled
+from ray_synth.generator.prompts import filled
 from ray_synth.sampling.chunks import Chunk, Plan
 from ray_synth.sampling.conditions import conditions
 
