@@ -6,7 +6,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
+from importlib.metadata import packages_distributions
+from itertools import chain
 
 import pytest
 
@@ -51,6 +54,27 @@ def test_every_module_says_what_it_is_for() -> None:
     modules = (ROOT / "ray_synth").rglob("*.py")
     unnamed = [str(m.relative_to(ROOT)) for m in modules if not ast.get_docstring(ast.parse(m.read_text()))]
     assert not unnamed
+
+
+def _distribution(named: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;! ]", named, maxsplit=1)[0]).lower()
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that only happens to be installed, because another needs it, is missing on the next machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    declared = {_distribution(need) for need in chain(project["dependencies"], *extras)}
+    provided = packages_distributions()
+    undeclared = {}
+    for path in (ROOT / "ray_synth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"ray_synth"}:
+                if not declared & {_distribution(name) for name in provided.get(top, [top])}:
+                    undeclared[top] = str(path.relative_to(ROOT))
+    assert not undeclared, "add them to pyproject.toml, or use what is there"
 
 
 OF_THE_WHOLE = {"architecture", "documents", "spoiled_folders", "sweep_files"}  # what tests of no single room are about

@@ -113,12 +113,7 @@ def num_held_out(counts: np.ndarray, training: LoraTraining) -> np.ndarray:
 
 
 CARD = """---
-base_model: {model}
-base_model_revision: {revision}
-library_name: diffusers
-license: {license}
-tags: [lora, text-to-image, diffusers]
----
+{facts}---
 # A LoRA of {model}
 
 Trained by ray_synth on real images with the digest `{images}`. Load it with

@@ -234,8 +234,10 @@ class DiffusersSampler:
 def load_pipeline(folder: Path, settings: DiffusersSettings, dtype: Any) -> Any:
     """The pipeline of diffusers that the settings ask for, on the CPU."""
     from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
+    for library in (logging, transformers_logging):
+        library.disable_progress_bar()
     logging.set_verbosity_error()  # what matters of its warnings is checked before, and said once
     row = pipeline_row(folder)
     safe = has_safetensors(folder / row.denoiser, allow_pickle=settings.allow_pickle)

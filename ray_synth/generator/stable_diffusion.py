@@ -21,6 +21,7 @@ from ray_synth.config import (
     said,
 )
 from ray_synth.config.finetune import PriorPreservation
+from ray_synth.config.yaml import as_yaml
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError, did_you_mean
 from ray_synth.generator import tiny, tiny_pipelines
@@ -279,18 +280,22 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
 
     def cards(self, origin: Origin, images: str) -> Mapping[str, str]:
         """A model card, as hubs read it."""
-        import yaml
-
         from ray_synth.generator.adapter_files import CARD
 
         part = "" if self._training.adapters == "dataset" else "0"
+        facts = {
+            "base_model": origin.model_id,
+            "base_model_revision": origin.model_revision,
+            "library_name": "diffusers",
+            "license": origin.model_license or "unknown",
+            "tags": ["lora", "text-to-image", "diffusers"],
+        }
         text = CARD.format(
+            facts=as_yaml(facts, allow_unicode=True),
             model=origin.model_id,
-            revision=origin.model_revision,
-            license=origin.model_license or "unknown",
             images=images,
             name=Path(adapter_file(part)).name,
-            settings=yaml.safe_dump(self.fit_settings(), sort_keys=True, allow_unicode=True),
+            settings=as_yaml(self.fit_settings(), allow_unicode=True),
         )
         return {str(Path(adapter_file(part)).parent / "README.md"): text}
 

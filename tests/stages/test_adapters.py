@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ray_synth.config import load_experiment
+from ray_synth.config.yaml import read_yaml
 from ray_synth.generator.tiny import tiny_pipeline, tiny_vision_encoder
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
@@ -103,7 +104,9 @@ def test_what_is_lost_is_trained_anew_and_nothing_else(tmp_path: Path, models: P
     assert sorted(path.name for path in before) == sorted(
         f"{label}{end}.safetensors" for label in range(10) for end in ("", "-guidance")
     )
-    assert "base_model: sd" in (adapters / "README.md").read_text()
+    card = (adapters / "README.md").read_text()
+    assert read_yaml(card.split("---\n")[1])["base_model"] == "sd"
+    assert read_yaml(card.split("```yaml\n")[1].split("```")[0])["finetune"]["adapters"] == "class"
     assert json.loads((out / "generator/digest.json").read_text())["adapters"]
     record = out / "stages/finetune.json"
 
