@@ -19,6 +19,7 @@ from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages import STAGES, Generate, Sweep, stages_until
+from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import summary_of, write_summary
@@ -176,14 +177,15 @@ class Run:
         """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""
         import torch
 
-        from ray_synth.classifier.final import check_workers
         from ray_synth.sweep.slots import TrialSlots
+        from ray_synth.training.team import check_workers
 
         if os.environ.get("RAY_ADDRESS"):
             return
         cpus, gpus = usable_cpus(), torch.cuda.device_count()
         TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
-        check_workers(self.experiment.classifier.num_workers, gpus or cpus, "GPUs" if gpus else "CPUs")
+        check_workers("classifier.num_workers", self.experiment.classifier.num_workers, cpus, gpus)
+        check_workers("generator.finetune.num_workers", self.of(Finetune).generator.fit_workers, cpus, gpus)
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)

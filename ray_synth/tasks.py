@@ -77,6 +77,7 @@ class ByTeam:
     deaths: int
     name: str = "a final training"
     workers_key: str = "classifier.num_workers"
+    cause: str = "training"  # that is named where more nodes do not help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ class Alternative:
     pool: InPool
 
 
-ON_DEVICE = ("image", "update", "update_one_side", "training_update", "training_update_one_side")
+ON_DEVICE = ("image", "generator_step", "update", "update_one_side", "training_update", "training_update_one_side")
 """Units that a GPU works on: a shared GPU is slower at them, and several workers share them."""
 
 

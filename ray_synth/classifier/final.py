@@ -16,11 +16,11 @@ from ray_synth.classifier.setting import Setting
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError, Spoiled, WorkError
+from ray_synth.errors import Spoiled, WorkError
 from ray_synth.nodes import cluster_nodes
 from ray_synth.runs import RunFolder
 from ray_synth.training.checkpoint import FolderCheckpoints, read_tensors, sealed, trainable_state
-from ray_synth.training.team import Team, run_team
+from ray_synth.training.team import Team, check_workers, run_team
 
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
@@ -89,7 +89,7 @@ def train_final(
     if not missing:
         return
     nodes = cluster_nodes()
-    check_workers(num_workers, sum(nodes.most_gpus) or int(nodes.most_cpus), "GPUs" if nodes.on_gpus else "CPUs")
+    check_workers("classifier.num_workers", num_workers, nodes.most_cpus, sum(nodes.most_gpus))
     run_team(
         _train_all,
         _Work(url=folder.absolute_url, trainings=missing, data=data),
@@ -113,15 +113,6 @@ def _refuse_failed(folder: RunFolder, trainings: Sequence[Training]) -> None:
             reason = folder.read(training.failure).decode(errors="replace")
             folder.remove(training.failure)
             raise WorkError(f"a final training failed: {reason}")
-
-
-def check_workers(num_workers: int, slots: int, kind: str = "CPUs") -> None:
-    """Raise InputError for more workers than there are, or could be, CPUs (of a cluster with GPUs: GPUs)."""
-    if num_workers > slots:
-        raise InputError(
-            f"classifier.num_workers must be <= {slots}, the {kind} that there can be here, got {num_workers}; "
-            f"type --set classifier.num_workers={slots}, or raise max_workers in cluster.yaml"
-        )
 
 
 def _train_all(work: _Work, team: Team) -> None:

@@ -72,6 +72,7 @@ class LoraTraining(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products; auto: bfloat16 on a GPU"
     )
+    num_workers: int = Field(1, ge=1, description="Ray Train workers, a GPU each, that train an adapter together")
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="real images held out of the training, for its validation loss"
     )
@@ -99,5 +100,10 @@ class LoraTraining(Section):
             raise ValueError(
                 f"mmd compares batches, and batch_size must be >= 2 then, got {self.batch_size}; type --set "
                 "generator.finetune.batch_size=8"
+            )
+        if self.batch_size < self.num_workers:
+            raise ValueError(
+                f"batch_size is shared by num_workers={self.num_workers} workers, and must be at least as large, got "
+                f"{self.batch_size}; type --set generator.finetune.num_workers={self.batch_size}"
             )
         return self

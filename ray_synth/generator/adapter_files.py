@@ -21,6 +21,7 @@ FOLDER = "generator/adapters"
 PRIOR = "generator/prior"  # latents of what the base makes
 MOST_HELD_OUT = 64  # images: more would take longer than the updates between two looks at them
 SAMPLES = "generator/samples"
+TENSORBOARD = "generator/tensorboard"
 ONE = "pytorch_lora_weights"  # the name that diffusers looks for: load_lora_weights("OUT/generator")
 METADATA = "lora_adapter_metadata"  # diffusers' key of rank and scale
 
@@ -40,6 +41,11 @@ def history_file(part: str) -> str:
 
 def sample_file(part: str, step: int) -> str:
     return f"{SAMPLES}/{part or 'all'}-{step:06d}.png"
+
+
+def events_file(part: str, step: int) -> str:
+    """What TensorBoard reads of a checkpoint; it reads the files of a folder in their order."""
+    return f"{TENSORBOARD}/{part or 'all'}/events.out.tfevents.{step:010d}.adapter"
 
 
 def guidance_file(part: str) -> str:

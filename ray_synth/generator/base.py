@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.source import ImageSource
 from ray_synth.runs import RunFolder
+
+if TYPE_CHECKING:
+    from ray_synth.training.team import Team
 
 # Columns, one value an image: key, label, class_name, index, seed, prompt, negative_prompt, parent (row of the real
 # image behind it, or None), parent_key, and of several generators side by side generator (0 for the first); a sampler
@@ -178,6 +181,10 @@ class Generator(ABC, Generic[S]):
         """The file of the run folder that the fit of a part ends with."""
         return self.weights
 
+    def fit_files(self, part: str) -> Sequence[str]:
+        """That change while a part is fitted, the last one when it is done."""
+        return (self.fit_file(part),)
+
     def fit_settings(self) -> dict[str, Any]:
         """The settings that a fit depends on."""
         return self.pixel_settings()
@@ -186,6 +193,11 @@ class Generator(ABC, Generic[S]):
     def fit_batch(self) -> int:
         """Images of a step, at most."""
         return 0
+
+    @property
+    def fit_workers(self) -> int:
+        """Of Ray Train, that fit each part together."""
+        return 1
 
     @property
     def fits_parents(self) -> bool:
@@ -200,10 +212,10 @@ class Generator(ABC, Generic[S]):
         """Train what the run trains, to `weights`. Yields the number of steps done, after a kill from a checkpoint."""
         yield from ()
 
-    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, device: str) -> Fitter:
+    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, team: Team) -> Fitter:
         """What fits one part after the other, each as `fit` does; what they share is loaded once.
 
-        parents: of a fit that looks at them.
+        parents: of a fit that looks at them. team: whose member fits here.
         """
         return lambda part: self.fit(folder, images, seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,14 +36,14 @@ class Latents:
     def __init__(self, vae: Any, source: ImageSource, side: int, *, keep: bool = True):
         self.vae, self.source, self.side = vae, source, side
         self.device = next(vae.parameters()).device
-        each = 2 * vae.config.latent_channels * (side // 2 ** (len(vae.config.block_out_channels) - 1)) ** 2 * 4
-        self.moments = self._all() if keep and each * len(source) <= MOST_HELD else None
+        across = side // 2 ** (len(vae.config.block_out_channels) - 1)
+        self.shape = (vae.config.latent_channels, across, across)
+        self.moments = self._all() if keep and 2 * 4 * math.prod(self.shape) * len(source) <= MOST_HELD else None
 
-    def draw(self, rows: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        """[B,c,h,w] of these images; the draw is random's, the same on any device."""
+    def draw(self, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """[B,c,h,w] of these images. noise: normal, of the same shape, on the CPU."""
         moments = self._look(rows.numpy()) if self.moments is None else self.moments[rows]
         mean, logvar = moments.float().chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=random)
         latents = mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise
         config = self.vae.config
         latents = (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
@@ -56,8 +57,8 @@ class Latents:
             kept(colour_images(self.source, np.arange(start, min(start + PIECE, len(self.source))), self.side))
             for start in range(0, len(self.source), PIECE)
         ]
-        side = round((pieces[0].shape[1] / (2 * self.vae.config.latent_channels)) ** 0.5)
-        return torch.from_numpy(np.concatenate(pieces)).reshape(-1, 2 * self.vae.config.latent_channels, side, side)
+        channels, *sides = self.shape
+        return torch.from_numpy(np.concatenate(pieces)).reshape(-1, 2 * channels, *sides)
 
     def _flat(self, images: np.ndarray) -> np.ndarray:
         return self._encoded(images).flatten(1).numpy()

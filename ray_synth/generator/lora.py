@@ -32,8 +32,10 @@ from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import import_torchvision
 from ray_synth.training.checkpoint import FolderCheckpoints, read_tensors, refuse_torn, sealed
+from ray_synth.training.events import event_file
 from ray_synth.training.loop import Loop, autocast
 from ray_synth.training.recipe import Recipe, Schedule
+from ray_synth.training.team import Team
 
 import_torchvision()  # diffusers imports it
 from diffusers.models.embeddings import ImageProjection  # noqa: E402
@@ -61,17 +63,18 @@ class Record:
 class AdapterTraining:
     """One base model on one device. `train` may be called for one part after the other."""
 
-    def __init__(self, folder: Path, settings: DiffusersSettings, generate: Generate, *, device: str = "cpu"):
-        """generate: how sample pictures are made."""
+    def __init__(self, folder: Path, settings: DiffusersSettings, generate: Generate, *, team: Team | None = None):
+        """generate: how sample pictures are made. team: of workers that all train each adapter together."""
         from ray_synth.generator.diffusers_pipeline import load_pipeline
 
         assert settings.finetune is not None  # noqa: S101 - of the caller
-        self.settings, self.training, self.device = settings, settings.finetune, torch.device(device)
+        self.team = team or Team()
+        self.settings, self.training, self.device = settings, settings.finetune, self.team.device
         self.precision = self._precision()
         half = self.precision == "bfloat16" and self.device.type == "cuda"
         from_text = settings.model_copy(update={"strength": None})
         self.pipe = load_pipeline(folder, from_text, torch.bfloat16 if half else torch.float32)
-        self.pipe.to(device)
+        self.pipe.to(self.device)
         self.pipe.vae.to(torch.float32)  # some overflow in less
         for module in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
             module.requires_grad_(False)
@@ -131,20 +134,20 @@ class AdapterTraining:
         asked = self.training.prior_preservation
         if asked is None:
             return {}
-        prompts, found = PromptEncoder(self.pipe, self.device, keep=True), {}
+        prompts = PromptEncoder(self.pipe, self.device, keep=True)
         nothing = prompts([""]).expand(asked.images_per_class, -1, -1)
-        for label in labels:
-            name = f"{adapter_files.PRIOR}/{label}.safetensors"
-            prompt = filled(self.settings.prompt[0], names[label], self.settings)
-            if not run.exists(name):
+        file = f"{adapter_files.PRIOR}/{{}}.safetensors".format
+        asked_of = {label: filled(self.settings.prompt[0], names[label], self.settings) for label in labels}
+        for label, prompt in list(asked_of.items())[self.team.rank :: self.team.size]:
+            if not run.exists(file(label)):
                 seeds = [derive_seed("prior", label, index) for index in range(asked.images_per_class)]
                 parts = [
                     self.sampled(prompts([prompt] * len(some)), nothing[: len(some)], some, "latent").float().cpu()
                     for some in (seeds[start : start + AT_ONCE] for start in range(0, len(seeds), AT_ONCE))
                 ]
-                run.write(name, sealed({"latents": torch.cat(parts).contiguous()}))
-            found[prompt] = read_tensors(run, name)[0]["latents"]
-        return found
+                run.write(file(label), sealed({"latents": torch.cat(parts).contiguous()}))
+        self.team.agreed(0.0)  # all are there
+        return {prompt: read_tensors(run, file(label))[0]["latents"] for label, prompt in asked_of.items()}
 
 
 def _held_out(labels: np.ndarray, training: LoraTraining, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +175,7 @@ class _Adapter:
     ):
         self.prior = prior
         self.base, self.names, self.seed, self.part = base, names, seed, part
+        self.team = base.team
         self.training, pipe = base.training, base.pipe
         rows = np.arange(len(parents.keys)) if part == "" else np.flatnonzero(parents.labels == int(part))
         self.parents, self.rows = parents, rows
@@ -244,14 +248,15 @@ class _Adapter:
         batches = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
         return [batches[i] for i in random.permutation(len(batches))] if len(orders) > 1 else batches
 
-    def _conditions(self, places: np.ndarray, random: torch.Generator) -> torch.Tensor:
-        """Text embeddings [B,T,D], with the visual guidance; a share of both left out."""
-        settings, rows = self.base.settings, self.rows[places]
+    def _conditions(self, places: np.ndarray, random: torch.Generator, mine: torch.Tensor) -> torch.Tensor:
+        """Text embeddings [b,T,D] of those of a batch that are mine, with the visual guidance; a share of both left
+        out."""
         dropped = torch.rand(len(places), generator=random) < self.training.prompt_dropout
-        picks = torch.randint(0, len(settings.prompt), (len(places),), generator=random).tolist()
-        prompts = self._prompts(places, picks)
+        picks = torch.randint(0, len(self.base.settings.prompt), (len(places),), generator=random)
+        places, dropped = places[mine.numpy()], dropped[mine]
+        prompts = self._prompts(places, picks[mine].tolist())
         asked = ["" if gone else prompt for prompt, gone in zip(prompts, dropped.tolist(), strict=True)]
-        return self._guided(self.prompts(asked), rows, dropped)
+        return self._guided(self.prompts(asked), self.rows[places], dropped)
 
     def _prompts(self, places: np.ndarray, picks: Sequence[int]) -> list[str]:
         """Of images, each by one of the templates."""
@@ -280,15 +285,16 @@ class _Adapter:
     def loss(self, step: int) -> torch.Tensor:
         random = torch.Generator().manual_seed(derive_seed("adapter step", self.seed, self.part, step))
         places = self._batch(step)
-        self.seen = places
+        self.seen, mine = places, self.team.share(len(places))
         if self.training.lora_dropout:
             torch.manual_seed(derive_seed("adapter dropout", self.seed, self.part, step) % 2**32)
-        clean = self.latents.draw(torch.from_numpy(places), random)
-        noise = torch.randn(clean.shape, generator=random).to(clean)
-        times = torch.randint(0, self.base.corruption.times, (len(places),), generator=random)
+        shape, corruption, mmd = (len(places), *self.latents.shape), self.base.corruption, self.training.mmd
+        clean = self.latents.draw(torch.from_numpy(places)[mine], torch.randn(shape, generator=random)[mine])
+        noise = torch.randn(shape, generator=random)[mine].to(clean)
+        times = torch.randint(0, corruption.times, (len(places),), generator=random)
         with autocast(self.base.device, self.base.precision):
-            residual = self._residual(clean, noise, times, self._conditions(places, random))
-        corruption, mmd = self.base.corruption, self.training.mmd
+            residual = self._residual(clean, noise, times[mine], self._conditions(places, random, mine))
+        residual = self.team.gathered(residual)[: len(places)]
         found = denoising_loss(residual, corruption.weights(times, self.training.min_snr_gamma))
         if mmd is not None:
             gamma = GAMMA[mmd.variant] if mmd.gamma is None else mmd.gamma
@@ -305,12 +311,15 @@ class _Adapter:
         picks = torch.randint(0, len(prompts), (count,), generator=random).tolist()
         of_each = len(self.prior[prompts[0]])
         which = torch.randint(0, of_each, (count,), generator=random).tolist()
-        clean = torch.stack([self.prior[prompts[pick]][one] for pick, one in zip(picks, which, strict=True)])
+        mine = self.team.share(count)
+        clean = torch.stack([self.prior[prompts[picks[one]]][which[one]] for one in mine.tolist()])
         clean = clean.to(self.base.device)
-        noise = torch.randn(clean.shape, generator=random).to(clean)
+        noise = torch.randn((count, *clean.shape[1:]), generator=random)[mine].to(clean)
         times = torch.randint(0, self.base.corruption.times, (count,), generator=random)
+        asked = [prompts[picks[one]] for one in mine.tolist()]
         with autocast(self.base.device, self.base.precision):
-            residual = self._residual(clean, noise, times, self.prompts([prompts[pick] for pick in picks]))
+            residual = self._residual(clean, noise, times[mine], self.prompts(asked))
+        residual = self.team.gathered(residual)[:count]
         return denoising_loss(residual, self.base.corruption.weights(times, self.training.min_snr_gamma))
 
     def _residual(
@@ -334,23 +343,25 @@ class _Adapter:
         for start in range(0, len(self.held_out), self.size):
             places = self.held_out[start : start + self.size]
             for number in range(VALIDATION_TIMES):
-                clean = self.latents.draw(torch.from_numpy(places), random)
-                noise = torch.randn(clean.shape, generator=random).to(clean)
+                shape = (len(places), *self.latents.shape)
+                clean = self.latents.draw(torch.from_numpy(places), torch.randn(shape, generator=random))
+                noise = torch.randn(shape, generator=random).to(clean)
                 low, high = (self.base.corruption.times * n // VALIDATION_TIMES for n in (number, number + 1))
                 times = torch.randint(low, high, (len(places),), generator=random)
                 with autocast(self.base.device, self.base.precision):
-                    residual = self._residual(clean, noise, times, self._conditions(places, random))
+                    text = self._conditions(places, random, torch.arange(len(places)))
+                    residual = self._residual(clean, noise, times, text)
                 total += float(denoising_loss(residual, torch.ones(len(places)))) * len(places)
         self.parts.train()
         mean = total / (VALIDATION_TIMES * len(self.held_out))
         return mean if math.isfinite(mean) else None
 
     @torch.no_grad()
-    def _show(self, run: RunFolder, step: int) -> None:
-        """Pictures of classes in turn, side by side in one file; every time from the same noise."""
+    def _shown(self) -> Image.Image | None:
+        """Pictures of classes in turn, side by side; every time from the same noise."""
         count = min(self.training.samples, len(self.rows))
         if not count:
-            return
+            return None
         self.parts.eval()
         places = np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64)
         asked, unasked = (
@@ -371,9 +382,7 @@ class _Adapter:
         sheet = Image.new("RGB", (count * self.base.size, self.base.size))
         for number, picture in enumerate(pictures):
             sheet.paste(picture, (number * self.base.size, 0))
-        data = io.BytesIO()
-        sheet.save(data, format="png")
-        run.write(adapter_files.sample_file(self.part, step), data.getvalue())
+        return sheet
 
     # The training.
 
@@ -389,7 +398,14 @@ class _Adapter:
             fused=False,
             most_skipped=MOST_SKIPPED,
         )
-        loop = Loop(self.parts, recipe, diverged="the adapter's loss is {loss} at step {done}")
+        loop = Loop(
+            self.parts,
+            recipe,
+            team=self.team,
+            gathers=True,
+            in_parts=True,
+            diverged="the adapter's loss is {loss} at step {done}",
+        )
         checkpoints = FolderCheckpoints(run, adapter_files.checkpoint_file(self.part))
         yield loop.resume(checkpoints)
         history = self._history(run, loop.done)
@@ -404,18 +420,21 @@ class _Adapter:
         try:
             for done in loop.run(noted, kept_at=kept_at, checkpoints=checkpoints):
                 if done in kept_at or done == updates:
-                    with loop.averaged():
-                        history.append(Record(step=done, loss=_mean(losses), validation_loss=self.validation_loss()))
-                        self._show(run, done)
-                    run.write_json(adapter_files.history_file(self.part), [asdict(record) for record in history])
+                    if self.team.rank == 0:
+                        with loop.averaged():
+                            record = Record(step=done, loss=_mean(losses), validation_loss=self.validation_loss())
+                            _tell(run, self.part, record, self._shown())
+                        history.append(record)
+                        run.write_json(adapter_files.history_file(self.part), [asdict(each) for each in history])
                     losses.clear()
                 yield done
         except WorkError as error:
             raise WorkError(self._told(error, max((n for n in kept_at if n < loop.done), default=0))) from None
         if loop.average is not None:
             loop.average.copy_to(self.parts)
-        self._save(run)
-        checkpoints.remove()
+        if self.team.rank == 0:
+            self._save(run)
+            checkpoints.remove()
 
     def _told(self, error: WorkError, last: int) -> str:
         keys = [self.parents.keys[self.rows[place]] for place in self.seen[:4].tolist()]
@@ -454,6 +473,23 @@ class _Adapter:
             state = self.parts["guidance"].state_dict()
             adapter_files.write_guidance(run, self.part, {name: t.detach().cpu() for name, t in state.items()})
         adapter_files.write_adapter(run, self.part, tensors, metadata)
+
+
+def _tell(run: RunFolder, part: str, record: Record, pictures: Image.Image | None) -> None:
+    """Leave pictures in the run folder, and for TensorBoard what there is to see at a checkpoint."""
+    if pictures is not None:
+        data = io.BytesIO()
+        pictures.save(data, format="png")
+        run.write(adapter_files.sample_file(part, record.step), data.getvalue())
+
+    def write(writer: Any) -> None:
+        for name in ("loss", "validation_loss"):
+            if (value := getattr(record, name)) is not None:
+                writer.add_scalar(name, value, record.step)
+        if pictures is not None:
+            writer.add_image("samples", np.asarray(pictures), record.step, dataformats="HWC")
+
+    run.write(adapter_files.events_file(part, record.step), event_file(write))
 
 
 def _mean(losses: Sequence[torch.Tensor]) -> float | None:

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -46,9 +46,12 @@ from ray_synth.generator.prompts import filled
 from ray_synth.runs import RunFolder
 from ray_synth.text_to_image import STABLE_DIFFUSION, STABLE_DIFFUSION_3, Pipeline, row_in
 
+if TYPE_CHECKING:
+    from ray_synth.training.team import Team
+
 # Settings of files, whose content is in `Origin.parts`, and those of a fit that its result does not depend on.
 FILES: dict[str, Any] = {"captions": {"path", "model", "batch_size"}, "visual_guidance": {"encoder", "untrained"}}
-WATCHING = {"preset", "cache_latents", "gradient_checkpointing", "checkpoint_steps", "samples"}
+WATCHING = {"preset", "cache_latents", "gradient_checkpointing", "checkpoint_steps", "samples", "num_workers"}
 
 
 @register
@@ -248,6 +251,9 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
     def fit_file(self, part: str) -> str:
         return adapter_file(part)
 
+    def fit_files(self, part: str) -> Sequence[str]:
+        return checkpoint_file(part), adapter_file(part)
+
     def fit_settings(self) -> dict[str, Any]:
         """What adapters follow from, beside the model and the images."""
         kept = {"prompt", "dataset", "class_words", "captions", "visual_guidance", "image_size", "finetune"}
@@ -261,6 +267,10 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
         return self._training.batch_size
 
     @property
+    def fit_workers(self) -> int:
+        return self.settings.finetune.num_workers if self.settings.finetune is not None else 1
+
+    @property
     def fits_parents(self) -> bool:
         return self.settings.captions is not None or self.settings.visual_guidance is not None
 
@@ -271,10 +281,10 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
         timed = self._training.model_copy(update=watching)
         return self._changed(self.settings.model_copy(update={"finetune": timed}), self.generate)
 
-    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, device: str) -> Fitter:
+    def fitter(self, folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None, team: Team) -> Fitter:
         from ray_synth.generator.lora import AdapterTraining
 
-        training = AdapterTraining(self._pipeline(), self.settings, self.generate, device=device)
+        training = AdapterTraining(self._pipeline(), self.settings, self.generate, team=team)
         looked_at = Parents.of(images) if parents is None else parents
         return lambda part: training.train(folder, looked_at, self.class_names, seed, part)
 
@@ -420,7 +430,13 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
     def _small_training(self) -> dict[str, Any] | None:
         if self.settings.finetune is None:
             return None
-        small = {"steps": 4, "batch_size": min(4, self._training.batch_size), "checkpoint_steps": 2, "r": 2}
+        small = {
+            "steps": 4,
+            "batch_size": min(4, self._training.batch_size),
+            "checkpoint_steps": 2,
+            "r": 2,
+            "num_workers": 1,
+        }
         return self._training.model_dump() | small
 
     def tiny_models(self) -> dict[str, Callable[[Path], object]]:

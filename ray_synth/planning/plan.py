@@ -197,6 +197,7 @@ REASONS = {
     "data": "there are too few chunks or trials to keep all of them busy",
     "head node": "the driver and one machine alone train the generator, read the images back, estimate and evaluate",
     "storage": "shared storage takes no more files or bytes a second",
+    "adapters": "adapters are trained by generator.finetune.num_workers workers, one after the other",
     "training": "the final trainings run on classifier.num_workers workers, one after the other",
     "start-up": "nodes, models, Ray, Tune and Train take their time to start",
 }

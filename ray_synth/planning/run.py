@@ -293,7 +293,7 @@ class PlannedRun:
         wall = self.draws.seconds(group.starts) + disturbed.sum(axis=1)
         used = way.workers / self.rates.slots
         self._add(name, self._ray() + wall, wall * way.workers, nodes_used=used)
-        self._blame("training", wall)
+        self._blame(way.cause, wall)
 
     def _interrupted(self, way: InSlots | ByTeam, seconds: np.ndarray, segment: np.ndarray) -> np.ndarray:
         """[R, k]: what trainings take when any of the nodes of their workers may go. segment: between checkpoints.

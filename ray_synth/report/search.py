@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ray_synth.report.plots import BLUE, GREY, INK, ORANGE, STYLE
 from ray_synth.sweep.ledger import Trial
+from ray_synth.training.events import event_file
 
 ORIGINS = {"first": INK, "prior": BLUE, "tpe": ORANGE, "random": ORANGE, "grid": ORANGE}
 NAMES = {"synthetic_ratio": "ratio", "num_clusters": "clusters", "clusters_per_class": "clusters"}
@@ -104,21 +103,20 @@ def _scaled(name: str, values: list[Any]) -> tuple[list[float], list[tuple[float
 
 def trial_events(trial: Trial) -> bytes:
     """A TensorBoard file: the accuracy after each validation pass, and the settings beside what came of them."""
-    from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
     settings = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in _settings(trial).items()}
     outcome = {"hparam/accuracy": trial.accuracy, "hparam/num_synthetic": trial.num_synthetic}
-    with tempfile.TemporaryDirectory(prefix="ray_synth-events-") as folder:
-        writer = SummaryWriter(folder)
+
+    def write(writer: Any) -> None:
         for step, accuracy in enumerate(trial.history, 1):
             writer.add_scalar("accuracy", accuracy, step)
         for summary in hparams(settings, outcome):
             writer.file_writer.add_summary(summary)
         for name, value in outcome.items():
             writer.add_scalar(name, value, len(trial.history))
-        writer.close()
-        return next(Path(folder).iterdir()).read_bytes()
+
+    return event_file(write)
 
 
 def _settings(trial: Trial) -> dict[str, Any]:

@@ -1,25 +1,27 @@
-"""A generator and the real images that it is fitted on in, its fitted parts in the run folder out; over a pool of
-actors where there are several, each part whole or from its checkpoint."""
+"""A generator and the real images that it is fitted on in, its fitted parts in the run folder out: in one process, over
+a pool of actors with a part each, or by a team that fits each part together; whole or from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ray_synth.data.source import ImageSource
 from ray_synth.generator.base import Generator, Parents
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.pool import over_pool
 
+if TYPE_CHECKING:
+    from ray_synth.training.team import Team
+
 
 def fit_one(
     generator: Generator[Any], folder: RunFolder, images: ImageSource, seed: int, parents: Parents | None
 ) -> Iterator[int]:
     """The only part, step by step: yields the number of those done."""
-    import torch
+    from ray_synth.training.team import Team
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    yield from generator.fitter(folder, images, seed, parents, device)("")
+    yield from generator.fitter(folder, images, seed, parents, Team())("")
 
 
 def fit_several(
@@ -38,6 +40,55 @@ def fit_several(
     yield from over_pool(items, _Fitting, arguments, (images, parents), pool=pool)
 
 
+def fit_together(
+    arguments: tuple[str, Generator[Any], int],
+    parts: Sequence[str],
+    images: ImageSource,
+    parents: Parents | None,
+    *,
+    progress: Callable[[], None],
+) -> None:
+    """Fit parts one after the other, each by all of the generator's `fit_workers`. Ray must be up.
+
+    arguments: as of `fit_several`. progress: called when a part is done, or has kept a checkpoint.
+    """
+    from ray_synth.nodes import cluster_nodes
+    from ray_synth.training.team import check_workers, run_team
+
+    url, generator, _ = arguments
+    folder, nodes, seen = RunFolder(url), cluster_nodes(), list[Any]()
+    check_workers("generator.finetune.num_workers", generator.fit_workers, nodes.most_cpus, sum(nodes.most_gpus))
+    run_team(
+        _fit_all,
+        (arguments, parts, images, parents),
+        what="the training of an adapter",
+        num_workers=generator.fit_workers,
+        on_gpus=nodes.on_gpus,
+        kept=lambda: _state(generator, folder, parts),
+        meanwhile=lambda: _watch(seen, _state(generator, folder, parts), progress),
+    )
+
+
+def _state(generator: Generator[Any], folder: RunFolder, parts: Sequence[str]) -> list[str | None]:
+    return [folder.version(file) for part in parts for file in generator.fit_files(part)]
+
+
+def _watch(seen: list[Any], now: Any, progress: Callable[[], None]) -> None:
+    if seen != [now]:
+        seen[:] = [now]
+        progress()
+
+
+def _fit_all(
+    given: tuple[tuple[str, Generator[Any], int], Sequence[str], ImageSource, Parents | None], team: Team
+) -> None:
+    (url, generator, seed), parts, images, parents = given
+    fit = generator.fitter(RunFolder.on_worker(url), images, seed, parents, team)
+    for part in parts:
+        for _ in fit(part):
+            pass
+
+
 class _Fitting:
     """A Ray Data actor: loads what the parts share once, then fits one after the other."""
 
@@ -49,7 +100,12 @@ class _Fitting:
         shared: tuple[ImageSource, Parents | None],
         device: str,
     ):
-        self.fit = generator.fitter(RunFolder(url), shared[0], seed, shared[1], device)
+        import torch
+
+        from ray_synth.training.team import Team
+
+        team = Team(device=torch.device(device))
+        self.fit = generator.fitter(RunFolder(url), shared[0], seed, shared[1], team)
 
     def __call__(self, item: dict[str, str]) -> str:
         for _ in self.fit(item["part"]):

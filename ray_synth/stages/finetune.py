@@ -21,7 +21,7 @@ from ray_synth.runs import RunFolder
 from ray_synth.seeding import derive_seed
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
-from ray_synth.tasks import InSlots, Task, Tasks
+from ray_synth.tasks import ByTeam, InSlots, Task, Tasks
 
 if TYPE_CHECKING:
     from ray_synth.generator.base import Origin, Parents
@@ -137,11 +137,23 @@ class Finetune(Stage):
         return self._steps - sum(self._left.values())
 
     def tasks(self) -> Sequence[Tasks]:
+        from ray_synth.training.team import WORKER_DEATHS
+
         left = self._left
         if not left:
             return ()
         tasks = tuple(Task(name=f"adapter {part}", takes={"generator_step": n}) for part, n in left.items())
         starts = {"generator_start": 1.0}
+        if self.generator.fit_workers > 1:
+            together = ByTeam(
+                workers=self.generator.fit_workers,
+                segments=SEGMENTS,
+                deaths=WORKER_DEATHS,
+                name="an adapter",
+                workers_key="generator.finetune.num_workers",
+                cause="adapters",
+            )
+            return (Tasks(tasks=tasks, way=together, starts=starts),)
         if len(self._parts) == 1:
             return (Tasks(tasks=(Task(name="generator", takes=tasks[0].takes),), starts=starts),)
         apart = InSlots(
@@ -183,16 +195,17 @@ class Finetune(Stage):
         folder.write_json(RECORD, record)
 
     def _fit(self, advance: Callable[[int], None]) -> None:
-        """Train what is left: one part in this process or beside a GPU, several in a pool of actors."""
+        """Train what is left: one part in this process or beside a GPU, several in a pool of actors, or each part by a
+        team."""
         from ray_synth.nodes import on_gpu_node
-        from ray_synth.sampling.fitting import fit_one, fit_several
+        from ray_synth.sampling.fitting import fit_one, fit_several, fit_together
         from ray_synth.training.checkpoint import refuse_torn
 
         refuse_torn(self.folder, CHECKPOINT)
         seed, images = derive_seed("finetune", self.experiment.seed), self.inputs.splits.generator
         parents = self.parents(self.folder) if self.generator.fits_parents else None
-        if len(self._parts) == 1:
-            generator = self.generator.on_workers()
+        generator = self.generator.on_workers()
+        if len(self._parts) == 1 and generator.fit_workers == 1:
             for step in on_gpu_node(fit_one, generator, self.folder, images, seed, parents):
                 advance(step)
             return
@@ -202,7 +215,10 @@ class Finetune(Stage):
         if not left:
             return  # killed between the last of them and the record
         self.inputs.start_ray()
-        arguments = (self.folder.absolute_url, self.generator.on_workers(), seed)
+        arguments = (self.folder.absolute_url, generator, seed)
+        if generator.fit_workers > 1:
+            fit_together(arguments, list(left), images, parents, progress=lambda: advance(self.done))
+            return
         for part in fit_several(arguments, list(left), images, parents, pool=self.experiment.generate.pool):
             done += left[part]
             advance(done)
@@ -264,12 +280,12 @@ class Finetune(Stage):
         """The generator of two steps also makes the images that are measured afterwards."""
         if not self._steps or not bench.wants("generator_step", "image"):
             return
-        import torch
+        from ray_synth.training.team import Team
 
         begin = time.monotonic()
-        images, seconds, device = self.inputs.splits.generator, [], "cuda" if torch.cuda.is_available() else "cpu"
+        images, seconds = self.inputs.splits.generator, []
         parents = self.parents(bench.folder) if self.generator.fits_parents else None
-        fit = self.generator.with_fit_steps(2).fitter(bench.folder, images, 0, parents, device)
+        fit = self.generator.with_fit_steps(2).fitter(bench.folder, images, 0, parents, Team())
         one, *others = self._parts
         for _ in fit(one):
             pass
@@ -278,7 +294,7 @@ class Finetune(Stage):
             for _ in fit(part):
                 pass
         last, stop = time.monotonic(), time.monotonic() + MEASURED_SECONDS
-        for step in self.generator.fitter(RunFolder(f"{bench.folder.url}/more"), images, 0, parents, device)(one):
+        for step in self.generator.fitter(RunFolder(f"{bench.folder.url}/more"), images, 0, parents, Team())(one):
             now = time.monotonic()
             if step > 2:
                 seconds.append(now - last)

@@ -39,6 +39,7 @@ class Loop:
             the team prepared it.
         also: whatever else the next update depends on, by name; kept in the checkpoint too.
         gathers: the loss is one over all workers' outputs (`Team.gathered`).
+        in_parts: the loss calls parts of the model, not `trained`: gradients are averaged after the backward pass.
         diverged: what to say of a loss that is not finite, with {loss} and {done}.
     """
 
@@ -50,12 +51,13 @@ class Loop:
         team: Team | None = None,
         also: Mapping[str, Stateful] | None = None,
         gathers: bool = False,
+        in_parts: bool = False,
         diverged: str = "the loss is {loss} at update {done}; lower the learning rate",
     ):
         keep_freed_memory()
         self.model, self.recipe, self.team, self.also = model, recipe, team or Team(), also or {}
         self.diverged = diverged
-        self.trained = self.team.prepare(model)
+        self.trained, self.in_parts = model if in_parts else self.team.prepare(model), in_parts
         self.optimizer = make_optimizer(model, recipe)
         self.average = Ema(model, recipe.ema_decay) if recipe.ema_decay else None
         # Each worker holds its own outputs alive in a loss over all workers' outputs, and DDP averages.
@@ -89,6 +91,8 @@ class Loop:
         found = loss(step)
         self.optimizer.zero_grad(set_to_none=True)
         (found * self.scale).backward()
+        if self.in_parts:
+            self.team.average([p.grad for p in self.model.parameters() if p.grad is not None])
         self.done += 1
         if self._clipped(found.detach()):
             self.optimizer.step()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ray_synth.errors import WorkError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.hardware.machine import short_of_memory
 
 WORKER_DEATHS = 3  # of workers or their machines with nothing new between, after which the work has failed
@@ -30,14 +30,34 @@ class Team:
     prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     report: Callable[[dict[str, Any]], None] = field(default=lambda found: None)
 
+    def share(self, count: int) -> torch.Tensor:
+        """Which of `count` things are this worker's. All have as many, and what is `gathered` of them holds the things
+        in their order, with some of them again behind the last one."""
+        each = -(-count // self.size)
+        return torch.arange(self.rank * each, (self.rank + 1) * each) % count
+
     def gathered(self, part: torch.Tensor) -> torch.Tensor:
         """Every worker's part, one after the other: the own one alive, the others as constants."""
+        if self.size == 1:
+            return part
         import torch.distributed as dist
 
         parts = [torch.empty_like(part) for _ in range(self.size)]
         dist.all_gather(parts, part.detach().contiguous())
         parts[self.rank] = part
         return torch.cat(parts)
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give each the mean of all workers' in place."""
+        if self.size == 1 or not tensors:
+            return
+        import torch.distributed as dist
+
+        together = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(together)
+        together /= self.size
+        for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def agreed(self, number: float) -> float:
         """The first worker's number, on all: what they decide by it they decide together."""
@@ -63,6 +83,17 @@ def train_team() -> Team:
         prepare=prepare_model,
         report=ray.train.report,
     )
+
+
+def check_workers(key: str, num_workers: int, cpus: float, gpus: int) -> None:
+    """Raise InputError for more workers than there are, or could be, GPUs; where there are none, CPUs. key: the
+    setting."""
+    slots = gpus or int(cpus)
+    if num_workers > slots:
+        raise InputError(
+            f"{key} must be <= {slots}, the {'GPUs' if gpus else 'CPUs'} that there can be here, got {num_workers}; "
+            f"type --set {key}={slots}, or raise max_workers in cluster.yaml"
+        )
 
 
 def run_team(

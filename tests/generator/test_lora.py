@@ -67,6 +67,21 @@ def trained(
     return json.loads(folder.read(name)) if folder.exists(name) else []
 
 
+def scalars(folder: RunFolder, tag: str) -> dict[int, float]:
+    """Step -> value, as TensorBoard reads them: records of a length, a checksum, an event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for name in folder.list("generator/tensorboard/all"):
+        data = folder.read(f"generator/tensorboard/all/{name}")
+        while data:
+            end = 12 + int.from_bytes(data[:8], "little")
+            event, data = Event.FromString(data[12:end]), data[end + 4 :]
+            values = [value.simple_value for value in event.summary.value if value.tag == tag]
+            found |= {event.step: values[0]} if values else {}
+    return found
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -94,6 +109,8 @@ def test_a_training_that_was_cut_off_ends_as_the_one_that_was_not(
     if "samples" in changes:
         assert cut.list("generator/samples") == ["all-000004.png", "all-000008.png", "all-000012.png"]
         assert cut.read("generator/samples/all-000012.png") == whole.read("generator/samples/all-000012.png")
+    shown = scalars(cut, "validation_loss")
+    assert shown == pytest.approx({loss["step"]: loss["validation_loss"] for loss in again if loss["validation_loss"]})
 
 
 def test_training_lowers_the_loss_of_held_out_images(

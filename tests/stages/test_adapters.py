@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from ray_synth.config import load_experiment
 from ray_synth.config.yaml import read_yaml
@@ -61,7 +62,8 @@ def test_what_a_fit_depends_on_and_what_not(tmp_path: Path, models: Path) -> Non
         return run.of(Finetune).digest, run.of(Generate).digest
 
     plain = digests()
-    assert digests(**{"generator.finetune.gradient_checkpointing": True}) == plain
+    for key, value in {"gradient_checkpointing": True, "num_workers": 2}.items():
+        assert digests(**{f"generator.finetune.{key}": value}) == plain
     sampled = digests(**{"generator.negative_prompt": "blurry"})
     assert sampled[0] == plain[0]
     assert sampled[1] != plain[1]
@@ -144,3 +146,33 @@ def test_adapters_of_classes_over_a_pool_and_images_with_them(tmp_path: Path, mo
     job(out, models, **guided(models)).perform("generate")
     assert {path: path.read_bytes() for path in before} == before
     assert {path: path.read_bytes() for path in chunks} == chunks
+
+
+@pytest.mark.slow
+def test_workers_that_train_an_adapter_together_follow_the_losses_of_one(tmp_path: Path, models: Path) -> None:
+    """Batches of five, of which the second worker's last image is there twice; terms over whole batches."""
+
+    def trained(workers: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        training = {
+            "steps": 8, "r": 2, "checkpoint_steps": 4, "batch_size": 5, "text_encoder": True, "prompt_dropout": 0.3,
+            "learning_rate": 2e-3, "mmd": {"gamma": 1.0}, "prior_preservation": {"images_per_class": 2}, "samples": 2,
+            "adapters": "dataset", "warmup_steps": 0, "validation_fraction": 0.2, "num_workers": workers,
+        }  # fmt: skip
+        out = tmp_path / str(workers)
+        run = job(out, models, **{"generator.finetune": training})
+        run.perform("finetune")
+        assert run.of(Finetune).ready
+        assert sorted(path.name for path in (out / "generator/samples").iterdir()) == [
+            "all-000004.png", "all-000008.png",
+        ]  # fmt: skip
+        return json.loads((out / "generator/training.json").read_text()), load_file(
+            out / "generator/pytorch_lora_weights.safetensors"
+        )
+
+    (alone, weights), (together, same) = trained(1), trained(2)
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    moved = max(float(tensor.abs().max()) for name, tensor in weights.items() if "lora_B" in name or "lora.up" in name)
+    assert moved > 5e-3
+    for name, tensor in weights.items():
+        assert float((tensor - same[name]).abs().max()) < 1e-2 * moved, name

@@ -1,12 +1,14 @@
-"""One worker where memory is short: the same work without Ray Train's own processes."""
+"""What each worker does of a batch; and one worker where memory is short, without Ray Train's own processes."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ray_synth.errors import WorkError
 from ray_synth.runtime import ray_session
@@ -30,6 +32,14 @@ def dies(folder: str, alone: Team) -> None:
 
 def fails(folder: str, alone: Team) -> None:
     raise ValueError("the loss is not a number")
+
+
+def test_shares_of_a_batch_are_all_of_it_in_order() -> None:
+    for size, count in itertools.product(range(1, 9), range(1, 20)):
+        shares = [Team(rank=rank, size=size).share(count) for rank in range(size)]
+        assert len({len(share) for share in shares}) == 1
+        assert torch.cat(shares)[:count].tolist() == list(range(count))
+        assert len(torch.cat(shares)) < count + size
 
 
 @pytest.mark.slow
