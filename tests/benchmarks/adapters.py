@@ -305,10 +305,18 @@ def whole(base: Path, images: ImageSet, steps: int, batch: int, *, keep: bool) -
     }  # fmt: skip
     settings = StableDiffusion(model=str(base), finetune=training)  # type: ignore[arg-type]
     loaded, parents = AdapterTraining(base, settings, Generate()), Parents.of(images)
-    begin = time.monotonic()
+    begin = clock()
     for _ in loaded.train(RunFolder(tempfile.mkdtemp()), parents, images.class_names, 0):
         pass
-    return time.monotonic() - begin
+    return clock() - begin
+
+
+def clock() -> float:
+    """Seconds of this process on a CPU, which other work beside it does not change much; on a GPU seconds that pass."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.monotonic()
 
 
 def seconds_of(steps: Iterator[int], warm: int) -> float:
@@ -316,8 +324,8 @@ def seconds_of(steps: Iterator[int], warm: int) -> float:
     begin, last = 0.0, 0
     for last in steps:
         if last == warm:
-            begin = time.monotonic()
-    return (time.monotonic() - begin) / (last - warm)
+            begin = clock()
+    return (clock() - begin) / (last - warm)
 
 
 def loop(given: argparse.Namespace) -> None:
@@ -345,8 +353,6 @@ def loop(given: argparse.Namespace) -> None:
 
 def pool(given: argparse.Namespace) -> None:
     """Ten adapters, by two actors and by one, in turn."""
-    import ray
-
     from ray_synth.runtime import ray_session
     from ray_synth.sampling.fitting import fit_several
 
@@ -362,18 +368,19 @@ def pool(given: argparse.Namespace) -> None:
     kind = generator_of(settings, Generate(), class_names=images.class_names, shape=images.shape)
     ratios = []
     with ray_session():
-        ray.get(ray.remote(lambda: 1).remote())
-        for number in range(given.pairs + 1):
-            seconds = {}
-            for actors in (2, 1) if number % 2 else (1, 2):
-                arguments = (tempfile.mkdtemp(), kind, 0)
-                begin = time.monotonic()
-                for _ in fit_several(arguments, list(map(str, range(10))), images, None, pool=(actors, actors)):
-                    pass
-                seconds[actors] = time.monotonic() - begin
-            if number:  # the first pair warms up
-                ratios.append(seconds[2] / seconds[1])
-                print(f"two actors {seconds[2]:.1f} s, one {seconds[1]:.1f} s: {ratios[-1]:.2f}", flush=True)
+
+        def seconds_of(actors: int, parts: int) -> float:
+            begin = time.monotonic()
+            arguments = (tempfile.mkdtemp(), kind, 0)
+            for _ in fit_several(arguments, list(map(str, range(parts))), images, None, pool=(actors, actors)):
+                pass
+            return time.monotonic() - begin
+
+        seconds_of(1, 1)  # warms up
+        for number in range(given.pairs):
+            seconds = {actors: seconds_of(actors, 10) for actors in ((2, 1) if number % 2 else (1, 2))}
+            ratios.append(seconds[2] / seconds[1])
+            print(f"two actors {seconds[2]:.1f} s, one {seconds[1]:.1f} s: {ratios[-1]:.2f}", flush=True)
     print(f"two / one: median {statistics.median(ratios):.2f} of {len(ratios)} pairs")
 
 
