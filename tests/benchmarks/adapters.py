@@ -88,7 +88,7 @@ def adaptation(given: argparse.Namespace) -> None:
     train, _ = real_images(given.target, SIZES[given.target].side)
     judge = judge_of(given.target)
     print(f"judge: {judge.accuracy:.3f} on real test images; {given.shots} real images a class, {given.steps} steps")
-    for seed in range(given.seeds):
+    for seed in range(given.first_seed, given.seeds):
         parents, folder = Parents.of(shots(train, given.shots, seed)), RunFolder(tempfile.mkdtemp())
         plain = StableDiffusion(model=str(given.base))
         training = {
@@ -404,6 +404,7 @@ def main() -> None:
                 "--table", type=Path, required=True, help="a CSV file; what stands there is not done again"
             )
         else:
+            verb.add_argument("--first-seed", type=int, default=0)
             verb.add_argument("--text-encoder", action="store_true")
             verb.add_argument("--modules", nargs="+", default=["to_q", "to_k", "to_v", "to_out.0"])
     for name, function, steps in (("loop", loop, 60), ("pool", pool, 100)):
