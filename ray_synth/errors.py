@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -37,6 +37,11 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def listed(names: Sequence[object], *, most: int = 8) -> str:
+    """The first of them, quoted, and how many more there are."""
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def one_spelling(name: str) -> str:

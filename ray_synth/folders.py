@@ -17,7 +17,7 @@ from ray_synth.data.listing import Listing
 from ray_synth.data.opening import Broken, BrokenImages
 from ray_synth.data.readers import list_folder, list_unlabelled
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError, near_misses
+from ray_synth.errors import InputError, listed, near_misses
 from ray_synth.estimate import rank_sources
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
@@ -167,14 +167,14 @@ class _Folders:
         if len(only_real) == len(class_names):
             meant = f", such as {near[0][0]!r} to {near[0][1]!r}" if near else ""
             raise InputError(
-                f"no class name in common: real has {_listed(only_real)}, {side} has {_listed(only_here)}; "
+                f"no class name in common: real has {listed(only_real)}, {side} has {listed(only_here)}; "
                 f"rename the class folders so that they match{meant}"
             )
         if only_real:
             outcome = "they are not scored" if side == "target" else "they stay real only"
-            self.notes.append(f"no {side} images for the real class(es) {_listed(only_real)}: {outcome}")
+            self.notes.append(f"no {side} images for the real class(es) {listed(only_real)}: {outcome}")
         if only_here:
-            self.notes.append(f"{side} class(es) without real images are left out: {_listed(only_here)}")
+            self.notes.append(f"{side} class(es) without real images are left out: {listed(only_here)}")
         self.notes += [
             f"did you mean one class by {here!r} ({side}) and {there!r} (real)? Rename one of the folders"
             for here, there in near
@@ -237,8 +237,3 @@ def _flag(name: str) -> str:
 
 def _typed(name: str) -> str:
     return f"{_flag(name)} {EXAMPLES[name]}"
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -56,12 +56,46 @@ def test_fill_is_water(real: list[int], ratio: float) -> None:
     assert np.abs(synthetic_counts(real, total / sum(real), "fill") - (filled - real)).max() <= 1
 
 
-@given(real=COUNTS, available=st.integers(1, 200), allocation=ALLOCATION)
-def test_up_to_the_largest_ratio_there_are_enough(real: list[int], available: int, allocation: Allocation) -> None:
+@given(real=COUNTS, allocation=ALLOCATION, data=st.data())
+def test_up_to_the_largest_ratio_there_are_enough(real: list[int], allocation: Allocation, data: st.DataObject) -> None:
+    available = np.array(data.draw(st.lists(st.integers(0, 200), min_size=len(real), max_size=len(real))))
     most = largest_ratio(real, available, allocation)
-    assert synthetic_counts(real, most, allocation).max() <= available
-    beyond = synthetic_counts(real, most + 2 * len(real) / sum(real), allocation)
-    assert beyond.max() > available or not most
+    assert (synthetic_counts(real, most, allocation, available) <= available).all()
+    # One more image for the class that binds, which may be the only real one of its class.
+    beyond = synthetic_counts(real, most + 2 * len(real) / sum(real) + 1, allocation, available)
+    assert (beyond > available).any() or not most
+
+
+@given(real=COUNTS, ratio=st.floats(0, 40), allocation=ALLOCATION, data=st.data())
+def test_classes_without_images_leave_theirs_to_the_others(
+    real: list[int], ratio: float, allocation: Allocation, data: st.DataObject
+) -> None:
+    """What the others get is what they would get alone, for as many images in all."""
+    counts, given_ = (
+        np.array(real),
+        np.array(data.draw(st.lists(st.booleans(), min_size=len(real), max_size=len(real)))),
+    )
+    found = synthetic_counts(counts, ratio, allocation, given_)
+    own = counts * given_
+    assert not found[own == 0].any()
+    alone = synthetic_counts(own, ratio * counts.sum() / max(1, own.sum()), allocation)
+    assert np.abs(found - alone).max() <= 1  # a half may fall to either side
+    assert abs(found.sum() - ratio * counts.sum() * own.any()) <= len(real) / 2 + 1e-6
+    assert (
+        synthetic_counts(counts, ratio, allocation, np.ones(len(real))) == synthetic_counts(counts, ratio, allocation)
+    ).all()
+
+
+def test_one_class_takes_all_whatever_the_allocation() -> None:
+    for allocation in ALLOCATIONS:
+        assert synthetic_counts([40, 20, 10], [0, 0.5, 2], allocation, [0, 0, 1]).tolist() == [
+            [0, 0, 0], [0, 0, 35], [0, 0, 140]
+        ]  # fmt: skip
+        assert largest_ratio([40, 20, 10], [0, 0, 35], allocation) == pytest.approx(0.5)
+        assert largest_ratio([40, 20, 10], [0, 0, 0], allocation) == 0
+    assert synthetic_counts([40, 20, 10], 1, "fill", [1, 0, 1]).tolist() == [20, 0, 50]  # both at 60
+    assert not uneven([40, 20, 10], [0, 0, 1])
+    assert uneven([40, 20, 10], [1, 0, 1])
 
 
 def test_few_images_of_one_class_bind_where_it_takes_part() -> None:

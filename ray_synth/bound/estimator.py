@@ -139,7 +139,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
     metric = asked.metric or metric_of(samples)
     asked = replace(asked, metric=metric)
     brief: dict[Allocation, Predicted] = {}
-    if uneven(samples.real_counts):  # where classes are equal all allocations are one
+    if uneven(samples.real_counts, samples.given):  # where classes are equal all allocations are one
         brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
     recommended = _recommended(brief, metric)
     chosen = _predict(samples, linear, asked, asked.allocation or recommended, gather)

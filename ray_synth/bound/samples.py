@@ -42,9 +42,14 @@ class Samples:
     def real_counts(self) -> IntArray:
         return np.bincount(self.real_labels, minlength=self.num_classes).astype(np.int64)
 
+    @property
+    def given(self) -> NDArray[np.bool_]:
+        """Whether a class has synthetic images. [C]"""
+        return np.bincount(self.synthetic_labels, minlength=self.num_classes) > 0
+
     def asked(self, ratios: FloatArray, allocation: Allocation, counts: IntArray | None = None) -> IntArray:
         """Synthetic images of each class at each ratio to the real ones (or to other counts): [R,C]."""
-        return synthetic_counts(self.real_counts if counts is None else counts, ratios, allocation)
+        return synthetic_counts(self.real_counts if counts is None else counts, ratios, allocation, self.given)
 
 
 def numbered_samples(

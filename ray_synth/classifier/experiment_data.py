@@ -45,6 +45,10 @@ class ExperimentData:
         """Synthetic images of each class that a setting may ask for. [C]"""
         return self.synthetic.counts // max(1, len(self.experiment.generator.names))
 
+    def counts(self, setting: Setting) -> np.ndarray:
+        """Synthetic images of each class that a setting asks for; a class that has none gets none. [C]"""
+        return setting.synthetic_counts(self.real.counts, self.experiment, self.available > 0)
+
     def _of(self, generator: str | None) -> tuple[ImageSource, np.ndarray | None]:
         """The synthetic images of one of several generators (else all), and the features of the real ones and these."""
         if not generator:
@@ -59,7 +63,7 @@ class ExperimentData:
         """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
         the setting's values. Without a synthetic image the real ones are used anyway; of several generators the
         setting's own images alone are used."""
-        e, counts = self.experiment, setting.synthetic_counts(self.real.counts, self.experiment)
+        e, counts = self.experiment, self.counts(setting)
         classifier = setting.applied_to(e.classifier)
         synthetic, features = self._of(setting.generator)
         mixed = mix(

@@ -60,9 +60,10 @@ class Setting:
         """Whether what is trained with it tells of this one of several generators: its images, or none, are taken."""
         return not self.generator or self.generator == generator
 
-    def synthetic_counts(self, real_counts: ArrayLike, experiment: Experiment) -> IntArray:
-        """Synthetic images of each class. [C] -> [C]"""
-        return synthetic_counts(real_counts, self.synthetic_ratio, self.allocation or experiment.data.allocation)
+    def synthetic_counts(self, real_counts: ArrayLike, experiment: Experiment, given: ArrayLike) -> IntArray:
+        """Synthetic images of each class. given: whether it has any at all. [C] -> [C]"""
+        allocation = self.allocation or experiment.data.allocation
+        return synthetic_counts(real_counts, self.synthetic_ratio, allocation, given)
 
     def applied_to(self, classifier: Classifier) -> Classifier:
         """The classifier section with this setting's values."""

@@ -153,7 +153,12 @@ def _by_name(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
 
 def _check_names(root: Path, folders: dict[str, Path], least: int, found: Found) -> None:
     if not folders:
-        more = f"; {len(found.images)} image(s) lie in it directly, of no class" if found.images else ""
+        more = (
+            f"; {len(found.images)} image(s) lie in it directly, of no class: move them into a folder with the name of "
+            f"theirs, or give {root.absolute().parent} where {root.name!r} is that name"
+            if found.images
+            else ""
+        )
         raise InputError(f"no class folder in {root}; expected {root}/class_name/*.png (or another image){more}")
     if len(folders) >= 2 and all(name.lower() in PARTS for name in folders):
         _refuse_parts(root, folders)

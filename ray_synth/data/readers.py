@@ -102,8 +102,9 @@ def list_folder(root: Path, *, least: int = 2) -> Listing:
 
 
 def class_files(root: Path) -> dict[str, list[Path]]:
-    """The image files of `root/class_name/`, by class and name. Raises InputError as `read_folder`."""
-    return look_in(root).files
+    """The image files of `root/class_name/`, by class and name; one class is enough. Raises InputError as
+    `read_folder`."""
+    return look_in(root, least=1).files
 
 
 def list_unlabelled(root: Path) -> Listing:

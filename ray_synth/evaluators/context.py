@@ -53,5 +53,5 @@ def looked_at(synthetic: ImageSource) -> ImageSource:
     """The first images of every class, MOST_LOOKED_AT in all; those of few are all of them."""
     if len(synthetic) <= MOST_LOOKED_AT:
         return synthetic
-    each = np.full(synthetic.num_classes, max(1, MOST_LOOKED_AT // synthetic.num_classes))
+    each = np.full(synthetic.num_classes, max(1, MOST_LOOKED_AT // np.count_nonzero(synthetic.counts)))
     return synthetic.take(first_per_class(synthetic.labels, each))

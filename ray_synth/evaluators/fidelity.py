@@ -29,7 +29,8 @@ def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
 def judged_fidelity(
     judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, *, seed: int, features: str = "pixels"
 ) -> Iterator[tuple[str, float]]:
-    """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for.
+    """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for;
+    in all, and of each class that has any.
 
     judge_train: every real image outside the test set. features: the judge is a small network on pixels, or a linear
     classifier on an encoder's features. The judge's own test accuracy is yielded beside it: a fidelity
@@ -43,7 +44,8 @@ def judged_fidelity(
     yield "label_fidelity", float(right.mean())
     yield "label_fidelity/judge_accuracy", accuracy
     for label, name in enumerate(synthetic.class_names):
-        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+        if (of_class := synthetic.labels == label).any():
+            yield f"label_fidelity/class/{name}", float(right[of_class].mean())
 
 
 def _network_judge(

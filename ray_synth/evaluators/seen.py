@@ -61,5 +61,5 @@ def _first(images: ImageSource) -> ImageSource:
     """The first images of every class, 5,000 in all at most."""
     if len(images) <= MOST_COMPARED:
         return images
-    each = np.full(images.num_classes, max(1, MOST_COMPARED // images.num_classes))
+    each = np.full(images.num_classes, max(1, MOST_COMPARED // np.count_nonzero(images.counts)))
     return images.take(first_per_class(images.labels, each))

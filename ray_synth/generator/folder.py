@@ -1,6 +1,7 @@
 """The kind `folder`: images that exist already. Image i of a class is its i-th file, by name.
 
-Folders of several generators may stand side by side, each with images of every class.
+A class of which there are none gets none. Folders of several generators may stand side by side: classes of which one
+has none get none of any, so that generators are compared on the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ray_synth.data.decoding import THREADS, decoded_item, depth_among, unified
 from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.readers import class_files
-from ray_synth.errors import InputError, near_misses
+from ray_synth.errors import InputError, listed, near_misses
 from ray_synth.generator.base import Batch, Generator, Origin, Parents, Sampler, register
 from ray_synth.generator.pretrained import files_digest
 from ray_synth.generator.tiny import noisy_digits
@@ -38,11 +39,46 @@ class FolderGenerator(Generator[ImageFolder]):
 
     def check(self) -> list[str]:
         folders = self.settings.folders
-        for name, path in folders.items():
-            check_folder(path, self.class_names, self.generate.images_per_class, key=_key(name))
+        lacking = self._lacking()
+        without = [name for name in self.class_names if any(name in names for names in lacking.values())]
+        if len(without) == len(self.class_names):
+            raise InputError(
+                f"generator.path: {' and '.join(folders)} have images of no class in common, so there is nothing to "
+                "choose between them; put their class folders into one folder and type --set generator.path=DIR"
+            )
+        for path in folders.values():
+            used = [name for name in self.class_names if name not in without]
+            check_folder(path, used, self.generate.images_per_class)
         if len(folders) > 1:
             self._refuse_equal()
-        return [f"{path}: {note}" for path in folders.values() for note in look_in(Path(path)).notes]
+        notes = [f"{path}: {note}" for path in folders.values() for note in look_in(Path(path), least=1).notes]
+        return notes + self._left_out() + (self._real_only(without, lacking) if without else [])
+
+    def _lacking(self) -> dict[str, list[str]]:
+        """Classes of which a generator has no image, by its name."""
+        several = np.reshape(self.available(), (-1, len(self.class_names)))
+        return {
+            generator: [name for name, number in zip(self.class_names, numbers, strict=True) if not number]
+            for generator, numbers in zip(self.settings.folders, several, strict=True)
+        }
+
+    def _real_only(self, without: list[str], lacking: dict[str, list[str]]) -> list[str]:
+        """The line that says which classes get no synthetic images. lacking: those that a generator has none of."""
+        if len(lacking) == 1:
+            return [f"no synthetic images of class(es) {listed(without)} in {self.source}: they stay real only"]
+        whose = "; ".join(f"{generator} has none of {listed(names)}" for generator, names in lacking.items() if names)
+        return [
+            f"class(es) {listed(without)} stay real only, for generators are compared on the classes that all have: "
+            f"{whose}"
+        ]
+
+    def _left_out(self) -> list[str]:
+        """Notes of classes that the real images do not have."""
+        known = {*self.class_names, *map(folder_name, self.class_names)}
+        found = {path: [name for name in class_files(Path(path)) if name not in known]
+                 for path in self.settings.folders.values()}  # fmt: skip
+        return [f"{path}: class(es) without real images are left out: {listed(names)}"
+                for path, names in found.items() if names]  # fmt: skip
 
     def _refuse_equal(self) -> None:
         """Raises InputError where two generators are one under two names."""
@@ -105,8 +141,8 @@ class FolderGenerator(Generator[ImageFolder]):
         return ", ".join(self.settings.folders.values())
 
     def available(self) -> tuple[int, ...]:
-        folders = self.settings.folders.values()
-        return tuple(len(files) for path in folders for files in folder_files(path, self.class_names))
+        several = (folder_files(path, self.class_names, key=_key(name)) for name, path in self.settings.folders.items())
+        return tuple(len(files) for each in several for files in each)
 
     def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
         several = [
@@ -195,16 +231,15 @@ def folder_fingerprints(
     return Fingerprints.joined(found) if found else Fingerprints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
-def check_folder(
-    path: str, class_names: Sequence[str], images_per_class: int | None, *, key: str = "generator.path"
-) -> None:
-    """Raise InputError unless every class has a folder with enough images. key: of the setting."""
-    files = folder_files(path, class_names, key=key)
-    fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True))
-    if fewest < (images_per_class or 1):
+def check_folder(path: str, class_names: Sequence[str], images_per_class: int | None) -> None:
+    """Raise InputError unless there are enough images of every class that has any."""
+    files = folder_files(path, class_names)
+    fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True) if members)
+    if images_per_class is not None and fewest < images_per_class:
         raise InputError(
             f"generate.images_per_class must be <= {fewest}, the images of class {name!r} in {path}; "
-            f"got {images_per_class}; type --set generate.images_per_class={fewest}"
+            f"got {images_per_class}; type --set generate.images_per_class={fewest}, or =null to take of each class as "
+            "many as the ratios need, or remove the folder of that class to leave it real only"
         )
 
 
@@ -213,24 +248,28 @@ def _key(name: str) -> str:
 
 
 def folder_files(path: str, class_names: Sequence[str], *, key: str = "generator.path") -> list[list[Path]]:
-    """The images of every class, by name. Its folder is called as the class, or as an export would call it.
+    """The images of every class, by name; none of one that has no folder. The folder is called as the class, or as an
+    export would call it.
 
     Raises:
-        InputError: a class without a folder; or as `read_folder`.
+        InputError: a folder for no class at all, or one whose name misses that of a class narrowly; or as
+            `read_folder`.
     """
     files = class_files(Path(path))
     folders = [name if name in files else folder_name(name) for name in class_names]
     lacking = [name for name, folder in zip(class_names, folders, strict=True) if folder not in files]
-    if lacking:
-        spelled, near = folder_name(lacking[0]), near_misses(lacking, files)
+    near = near_misses(lacking, sorted(set(files) - set(folders)))
+    if near or len(lacking) == len(class_names):
+        first = near[0][0] if near else lacking[0]
+        spelled = folder_name(first)
         raise InputError(
-            f"{key}={path} has no folder for class {lacking[0]!r}"
-            + (f", which would be called {spelled}" if spelled != lacking[0] else "")
+            f"{key}={path} has no folder for class {first!r}"
+            + (f", which would be called {spelled}" if spelled != first else "")
             + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
-            + f"; it has {', '.join(sorted(files)[:10])}, and a run takes images of every class"
-            + (f"; rename {near[0][1]!r} to {near[0][0]!r}" if near else "")
+            + f"; it has {', '.join(sorted(files)[:10])}"
+            + (f"; rename {near[0][1]!r} to {spelled!r}" if near else "; give the folders the names of classes")
         )
-    return [files[folder] for folder in folders]
+    return [files.get(folder, []) for folder in folders]
 
 
 def folder_name(class_name: str) -> str:

@@ -347,9 +347,10 @@ def _drawing(figure: Figure) -> Iterator[str]:
 
 
 def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_classes: int = 20) -> Figure:
-    """A row per class: `each` real images, then `each` synthetic ones, the first of both."""
-    classes = min(real.num_classes, max_classes)
-    class_names = [_plain(name, 30) for name in real.class_names[:classes]]
+    """A row per class: `each` real images, then `each` synthetic ones, the first of both. Of more classes than there is
+    room for, those with synthetic images come first."""
+    labels = np.sort(np.argsort(synthetic.counts == 0, kind="stable")[:max_classes])
+    classes, class_names = len(labels), [_plain(real.class_names[label], 30) for label in labels]
     with matplotlib.rc_context(style_for(class_names)):
         figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
         for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
@@ -357,9 +358,9 @@ def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_c
             height, width, channels = images.shape
             pad = max(1, width // 8)
             canvas = np.full((classes * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
-            for label in range(classes):
+            for row, label in enumerate(labels):
                 for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
-                    y, x = label * (height + pad), i * (width + pad)
+                    y, x = row * (height + pad), i * (width + pad)
                     canvas[y : y + height, x : x + width] = image
             axes = figure.add_subplot(1, 2, column + 1)
             shown = canvas[..., 0] if channels == 1 else canvas

@@ -78,11 +78,12 @@ def joins_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def stand_in(real: ImageSource, per_class: int) -> ImageSource:
-    """As many images of each class as asked, real ones over and over with noise on them: what a piece takes does not
-    hang on what images show."""
+def stand_in(real: ImageSource, per_class: int | np.ndarray) -> ImageSource:
+    """As many images of each class as asked, one number or [C], real ones over and over with noise on them: what a
+    piece takes does not hang on what images show."""
     rng = np.random.default_rng(0)
-    rows = np.concatenate([np.resize(np.flatnonzero(real.labels == c), per_class) for c in np.unique(real.labels)])
+    asked = np.broadcast_to(per_class, real.num_classes)
+    rows = np.concatenate([np.resize(np.flatnonzero(real.labels == c), asked[c]) for c in np.unique(real.labels)])
     noise = rng.integers(-20, 21, (len(rows), *real.shape), dtype=np.int16)
     images = np.clip(real.images(rows).astype(np.int16) + noise, 0, 255).astype(np.uint8)
     return ImageSet(pixels=images, labels=real.labels[rows], class_names=real.class_names)

@@ -119,8 +119,9 @@ def _items(bench: Bench, job: Job, size: int, slots: int) -> list[dict[str, int]
     """Chunks for every actor: smaller ones where a whole one would take too long, more where it is over at once."""
     plan = job.plan
     if plan.available is not None:
-        size = max(1, min(size, *plan.available))
-        return [{"label": k % len(plan.images_per_class), "start": 0, "stop": size} for k in range(ROUNDS * slots)]
+        there = [label for label, number in enumerate(plan.available) if number]
+        size = min(size, *(plan.available[label] for label in there))
+        return [{"label": there[k % len(there)], "start": 0, "stop": size} for k in range(ROUNDS * slots)]
     rounds = ROUNDS
     if not job.generator.slow_on_cpu:
         image = _image_guess(bench, job)

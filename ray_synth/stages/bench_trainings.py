@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.allocation import synthetic_counts
 from ray_synth.config import Experiment
 from ray_synth.data.source import ImageSource
 from ray_synth.hardware.measure import Measure
@@ -39,7 +39,7 @@ def measure_trainings(bench: Bench, settings: Sequence[Setting]) -> None:
     bench.start_ray()
     inputs, splits = bench.inputs, bench.inputs.splits
     ratio, updates = _middle(bench, settings)
-    synthetic = stand_in(splits.train, math.ceil(ratio * int(inputs.real_counts.max())))
+    synthetic = stand_in(splits.train, _asked(bench, ratio))
     levels = _levels(bench, synthetic, updates)
     small = small_experiment(inputs.on_workers, ratio, levels)
     slots = TrialSlots.of(small.sweep, cpus=bench.cpus, gpus=bench.gpus).count
@@ -74,6 +74,13 @@ def measure_trainings(bench: Bench, settings: Sequence[Setting]) -> None:
     bench.note("update_one_side", one_side, sigma)
     if bench.wants("training"):
         _measure_final(bench, small, synthetic, ratio, levels)
+
+
+def _asked(bench: Bench, ratio: float) -> np.ndarray:
+    """Images of each class that the ratio takes, and one at least of each that has any. [C]"""
+    real, given = bench.inputs.real_counts, bench.inputs.given
+    counts = synthetic_counts(real, ratio, bench.inputs.experiment.data.allocation, given)
+    return np.where(given & (real > 0), np.maximum(counts, 1), 0)
 
 
 def _middle(bench: Bench, settings: Sequence[Setting]) -> tuple[float, int]:

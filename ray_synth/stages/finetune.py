@@ -41,21 +41,13 @@ class Finetune(Stage):
 
     def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
         """Raises InputError for a generator that cannot be used."""
-        from ray_synth.generator import generator_of
         from ray_synth.sampling.filtering import check_filters
 
         super().__init__(inputs, others)
-        e = self.experiment
-        self.generator = generator_of(
-            e.generator,
-            e.generate,
-            class_names=inputs.class_names,
-            shape=inputs.shape,
-            depth=inputs.splits.train.depth,
-        )
+        self.generator = inputs.generator
         self._notes: list[str] = []
         if not inputs.described:
-            check_filters(e.generate.filter)
+            check_filters(self.experiment.generate.filter)
             self._notes = self.generator.check()
             self._check_counts()
 

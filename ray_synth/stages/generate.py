@@ -18,7 +18,7 @@ from ray_synth.config import digest, said
 from ray_synth.data.images import first_per_class, held, side_by_side
 from ray_synth.data.leaks import Fingerprints, refuse_judged
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import Spoiled
+from ray_synth.errors import InputError, Spoiled, listed
 from ray_synth.hardware.measure import Measure
 from ray_synth.runs import RunFolder
 from ray_synth.sampling import chunks
@@ -62,15 +62,27 @@ class Generate(Stage):
     _compared = 0  # images of each class of a folder that were compared with validation and test
 
     def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
-        """Raises InputError for images that the classifier is judged on, and for captions that do not fit."""
+        """Raises InputError for images that the classifier is judged on, for captions that do not fit, and for classes
+        that nothing would be trained on of."""
         super().__init__(inputs, others)
         self.model = self.of(Finetune)
         self.generator = self.model.generator
+        self._refuse_unseen()
         self._notes = [] if inputs.described else self._check_judged()
 
     @property
     def notes(self) -> Sequence[str]:
         return self._notes
+
+    def _refuse_unseen(self) -> None:
+        """Raise InputError where synthetic images alone are trained on and a class has none."""
+        unseen = np.flatnonzero((self.inputs.real_counts > 0) & ~self.inputs.given)
+        if len(unseen) and not self.experiment.data.use_real:
+            raise InputError(
+                f"data.use_real is false, and class(es) {listed([self.inputs.class_names[c] for c in unseen])} have no "
+                f"images in {self.generator.source}: nothing would be trained on of them; add some, or type --set "
+                "data.use_real=true"
+            )
 
     def _check_judged(self) -> list[str]:
         """Images that exist already may be those that the classifier is judged on: refused. Returns notes.
@@ -81,7 +93,7 @@ class Generate(Stage):
         if not self.generator.source or self.folder.is_complete(self.name, self.images.chunk_digest):
             return []
         # May be more than are asked: some are rejected.
-        self._compared = max(1, MAX_COMPARED // len(self.inputs.class_names))
+        self._compared = max(1, MAX_COMPARED // max(1, int(self.inputs.given.sum())))
         partly = (
             f"the first {self._compared:,} synthetic images per class were compared with validation and test; the rest "
             "will be when they are used"
@@ -119,24 +131,24 @@ class Generate(Stage):
     @property
     def allocated(self) -> tuple[str, ...]:
         """What trainings depend on, for their digests: nothing where classes are equal, and all allocations one."""
-        return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts) else ()
+        return (self.experiment.data.allocation,) if uneven(self.inputs.real_counts, self.inputs.given) else ()
 
     def counts(self, ratio: float, real: np.ndarray | None = None) -> np.ndarray:
         """Synthetic images of each class that are enough for a ratio to the real ones (or to other counts), however
         they are allocated. [C]"""
-        real = self.inputs.real_counts if real is None else real
-        return np.asarray(np.max([synthetic_counts(real, ratio, each) for each in self.allocations], axis=0))
+        real, given = self.inputs.real_counts if real is None else real, self.inputs.given
+        return np.asarray(np.max([synthetic_counts(real, ratio, each, given) for each in self.allocations], axis=0))
 
     @functools.cached_property
     def most_per_class(self) -> np.ndarray:
         """Synthetic images of each class at most, by each generator: those asked for, or what the largest ratio needs
-        and there can be. [C]"""
+        and there can be; none of a class that has none. [C]"""
         e = self.experiment
         if e.generate.images_per_class is not None:
-            return np.full(len(self.inputs.class_names), e.generate.images_per_class)
+            return np.where(self.inputs.given, e.generate.images_per_class, 0)
         wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
-        if self._base.available is not None:
-            wanted = np.minimum(wanted, self._of_each(self._base.available))
+        if self.inputs.available is not None:
+            wanted = np.minimum(wanted, self._of_each(self.inputs.available))
         return np.asarray(wanted)
 
     @property
@@ -200,7 +212,7 @@ class Generate(Stage):
         return max(1, len(self.candidates)) * int(self.pilot.sum())
 
     def max_ratio(self, limit: float) -> float:
-        """The largest ratio up to `limit` for which every class has enough synthetic images."""
+        """The largest ratio up to `limit` for which every class that has synthetic images has enough of them."""
         real, most = self.inputs.real_counts, self.most_per_class
         if (self.counts(limit) <= most).all():
             return limit
@@ -239,7 +251,7 @@ class Generate(Stage):
             images_per_class=(0,) * self._sides * len(self.inputs.class_names),
             chunk_size=e.generate.chunk_size,
             max_attempts=e.generate.max_attempts,
-            available=None if described else self.generator.available(),
+            available=self.inputs.available,
             generators=self.generators,
         )
 
@@ -273,9 +285,18 @@ class Generate(Stage):
         if self.max_ratio(wanted) >= wanted:
             return said
         need = int(self.counts(wanted).max())  # one number for all classes is what can be typed
+        cure = f"needs {need:,} images per class; type --set generate.images_per_class={need} to search it"
+        if self.inputs.available is not None and (self.counts(wanted) > self._of_each(self.inputs.available)).any():
+            cure = self._what_lacks(self.counts(wanted), self._of_each(self.inputs.available))
+        return f"{said}\n  note: ratio {wanted:g} {cure}"
+
+    def _what_lacks(self, asked: np.ndarray, there: np.ndarray) -> str:
+        """What a ratio needs beyond the images that exist. asked, there: [C]"""
+        label = int(np.argmax(asked / np.maximum(there, 1)))
+        or_less = ", or remove its folder to leave that class real only" if (there > 0).sum() > 1 else ""
         return (
-            f"{said}\n  note: ratio {wanted:g} needs {need} images per class; "
-            f"type --set generate.images_per_class={need} to search it"
+            f"needs {asked[label]:,} images of class {self.inputs.class_names[label]!r}, and there are "
+            f"{there[label]:,}; add some to {self.generator.source}{or_less}"
         )
 
     # What is left.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
+
+if TYPE_CHECKING:
+    from ray_synth.generator import Generator
 
 
 class Inputs:
@@ -41,6 +45,25 @@ class Inputs:
     @functools.cached_property
     def digests(self) -> dict[str, str]:
         return {name: "" if self.described else images.digest() for name, images in self.sets.items()}
+
+    @functools.cached_property
+    def generator(self) -> Generator[Any]:
+        """What makes the synthetic images, or holds them."""
+        from ray_synth.generator import generator_of
+
+        e, depth = self.experiment, self.splits.train.depth
+        return generator_of(e.generator, e.generate, class_names=self.class_names, shape=self.shape, depth=depth)
+
+    @functools.cached_property
+    def available(self) -> tuple[int, ...] | None:
+        """Synthetic images of each class that exist already, where they do; as of every generator."""
+        return None if self.described else self.generator.available()
+
+    @property
+    def given(self) -> np.ndarray:
+        """Whether a class has synthetic images at all, of each generator. [C]"""
+        numbers = self.available or (1,) * len(self.class_names)
+        return np.asarray(np.reshape(numbers, (-1, len(self.class_names))).min(axis=0) > 0)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def sides_of(inputs: Inputs, setting: Setting) -> tuple[int, int]:
     """Real and synthetic images that a training at a setting takes."""
-    synthetic = int(setting.synthetic_counts(inputs.real_counts, inputs.experiment).sum())
+    synthetic = int(setting.synthetic_counts(inputs.real_counts, inputs.experiment, inputs.given).sum())
     return (int(inputs.real_counts.sum()) if inputs.experiment.data.use_real or not synthetic else 0), synthetic
 
 

@@ -67,7 +67,7 @@ def run_sweep(
             synthetic = images(max((setting.synthetic_ratio for setting in waiting), default=0.0))
             data = ExperimentData.of(experiment, real, synthetic, validation)
             for setting in waiting:
-                if (setting.synthetic_counts(real.counts, experiment) > data.available).any():
+                if (data.counts(setting) > data.available).any():
                     raise WorkError(
                         f"a trial at ratio {setting.synthetic_ratio:g} needs more synthetic images than there can be"
                     )
@@ -186,8 +186,7 @@ class LedgerSearcher(Searcher):
         start = self.search.propose() if self.search.left else None
         if start is None:
             return None if self.running else Searcher.FINISHED
-        wanted = start.setting.synthetic_counts(self.real_counts, self.search.experiment)
-        if (wanted > self.available).any():
+        if (self._wanted(start) > self.available).any():
             self.search.again.append(start.trial_id)  # next, when its images are there
             return Searcher.FINISHED
         self.running[trial_id] = start
@@ -218,6 +217,10 @@ class LedgerSearcher(Searcher):
             self.written = time.monotonic()
         self.shown(self.search.ledger, self.latest)
 
+    def _wanted(self, start: Start) -> np.ndarray:
+        """Synthetic images of each class. [C]"""
+        return start.setting.synthetic_counts(self.real_counts, self.search.experiment, self.available > 0)
+
     def _trial(self, start: Start, result: Mapping[str, Any], *, dead: bool = False) -> Trial:
         """A row from what a trial reported last. dead: it ended without its last word."""
         status: Status = "failed" if dead else result.get("status", "running")
@@ -234,7 +237,7 @@ class LedgerSearcher(Searcher):
             accuracy_std=math.nan if failed else float(result.get("accuracy_std", math.nan)),
             balanced_accuracy=math.nan if failed else float(result.get("balanced_accuracy", math.nan)),
             gpu_seconds=round(seconds * self.slots.gpus, 3),
-            num_synthetic=int(start.setting.synthetic_counts(self.real_counts, self.search.experiment).sum()),
+            num_synthetic=int(self._wanted(start).sum()),
             evaluations=len(result.get("history", ())),
             origin=start.origin,
             setting=start.setting,

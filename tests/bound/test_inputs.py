@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_synth import estimate_ratio
+from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.result import RatioEstimate
-from ray_synth.bound.samples import channels_first, checked_images, checked_labels
+from ray_synth.bound.samples import channels_first, checked_images, checked_labels, numbered_samples
 from ray_synth.config import Data
 from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import split
 from ray_synth.errors import InputError
 from ray_synth.features.reading import read_set
+from ray_synth.metrics.spectrum import pixel_stats
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 NUMBERS = [2, 0, 2, 1, 0, 1]
@@ -115,6 +117,25 @@ def test_names_stand_in_the_answer_and_near_misses_are_asked_about(sides: tuple[
     assert RatioEstimate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     with pytest.raises(InputError, match="got real_labels names, synthetic_labels numbers; give both alike"):
         estimate_ratio(real, words[y], made, z)
+
+
+@pytest.mark.parametrize("allocation", ["fill", "equal", "proportional"])
+def test_a_ratio_counts_what_is_there_where_some_classes_have_none(allocation: Any) -> None:
+    """Of one class alone, every image that a ratio asks for is of it."""
+    stats = pixel_stats(IMAGES)
+    samples = numbered_samples((stats, np.asarray([7, 7, 7, 3, 3, 5])), (stats, np.full(6, 5)))
+    assert samples.asked(np.asarray([0.0, 0.5, 4.0]), allocation).tolist() == [[0, 0, 0], [0, 3, 0], [0, 24, 0]]
+    pilot = Pilot(samples.synthetic_labels, samples.asked(np.asarray([0.5, 4.0]), allocation))
+    assert pilot.share_there.tolist() == [1, 6 / 24]
+
+
+def test_one_synthetic_class_makes_allocations_one(sides: tuple[Any, ...]) -> None:
+    real, y, made, z = sides
+    rare = np.r_[np.flatnonzero(y != 1), np.flatnonzero(y == 1)[:2]]
+    found = estimate_ratio(real[rare], y[rare], made[z == 1], z[z == 1], **QUICK)
+    assert len({(each.ratio, each.accuracy) for each in found.allocations.values()}) == 1
+    assert {each.label: each.num_synthetic for each in found.classes} == {0: 0, 1: int((z == 1).sum()), 2: 0}
+    assert np.isfinite([*found.curve.error, *found.curve.low, *found.curve.high]).all()
 
 
 # Copies.

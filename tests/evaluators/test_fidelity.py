@@ -33,6 +33,17 @@ def test_the_share_of_wrong_labels_is_found(splits: Splits) -> None:
     found = dict(fidelity.judged_fidelity(splits.generator, splits.test, generated, seed=0))
     assert found["label_fidelity"] == pytest.approx(2 / 3, abs=0.05)
     assert found["label_fidelity/judge_accuracy"] > 0.9
+    assert sum(name.startswith("label_fidelity/class/") for name in found) == 10
+
+
+def test_of_classes_without_images_no_fidelity_is_said(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = splits.test.take(splits.test.labels == 3)
+    monkeypatch.setattr(fidelity, "_network_judge", lambda *_: (np.where(np.arange(len(real)) % 2, 3, 1), 1.0))
+    found = dict(fidelity.judged_fidelity(splits.generator, splits.test, real, seed=0))
+    assert [name for name in found if "/class/" in name] == ["label_fidelity/class/3"]
+    assert found["label_fidelity"] == found["label_fidelity/class/3"] == pytest.approx(0.5, abs=0.02)
+    monkeypatch.setattr(context, "MOST_LOOKED_AT", 20)
+    assert len(context.looked_at(real)) == 20
 
 
 @pytest.mark.slow

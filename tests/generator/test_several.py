@@ -90,12 +90,40 @@ def test_wrong_folders_are_refused_before_anything_starts(folders: dict[str, str
     shutil.copytree(folders["plain"], tmp_path / "copy")
     with pytest.raises(InputError, match=r"plain and again hold the same images.*leave again out"):
         run_of(tmp_path / "run", {**folders, "again": str(tmp_path / "copy")})
-    shutil.rmtree(tmp_path / "copy" / "7")
-    with pytest.raises(InputError, match=r"generator.path.lacking=.* has no folder for class '7'"):
+    for name in range(1, 10):
+        shutil.rmtree(tmp_path / "copy" / str(name))
+    (tmp_path / "copy" / "0").rename(tmp_path / "copy" / "zero")
+    with pytest.raises(InputError, match=r"generator.path.lacking=.* has no folder for class '0'.*it has zero; give"):
         run_of(tmp_path / "run", {**folders, "lacking": str(tmp_path / "copy")})
     with pytest.raises(InputError, match=f"images_per_class must be <= {EACH}, the images of class '0' in .*fancy"):
         run_of(tmp_path / "run", {"fancy": folders["fancy"], "plain": folders["plain"]},
                **{"generate.images_per_class": EACH + 1})  # fmt: skip
+
+
+def test_generators_of_other_classes_are_compared_on_those_that_all_have(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    part = {"plain": tmp_path / "plain", "fancy": tmp_path / "fancy"}
+    for (name, place), gone in zip(part.items(), ([0, 1], [1, 2, 3]), strict=True):
+        shutil.copytree(folders[name], place)
+        for label in gone:
+            shutil.rmtree(place / str(label))
+    run = run_of(tmp_path / "run", {name: str(place) for name, place in part.items()})
+    kept = [0, 0, 0, 0, 8, 8, 8, 8, 8, 8]
+    assert run.of(Generate).images.images_per_class == (*kept, *kept)
+    (note,) = [note for note in run.notes if "real only" in note]
+    assert note == (
+        "class(es) '0', '1', '2', '3' stay real only, for generators are compared on the classes that all have: "
+        "plain has none of '0', '1'; fancy has none of '1', '2', '3'"
+    )
+    for label in range(4, 10):
+        shutil.rmtree(part["plain"] / str(label))
+        shutil.rmtree(part["fancy"] / str(label))
+    shutil.rmtree(part["plain"] / "2")
+    shutil.rmtree(part["plain"] / "3")
+    shutil.copytree(Path(folders["plain"]) / "1", part["plain"] / "1")
+    with pytest.raises(InputError, match=r"plain and fancy have images of no class in common.*into one folder"):
+        run_of(tmp_path / "run", {name: str(place) for name, place in part.items()})
 
 
 def made(run: Run, number: int, out: Path) -> Plan:
@@ -200,7 +228,7 @@ def test_a_setting_trains_on_the_images_of_its_generator_alone(folders: dict[str
     taken = {name: data.at(default_setting(data.experiment, 10, ratio, name))[0].synthetic for name in folders}
     halves = {"plain": data.synthetic.images()[:100], "fancy": data.synthetic.images()[100:]}
     for name, images in taken.items():
-        assert images.counts.tolist() == fancy.synthetic_counts(splits.train.counts, data.experiment).tolist()
+        assert images.counts.tolist() == data.counts(fancy).tolist()
         assert {image.tobytes() for image in images.images()} <= {image.tobytes() for image in halves[name]}
     assert data.available.tolist() == (data.synthetic.counts // 2).tolist()
     none, _, _ = data.at(default_setting(data.experiment, 10, 0.0, "fancy"))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ray_synth.config import load_experiment
-from ray_synth.data.images import ImageSet
+from ray_synth.allocation import ALLOCATIONS, Allocation
+from ray_synth.classifier.experiment_data import ExperimentData
+from ray_synth.classifier.setting import default_setting
+from ray_synth.config import changed, load_experiment
+from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.errors import InputError
 from ray_synth.hardware.measure import Measure, spread
 from ray_synth.nodes import Nodes
@@ -21,11 +26,11 @@ from ray_synth.planning.rates import load_rates, save_rates
 from ray_synth.planning.work import work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
-from ray_synth.sampling.chunks import Chunk
+from ray_synth.sampling.chunks import Chunk, Plan
 from ray_synth.stages import Generate
 from ray_synth.stages.bench import Bench, refuse_others, stand_in
-from ray_synth.stages.bench_sampling import chunk_seconds
-from ray_synth.stages.bench_trainings import fit_trials, small_experiment
+from ray_synth.stages.bench_sampling import _items, chunk_seconds
+from ray_synth.stages.bench_trainings import _asked, fit_trials, small_experiment
 
 from ..conftest import DIGITS
 from .test_work import run_in
@@ -89,8 +94,32 @@ def test_stand_ins_fill_every_class(digits: ImageSet) -> None:
     few = digits.take(slice(0, 60))
     images = stand_in(few, 25)
     assert np.bincount(images.labels).tolist() == [25] * 10
+    assert np.bincount(stand_in(few, np.arange(10)).labels, minlength=10).tolist() == list(range(10))
     assert images.images().shape == (250, 8, 8, 1)
     assert images.images().dtype == np.uint8
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("given_", [[True, True, True], [False, True, True], [False, False, True]])
+def test_stand_ins_are_enough_for_uneven_classes(digits: ImageSet, given_: list[bool], allocation: Allocation) -> None:
+    real = digits.take(first_per_class(digits.labels, np.asarray([15, 15, 5, *[0] * 7])))
+    real = replace(real, class_names=real.class_names[:3])
+    e = changed(load_experiment(DIGITS), {"data.allocation": allocation})
+    inputs: Any = SimpleNamespace(real_counts=real.counts, given=np.asarray(given_), experiment=e)
+    for ratio in (0.01, 0.5, 0.88, 3.0):
+        synthetic = stand_in(real, _asked(SimpleNamespace(inputs=inputs), ratio))  # type: ignore[arg-type]
+        data = ExperimentData(experiment=e, real=real, synthetic=synthetic, validation=real)
+        counts = data.counts(default_setting(e, 3, ratio))
+        assert (counts <= data.available).all()
+        assert counts.sum() == pytest.approx(ratio * 35, abs=1.5)
+
+
+def test_chunks_of_classes_that_have_images_are_measured() -> None:
+    plan = Plan(
+        generator_digest="0", chunk_digest="0", images_per_class=(0, 9, 0, 9), chunk_size=8, available=(0, 5, 0, 9)
+    )
+    items = _items(None, SimpleNamespace(plan=plan), 8, 1)  # type: ignore[arg-type]
+    assert {(item["label"], item["stop"] - item["start"]) for item in items} == {(1, 5), (3, 5)}
 
 
 def test_the_small_sweep_is_an_experiment() -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.train import num_updates
 from ray_synth.config import load_experiment
+from ray_synth.errors import InputError
 from ray_synth.pipeline import Run, folder_of, loaded
 from ray_synth.planning.work import Work, work_of
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import finished_chunks
 from ray_synth.stages import Generate, Sweep, Train
+from ray_synth.stages.takes import training_takes
 from ray_synth.sweep.ledger import Ledger
 from ray_synth.tasks import InPool, Task
 
@@ -83,7 +88,7 @@ def takes_of(job: Run, name: str) -> Mapping[str, float]:
 
 
 def synthetic_of(job: Run, ratio: float) -> int:
-    return int(synthetic_counts(job.inputs.real_counts, ratio, "fill").sum())
+    return int(synthetic_counts(job.inputs.real_counts, ratio, "fill", job.inputs.given).sum())
 
 
 def real_of(job: Run, ratio: float) -> int:
@@ -153,3 +158,77 @@ def test_a_folder_run(tmp_path: Path, digits: Any) -> None:
     )
     folder = RunFolder(tmp_path / "out")
     compared(Run(e, folder, Reporter()), folder)
+
+
+def of_folders(real: Path, made: Path, **changes: Any) -> Run:
+    """Of the digits' experiment, with as many images as its ratios need."""
+    settings = {
+        "data": {"kind": "folder", "path": str(real), "image_size": 8, "shots": None},
+        "generator": {"kind": "folder", "path": str(made)},
+        "generate.images_per_class": None,
+    }
+    return Run(load_experiment(DIGITS, settings | changes), RunFolder(real.parent / "none"), Reporter())
+
+
+def test_ratios_are_of_the_images_of_classes_that_have_any(tmp_path: Path, digits: Any) -> None:
+    ours = write_folder(tmp_path / "real", digits, classes=(0, 1), each=60)
+    write_folder(ours, digits, classes=(2,), each=20)
+    theirs = write_folder(tmp_path / "made", digits, classes=(1, 2), each=50, skip=60)
+    run = of_folders(ours, theirs)
+    images, real = run.of(Generate), run.inputs.real_counts
+    assert run.inputs.given.tolist() == [False, True, True]
+    assert images.most_per_class.tolist() == [0, 50, 50]
+    # Filled up to the level where class 2 has used up its 50.
+    limit = images.max_ratio(16)
+    assert limit == pytest.approx((50 + real[2] + 50 - real[1]) / real.sum())
+    assert images.counts(limit).tolist() == [0, real[2] + 50 - real[1], 50]
+    for setting in run.of(Sweep).expected_settings(Ledger(run.folder)).values():
+        takes = training_takes(run.inputs, setting, "trial")
+        assert takes["trial_image"] == pytest.approx((1 + setting.synthetic_ratio) * real.sum(), abs=1)
+    assert "images of class 'digit 2', and there are 50; add some to" in images.overview
+    assert [note for note in run.notes if "real only" in note] == [
+        f"no synthetic images of class(es) 'digit 0' in {theirs}: they stay real only"
+    ]
+    assert of_folders(ours, theirs, **{"generate.images_per_class": 9}).of(Generate).images.images_per_class == (
+        0,
+        9,
+        9,
+    )
+    with pytest.raises(
+        InputError, match=r"use_real is false, and class\(es\) 'digit 0' have no images in .*use_real=true"
+    ):
+        of_folders(ours, theirs, **{"data.use_real": False})
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_folder_run_that_fills_one_class(tmp_path: Path, digits: Any) -> None:
+    """Two classes have no synthetic images: they are trained on their real ones, and a ratio counts all of both."""
+    ours = write_folder(tmp_path / "real", digits, classes=(0, 1), each=100)
+    write_folder(ours, digits, classes=(2,), each=30)
+    theirs = write_folder(tmp_path / "made", digits, classes=(2,), each=70, skip=30)
+    small = {name: value for name, value in QUICK.items() if not name.startswith(("generator.", "generate.num"))}
+    e = of_folders(ours, theirs, **small, **{"sweep.space.synthetic_ratio": {"choices": [0.0, 0.5, 1.5]}}).experiment
+    folder = RunFolder(tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Mean of empty slice")
+        compared(Run(e, folder, Reporter()), folder)
+
+    real = Counter(Run(e, folder, Reporter()).inputs.splits.train.labels.tolist())
+    assert json.loads(folder.read("generation.json"))["images_per_class"] == [0, 0, 70]
+    for name, setting in json.loads(folder.read("model/settings.json")).items():
+        file = next(f for f in folder.list("model/runs") if f.startswith(name) and f.endswith("regions.parquet"))
+        rows = pq.read_table(folder.path(f"model/runs/{file}")).to_pylist()
+        found = Counter((row["source"], row["class_name"]) for row in rows)
+        asked = round(setting["synthetic_ratio"] * sum(real.values()))
+        assert found.pop(("synthetic", "digit 2"), 0) == asked
+        assert found == {("real", f"digit {label}"): number for label, number in real.items()}
+    trials = [t for t in Ledger(folder).ended.values() if t.setting.synthetic_ratio == 1.5]
+    assert {t.num_synthetic for t in trials} == {round(1.5 * sum(real.values()))}
+    metrics = json.loads(folder.read("metrics.json"))
+    assert [name for name in metrics if name.startswith("label_fidelity/class/")] == ["label_fidelity/class/digit 2"]
+    assert 0 < metrics["accuracy/best"] <= 1
+    estimate = json.loads(folder.read("estimate.json"))
+    assert len({json.dumps(each) for each in estimate["allocations"].values()}) == 1
+    assert "nan" not in folder.read("summary.json").decode().lower()
+    assert folder.exists("report.html")

@@ -222,7 +222,10 @@ def test_the_allocation_is_a_choice_like_others(tmp_path: Path) -> None:
         (ratio, name) for ratio in (0.0, 1.0) for name in ("proportional", "fill")
     }
     assert all(Setting.from_dict(setting.to_dict()) == setting for setting in settings)
-    assert {tuple(s.synthetic_counts([9, 3], e)) for s in settings if s.synthetic_ratio} == {(9, 3), (3, 9)}
+    assert {tuple(s.synthetic_counts([9, 3], e, [True, True])) for s in settings if s.synthetic_ratio} == {
+        (9, 3),
+        (3, 9),
+    }
     assert "allocation" not in default_setting(experiment(), 10, 1.0).to_dict()
     for choices in ({"choices": ["rarest"]}, {"low": 0, "high": 1}):
         with pytest.raises(InputError, match=r"sweep\.space\.allocation: choices among fill, equal, proportional"):
