@@ -214,7 +214,9 @@ class _Count:
     def _conditions(self, batch: int, *, guided: bool = False) -> torch.Tensor:
         """Text embeddings, with the tokens of visual guidance."""
         if self.training.text_encoder:
-            text: torch.Tensor = self.text(torch.zeros(batch, self._tokens, dtype=torch.long, device="meta"))[0]
+            different = min(batch, self.sizes.prompts + 1)  # a prompt may be left out
+            encoded = self.text(torch.zeros(different, self._tokens, dtype=torch.long, device="meta"))[0]
+            text = torch.stack([encoded[number % different] for number in range(batch)])
         else:
             width = self.unet.config.cross_attention_dim
             text = torch.empty(batch, self._tokens, width, dtype=self.dtype, device="meta")
