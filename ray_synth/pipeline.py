@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ray_synth.config import Experiment, changed, load_experiment
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError, PartlyDone, Spoiled
+from ray_synth.hardware.gpus import Card, card_here
 from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
@@ -67,7 +68,7 @@ def run(
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
     reporter = reporter or Reporter()
     experiment = loaded(path, overrides=overrides, seed=seed, smoke=smoke, reporter=reporter)
-    job = Run(experiment, folder_of(experiment, out, path), reporter)
+    job = Run(experiment, folder_of(experiment, out, path), reporter, gpu=card_here())
     if dry_run:
         return job.check()
     result = job.perform(until, extend=extend)
@@ -129,12 +130,21 @@ def folder_of(
 class Run:
     """One experiment in one run folder: its stages, checked as a whole before the first begins.
 
-    described: the images are not here, and numbers alone are asked for.
+    described: the images are not here, and numbers alone are asked for. gpu: what it will be done on, where that is
+    known.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        reporter: Reporter,
+        *,
+        described: bool = False,
+        gpu: Card | None = None,
+    ):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
-        self.inputs = Inputs(experiment, folder, reporter, described=described)
+        self.inputs = Inputs(experiment, folder, reporter, described=described, gpu=gpu)
         self.stages: dict[type[Stage], Stage] = {}
         try:
             if not described:
@@ -174,7 +184,8 @@ class Run:
             encoder_of(word, device="cpu")
 
     def check_places(self) -> None:
-        """Raise InputError where trials or final trainings find no room on this machine. A cluster is asked later."""
+        """Raise InputError where trials, final trainings or what a stage holds in a GPU's memory find no room on this
+        machine. A cluster is asked later."""
         import torch
 
         from ray_synth.sweep.slots import TrialSlots
@@ -186,6 +197,9 @@ class Run:
         TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
         check_workers("classifier.num_workers", self.experiment.classifier.num_workers, cpus, gpus)
         check_workers("generator.finetune.num_workers", self.of(Finetune).generator.fit_workers, cpus, gpus)
+        for stage in self.stages.values():
+            if stage.lacking:
+                raise InputError(stage.lacking)
 
     def _check_clusters(self) -> None:
         partition, classes = self.experiment.partition, len(self.inputs.class_names)

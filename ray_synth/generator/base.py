@@ -19,6 +19,7 @@ from ray_synth.config import GENERATORS, Generate, GeneratorSettings, said, with
 from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
 from ray_synth.data.source import ImageSource
+from ray_synth.hardware.gpus import Card
 from ray_synth.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -47,6 +48,26 @@ class Origin:
     model_license: str
     parts: dict[str, str]
     each: tuple[Origin, ...] = ()
+
+
+class FitMemory(ABC):
+    """What the fit of one part takes of a GPU's memory. batch: images of a step."""
+
+    batch: int
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, int]:
+        """Bytes of what is held at once, by what it is."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.parts.values())
+
+    @abstractmethod
+    def smaller(self, room: int) -> Sequence[tuple[Mapping[str, Any], int]]:
+        """Changes of settings, by their keys, with each of which it takes no more than so many bytes, and how many it
+        takes then; the best first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,6 +228,10 @@ class Generator(ABC, Generic[S]):
     def with_fit_steps(self, steps: int) -> Generator[S]:
         """The same with so many of them: to be timed."""
         return self
+
+    def fit_memory(self, counts: np.ndarray, card: Card) -> FitMemory | None:
+        """Of a part, on a GPU; None where nobody knows. counts: real images of each class, [C]."""
+        return None
 
     def fit(self, folder: RunFolder, images: ImageSource, seed: int) -> Iterator[int]:
         """Train what the run trains, to `weights`. Yields the number of steps done, after a kill from a checkpoint."""

@@ -60,6 +60,28 @@ class Record:
     validation_loss: float | None
 
 
+def precision_on(device: str, training: LoraTraining) -> str:
+    """Of matrix products, on a device of that type."""
+    if training.precision != "auto":
+        return training.precision
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def put_adapter(module: Any, layers: Sequence[str], training: LoraTraining) -> LoraModel:
+    """A new adapter on these layers of a module, its weights in float32; what takes it off again."""
+    config = LoraConfig(
+        r=training.r,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=list(layers),
+        init_lora_weights="gaussian",
+    )
+    # Not the model's own add_adapter: transformers wants another peft for it than diffusers does.
+    tuner = LoraModel(module, config, NAME)
+    cast_training_params(module, dtype=torch.float32)
+    return tuner
+
+
 class AdapterTraining:
     """One base model on one device. `train` may be called for one part after the other."""
 
@@ -70,7 +92,7 @@ class AdapterTraining:
         assert settings.finetune is not None  # noqa: S101 - of the caller
         self.team = team or Team()
         self.settings, self.training, self.device = settings, settings.finetune, self.team.device
-        self.precision = self._precision()
+        self.precision = precision_on(self.device.type, self.training)
         half = self.precision == "bfloat16" and self.device.type == "cuda"
         from_text = settings.model_copy(update={"strength": None})
         self.pipe = load_pipeline(folder, from_text, torch.bfloat16 if half else torch.float32)
@@ -85,11 +107,6 @@ class AdapterTraining:
         self.pipe.set_progress_bar_config(disable=True)
         if self.training.gradient_checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
-
-    def _precision(self) -> str:
-        if self.training.precision != "auto":
-            return self.training.precision
-        return "bfloat16" if self.device.type == "cuda" else "float32"
 
     @torch.no_grad()
     def sampled(self, asked: torch.Tensor, unasked: torch.Tensor, seeds: Sequence[int], form: str) -> Any:
@@ -201,16 +218,7 @@ class _Adapter:
         self.seen = np.zeros(0, dtype=np.int64)
 
     def _adapted(self, module: Any, layers: Sequence[str]) -> Any:
-        config = LoraConfig(
-            r=self.training.r,
-            lora_alpha=self.training.lora_alpha,
-            lora_dropout=self.training.lora_dropout,
-            target_modules=list(layers),
-            init_lora_weights="gaussian",
-        )
-        # Not the model's own add_adapter: transformers wants another peft for it than diffusers does.
-        self.tuners.append(LoraModel(module, config, NAME))
-        cast_training_params(module, dtype=torch.float32)
+        self.tuners.append(put_adapter(module, layers, self.training))
         return module
 
     def _projection(self) -> Any:

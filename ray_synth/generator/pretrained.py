@@ -450,16 +450,22 @@ def read_config(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def expected_shapes(folder: Path, part: str, config: dict[str, Any]) -> Shapes:
-    """What a component's weights must be, from its configuration alone: built without memory for its weights."""
+    """What a component's weights must be, from its configuration alone."""
+    module = built_without_weights(folder, part, config)
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def built_without_weights(folder: Path, part: str, config: dict[str, Any]) -> Any:
+    """A component on torch's device `meta`, which has no memory. Raises InputError for settings that describe none."""
     try:
-        return _built_shapes(class_of(folder, part), config)
+        return _built(class_of(folder, part), config)
     except Exception as error:  # whatever a class does with settings that are not its own
         raise InputError(
             f"{folder}/{part}/config.json describes no model that can be built: {_first_line(error)}"
         ) from None
 
 
-def _built_shapes(made_by: str, config: dict[str, Any]) -> Shapes:
+def _built(made_by: str, config: dict[str, Any]) -> Any:
     """made_by: a class that a row names, with its library."""
     from ray_synth.torch_ops import import_torchvision
 
@@ -472,8 +478,7 @@ def _built_shapes(made_by: str, config: dict[str, Any]) -> Shapes:
     kind = getattr(diffusers if library == "diffusers" else transformers, name)
     with torch.device("meta"):
         own = library == "diffusers"
-        module = kind.from_config(config) if own else kind(kind.config_class.from_dict(config))
-    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        return kind.from_config(config) if own else kind(kind.config_class.from_dict(config))
 
 
 def _compare(expected: Shapes, found: Shapes, folder: Path) -> None:

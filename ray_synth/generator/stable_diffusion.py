@@ -26,7 +26,17 @@ from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError, did_you_mean
 from ray_synth.generator import tiny, tiny_pipelines
 from ray_synth.generator.adapter_files import adapter_file, checkpoint_file
-from ray_synth.generator.base import Batch, Description, Fitter, Generator, Origin, Parents, Sampler, register
+from ray_synth.generator.base import (
+    Batch,
+    Description,
+    FitMemory,
+    Fitter,
+    Generator,
+    Origin,
+    Parents,
+    Sampler,
+    register,
+)
 from ray_synth.generator.describe import Captioner, Embedder, read_captions
 from ray_synth.generator.pretrained import (
     adapts_text,
@@ -43,6 +53,7 @@ from ray_synth.generator.pretrained import (
     weight_shapes,
 )
 from ray_synth.generator.prompts import filled
+from ray_synth.hardware.gpus import Card
 from ray_synth.runs import RunFolder
 from ray_synth.text_to_image import STABLE_DIFFUSION, STABLE_DIFFUSION_3, Pipeline, row_in
 
@@ -166,11 +177,8 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
         settings_of = self.settings
         assert settings_of.visual_guidance is not None  # noqa: S101 - of the caller
         encoder = settings_of.visual_guidance.encoder
-        place = local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
-        has_safetensors(place, allow_pickle=False, flag=False)
-        config = read_config(place / "config.json", place)
-        vision = config.get("vision_config")
-        width = config.get("projection_dim", vision.get("projection_dim") if isinstance(vision, dict) else None)
+        has_safetensors(self._encoder_folder(), allow_pickle=False, flag=False)
+        width = self._encoder_width()
         wanted = read_config(folder / "unet" / "config.json", folder).get("cross_attention_dim", 1280)
         projected = settings_of.finetune is not None and settings_of.visual_guidance.variant == "paper"
         if width != wanted and not projected:
@@ -179,6 +187,18 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
                 f"text embeddings have {wanted}; take the CLIP that the model was made with (ViT-L/14 for Stable "
                 "Diffusion 1.x, ViT-H/14 for 2.x)"
             )
+
+    def _encoder_folder(self) -> Path:
+        assert self.settings.visual_guidance is not None  # noqa: S101 - of the caller
+        encoder = self.settings.visual_guidance.encoder
+        return local_folder(encoder.model, encoder.revision, key="generator.visual_guidance.encoder")
+
+    def _encoder_width(self) -> Any:
+        """Of an image's embedding, as its settings say."""
+        place = self._encoder_folder()
+        config = read_config(place / "config.json", place)
+        vision = config.get("vision_config")
+        return config.get("projection_dim", vision.get("projection_dim") if isinstance(vision, dict) else None)
 
     def _long_prompts(self, prompts: Sequence[str]) -> list[str]:
         """A note on prompts of which the text encoder will not read the end, or none."""
@@ -265,6 +285,33 @@ class DiffusersGenerator(Generator[DiffusersSettings]):
     @property
     def fit_batch(self) -> int:
         return self._training.batch_size
+
+    def fit_memory(self, counts: np.ndarray, card: Card) -> FitMemory | None:
+        """Once the model is on this machine."""
+        folder, training = Diffusers.folder_of(self.settings), self.settings.finetune
+        if folder is None or training is None:
+            return None
+        from ray_synth.generator.adapter_files import num_held_out
+        from ray_synth.generator.memory import AdapterMemory, Sizes
+
+        alone = [counts] if training.adapters == "dataset" else [row for row in np.diag(counts) if row.any()]
+        images = max(int((each - num_held_out(each, training)).sum()) for each in alone)
+        captioned = any("{caption}" in template for template in self.settings.prompt)
+        classes = images if captioned else len(counts) if training.adapters == "dataset" else 1
+        guidance = self.settings.visual_guidance
+        projected = guidance is not None and guidance.variant == "paper"
+        sizes = Sizes(
+            images=images,
+            prompts=classes * len(self.settings.prompt),
+            guided=self.guided,
+            guidance=self._encoder_width() if projected else 0,
+        )
+        try:
+            return AdapterMemory(folder, self.settings, sizes, fused=card.fuses_bfloat16)
+        except InputError:
+            raise
+        except Exception:  # a version of torch may lack something on its device `meta`, and training goes on without
+            return None
 
     @property
     def fit_workers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,18 @@ TABLE = Path(__file__).with_name("gpus.yaml")
 FORWARD_AND_BACK = 3  # forward passes that a training step costs
 
 
+FUSES_BFLOAT16 = 8.0  # compute capability from which torch has fused attention in bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One GPU: its memory in bytes, and whether attention in bfloat16 keeps no matrix of all tokens by all there."""
+
+    name: str
+    memory: int
+    fuses_bfloat16: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
     """rates: seconds, images a second and prices of this GPU; flops: what models cost; overheads: what stages take
@@ -27,11 +40,28 @@ class Gpu:
     flops: Mapping[str, Measure]
     overheads: Mapping[str, Measure]
 
+    @property
+    def card(self) -> Card:
+        memory, capability = (self.rates[name].value for name in ("memory", "compute_capability"))
+        return Card(name=self.name, memory=round(memory * 2**30), fuses_bfloat16=capability >= FUSES_BFLOAT16)
+
     def small_network(self, flops: float) -> Measure:
         """Seconds of so many operations of a network of tiny images."""
         step, small = self.rates["step"], self.flops["small_network"]
         note = f"scaled to {flops:.2g} FLOP (counted by torch); {small.origin}"
         return step.times(flops / self.flops["step"].value / small.value, sigma=small.sigma, note=note)
+
+
+def card_here() -> Card | None:
+    """The GPU with the least memory of this machine; None where there is none, or a cluster does the work."""
+    import torch
+
+    if os.environ.get("RAY_ADDRESS") or not torch.cuda.is_available():
+        return None
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    least = min(found, key=lambda one: one.total_memory)
+    capability = least.major + least.minor / 10
+    return Card(name=least.name, memory=least.total_memory, fuses_bfloat16=capability >= FUSES_BFLOAT16)
 
 
 @functools.cache

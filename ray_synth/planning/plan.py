@@ -37,12 +37,14 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """One stage: what it does, the hours of its workers and its wall seconds."""
+    """One stage: what it does, the hours of its workers, its wall seconds and what a worker takes of a GPU's memory,
+    where that is known."""
 
     name: str
     work: str
     hours: Interval
     wall: Interval
+    gpu_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,15 @@ def _stages(run: PlannedRun) -> tuple[StagePlan, ...]:
     said = {"start": "imports, reading the data, nodes"} | {stage.name: stage.plan for stage in run.work.stages}
     for name, kept in run.kept.items():
         said[name] += f", {kept:.0%} of them after early stops"
+    memory = {stage.name: stage.gpu_bytes for stage in run.work.stages}
     return tuple(
-        StagePlan(name=name, work=said[name], hours=Interval.of(run.worker[name] / HOUR), wall=Interval.of(wall))
+        StagePlan(
+            name=name,
+            work=said[name],
+            hours=Interval.of(run.worker[name] / HOUR),
+            wall=Interval.of(wall),
+            gpu_bytes=memory.get(name),
+        )
         for name, wall in run.wall.items()
     )
 

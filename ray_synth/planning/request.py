@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_synth.data.published import data_are_here
 from ray_synth.errors import InputError
+from ray_synth.hardware.gpus import Card, card_here, gpu_named
 from ray_synth.pipeline import Run, folder_of, loaded
 from ray_synth.planning.rates import Rates, gpu_rates, load_rates, priced, save_rates
 from ray_synth.planning.work import Work, work_of
@@ -71,7 +72,13 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
     )
     elsewhere = request.gpu is not None or request.rates is not None
     described = request.without_data or (elsewhere and not data_are_here(experiment.data))
-    run = Run(experiment, folder_of(experiment, request.out, request.experiment), reporter, described=described)
+    run = Run(
+        experiment,
+        folder_of(experiment, request.out, request.experiment),
+        reporter,
+        described=described,
+        gpu=_card(request),
+    )
     with run.inputs.resources:
         run.folder.check_free_for(experiment)
         work = work_of(run, request.until)
@@ -103,6 +110,14 @@ def _check(request: Request) -> None:
         raise InputError(
             f"--gpus-per-node must be between 1 and 64, got {request.gpus_per_node}; type --gpus-per-node 8"
         )
+
+
+def _card(request: Request) -> Card | None:
+    """What the run would be done on: the GPU that is asked about, or one of this machine. Of a file's rates nobody
+    knows."""
+    if request.gpu is not None:
+        return gpu_named(request.gpu).card
+    return card_here() if request.rates is None else None
 
 
 def _known(request: Request, run: Run) -> Rates:

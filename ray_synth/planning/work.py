@@ -11,11 +11,12 @@ from ray_synth.tasks import Alternative, InPool, Tasks
 
 @dataclass(frozen=True, kw_only=True)
 class StageWork:
-    """One stage: what it says it will do, and its tasks."""
+    """One stage: what it says it will do, its tasks, and what a worker takes of a GPU's memory, where that is known."""
 
     name: str
     plan: str
     groups: Sequence[Tasks]
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,10 @@ def work_of(run: Run, until: str | None = None) -> Work:
     stages = run.until(until)
     complete = [stage.name for stage in stages if stage.complete]
     left = [stage for stage in stages if stage.name not in complete]
-    works = tuple(StageWork(name=stage.name, plan=stage.plan, groups=tuple(stage.tasks())) for stage in left)
+    works = tuple(
+        StageWork(name=stage.name, plan=stage.plan, groups=tuple(stage.tasks()), gpu_bytes=stage.gpu_bytes)
+        for stage in left
+    )
     alternatives = [found for stage in stages if (found := stage.alternative()) is not None]
     notes = [note for stage in stages for note in stage.caveats]
     return Work(

@@ -24,11 +24,12 @@ from ray_synth.stages.stage import Stage
 from ray_synth.tasks import ByTeam, InSlots, Task, Tasks
 
 if TYPE_CHECKING:
-    from ray_synth.generator.base import Origin, Parents
+    from ray_synth.generator.base import FitMemory, Origin, Parents
     from ray_synth.stages.bench import Bench
 
 MEASURED_SECONDS = 5.0
 SD_SIDE = 512  # pixels a side of what gpus.yaml's rates are of
+FULL = 0.9  # of a GPU's memory: what CUDA, its kernels and gaps between tensors take beside is not counted
 SEGMENTS = 10  # of a training, between which a kill loses nothing
 
 
@@ -167,7 +168,48 @@ class Finetune(Stage):
         batch = min(self.generator.fit_batch, images)
         left = self._left
         of = f"{len(left):,} adapters of the generator" if len(self._parts) > 1 else "the generator"
-        return f"training {of} on {images:,} images: {sum(left.values()):,} steps of {batch}"
+        held = f", {_gib(self.gpu_bytes)} of GPU memory{' each' if len(left) > 1 else ''}" if self.gpu_bytes else ""
+        return f"training {of} on {images:,} images: {sum(left.values()):,} steps of {batch}{held}"
+
+    @functools.cached_property
+    def _memory(self) -> FitMemory | None:
+        gpu = self.inputs.gpu
+        if gpu is None or not self._parts:
+            return None
+        return self.generator.fit_memory(self.inputs.splits.generator.counts, gpu)
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        return self._memory.bytes if self._memory is not None else None
+
+    @property
+    def lacking(self) -> str:
+        recorded = self.folder.stage(self.name) is not None
+        gpu = self.inputs.gpu
+        return self._above(gpu.memory) if gpu is not None and not (recorded and self.complete) else ""
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        gpu = self.inputs.gpu
+        above = self._above(round(FULL * gpu.memory)) if gpu is not None and not self.complete else ""
+        return (above,) if above else ()
+
+    def _above(self, room: int) -> str:
+        """What to type where training takes more of the GPU's memory than that."""
+        memory, gpu = self._memory, self.inputs.gpu
+        if memory is None or gpu is None or memory.bytes <= room:
+            return ""
+        parts = ", ".join(f"{name} {held / 2**30:.1f}" for name, held in memory.parts.items())
+        ways = [
+            f"{' '.join(f'--set {key}={str(value).lower()}' for key, value in changes.items())} ({_gib(held)})"
+            for changes, held in memory.smaller(room)
+        ]
+        cure = f"type {', or '.join(ways)}" if ways else "take a GPU with more"
+        what = "an adapter" if len(self._parts) > 1 else "the generator"
+        return (
+            f"training {what} takes {_gib(memory.bytes)} of GPU memory at batch {memory.batch} ({parts}), beside what "
+            f"CUDA itself takes, and the {gpu.name} has {gpu.memory / 2**30:.1f} GiB; {cure}"
+        )
 
     @property
     def total(self) -> int:
@@ -297,3 +339,7 @@ class Finetune(Stage):
         blocks = [float(part.mean()) for part in np.array_split(np.asarray(seconds), 4) if len(part)]
         bench.note("generator_step", each, spread(blocks))
         bench.note("generator_start", max(first - 2 * each, 0.0), 0.2)
+
+
+def _gib(count: int) -> str:
+    return f"about {count / 2**30:.1f} GiB"

@@ -13,6 +13,7 @@ from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
+from ray_synth.hardware.gpus import Card
 from ray_synth.hardware.machine import short_of_memory
 from ray_synth.nodes import told_what_is_lacking
 from ray_synth.progress import Reporter
@@ -27,10 +28,20 @@ class Inputs:
     """One experiment in one run folder, and its real images.
 
     described: the images are not here. Their numbers are those published, for a plan; nothing can be looked at.
+    gpu: what it will be done on, where that is known.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, reporter: Reporter, *, described: bool = False):
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        reporter: Reporter,
+        *,
+        described: bool = False,
+        gpu: Card | None = None,
+    ):
         self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
+        self.gpu = gpu
         self.resources, self.watched = ExitStack(), False
         self.splits: Splits = (
             published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)

@@ -134,6 +134,16 @@ class Stage(ABC):
         return self.done + sum(len(group.tasks) for group in groups if not group.once)
 
     @property
+    def gpu_bytes(self) -> int | None:
+        """What one worker takes of the memory of `inputs.gpu`; None where that is not known."""
+        return None
+
+    @property
+    def lacking(self) -> str:
+        """Where that is more than there is: so, and what to type."""
+        return ""
+
+    @property
     def caveats(self) -> Sequence[str]:
         """What its tasks leave out or take for granted."""
         return ()

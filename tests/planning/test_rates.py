@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ray_synth.classifier.models import residual_network
 from ray_synth.config import Classifier, load_experiment
 from ray_synth.config.yaml import read_yaml
 from ray_synth.errors import InputError
-from ray_synth.hardware.gpus import TABLE, Gpu, gpu_named, gpu_names
+from ray_synth.hardware.gpus import TABLE, Card, Gpu, card_here, gpu_named, gpu_names
 from ray_synth.hardware.measure import Measure
 from ray_synth.pipeline import Run
 from ray_synth.planning.rates import Rates, gpu_rates, load_rates, measured_with, priced, save_rates
@@ -63,6 +64,22 @@ def test_every_number_of_the_table_has_an_origin() -> None:
         if origin.startswith(("derived: ", "guess: ")):
             assert value["sigma"] >= 0.1, f"{name}: what is derived or guessed is not certain"
     assert raw["prices_read"]
+
+
+def test_a_gpu_of_this_machine_is_the_one_with_least_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    of = {0: SimpleNamespace(name="A", total_memory=2**35, major=9, minor=0),
+          1: SimpleNamespace(name="B", total_memory=2**34, major=7, minor=5)}  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert card_here() is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", of.get)
+    assert card_here() == Card(name="B", memory=2**34, fuses_bfloat16=False)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert card_here() is None
+    assert [gpu_named(name).card.fuses_bfloat16 for name in gpu_names()] == [False, True, True, True, True]
+    assert gpu_named("H100").card.memory == 80 * 2**30
 
 
 @pytest.mark.parametrize("gpu", ["T4", "L4", "A10G", "A100", "H100"])

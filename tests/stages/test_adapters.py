@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from safetensors.torch import load_file
 
 from ray_synth.config import load_experiment
 from ray_synth.config.yaml import read_yaml
+from ray_synth.errors import InputError
+from ray_synth.generator.stable_diffusion import StableDiffusionGenerator
 from ray_synth.generator.tiny import tiny_pipeline, tiny_vision_encoder
+from ray_synth.hardware.gpus import Card
 from ray_synth.pipeline import Run
+from ray_synth.planning.request import Request, plan_for
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.stages.finetune import Finetune
@@ -29,7 +34,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def job(folder: Path, models: Path, **changes: Any) -> Run:
+def job(folder: Path, models: Path, *, gpu: Card | None = None, **changes: Any) -> Run:
     settings: dict[str, Any] = {
         "generator": {
             "kind": "stable_diffusion",
@@ -41,7 +46,7 @@ def job(folder: Path, models: Path, **changes: Any) -> Run:
         "generate.chunk_size": 2,
         "data.shots": 4,
     }
-    return Run(load_experiment(DIGITS, {**settings, **changes}), RunFolder(folder), Reporter())
+    return Run(load_experiment(DIGITS, {**settings, **changes}), RunFolder(folder), Reporter(), gpu=gpu)
 
 
 def test_steps_and_adapters_are_counted_before_anything_starts(tmp_path: Path, models: Path) -> None:
@@ -176,3 +181,52 @@ def test_workers_that_train_an_adapter_together_follow_the_losses_of_one(tmp_pat
     assert moved > 5e-3
     for name, tensor in weights.items():
         assert float((tensor - same[name]).abs().max()) < 1e-2 * moved, name
+
+
+def small_gpu(gib: float) -> Card:
+    return Card(name="a small GPU", memory=round(gib * 2**30), fuses_bfloat16=True)
+
+
+def test_a_gpu_that_is_too_small_is_named_before_anything_starts(tmp_path: Path, models: Path) -> None:
+    """And what the message says to type makes the training fit."""
+    many = {"generator.finetune": {"steps": 6, "r": 2, "batch_size": 24, "samples": 0, "adapters": "class"}}
+    need = job(tmp_path / "run", models, gpu=small_gpu(1), **many)
+    need.check_places()
+    stage = need.of(Finetune)
+    assert stage.gpu_bytes
+    assert f"about {stage.gpu_bytes / 2**30:.1f} GiB of GPU memory each" in stage.plan
+    assert stage.caveats == ()
+    little = small_gpu((stage.gpu_bytes - 2**16) / 2**30)
+    with pytest.raises(
+        InputError, match=r"training an adapter takes about .* the a small GPU has .*; type --set"
+    ) as told:
+        job(tmp_path / "run", models, gpu=little, **many).check_places()
+    typed = re.findall(r"--set (\S+)=(\S+)", str(told.value).split(", or ")[0])
+    less = job(tmp_path / "run", models, gpu=little, **many, **{key: json.loads(value) for key, value in typed})
+    less.check_places()
+    assert 0 < (less.of(Finetune).gpu_bytes or 0) <= little.memory
+    tiny = job(tmp_path / "run", models, gpu=small_gpu(1e-4), **many)
+    with pytest.raises(InputError, match="take a GPU with more"):
+        tiny.check_places()
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_gpu_nothing_is_counted(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(StableDiffusionGenerator, "fit_memory", counted)
+    run = job(tmp_path / "run", models)
+    run.check()
+    assert "memory" not in run.of(Finetune).plan
+    assert run.of(Finetune).gpu_bytes is None
+
+
+def test_a_plan_says_the_memory_of_the_gpu_it_is_for(tmp_path: Path, models: Path) -> None:
+    changes = job(tmp_path / "run", models).experiment.model_dump()["generator"]
+    request = Request(experiment=DIGITS, overrides={"generator": changes}, gpu="T4", out=str(tmp_path / "run"))
+    found = plan_for(request, Reporter(), started=0.0).to_dict()
+    held = {stage["name"]: stage["gpu_bytes"] for stage in found["stages"]}
+    assert held[Finetune.name] > 2**20
+    assert all(count is None for name, count in held.items() if name != Finetune.name)
+    assert not any("GPU memory" in note for note in found["notes"])
