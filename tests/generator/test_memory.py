@@ -89,6 +89,8 @@ def test_an_update_takes_what_a_real_one_allocates(pipeline: Path, changes: dict
     assert found == pytest.approx(real_update(pipeline, **changes), rel=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_an_adapted_text_encoder_keeps_its_activations_too(pipeline: Path) -> None:
     """A real batch has fewer prompts than images where images are of one class."""
     given = {"batch_size": 8, "text_encoder": True}
@@ -122,6 +124,8 @@ def test_what_stays_is_a_sum_over_weights(pipeline: Path) -> None:
     assert found.base == pytest.approx(sum(sizes.values()) / 2 + vae, rel=0.02)  # files are in float32
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_memory_grows_with_the_batch_the_rank_and_the_precision(pipeline: Path) -> None:
     one, two, four = (counted(pipeline, batch_size=size).update for size in (4, 8, 16))
     assert four - two == pytest.approx(2 * (two - one), rel=0.01)
@@ -135,6 +139,8 @@ def test_memory_grows_with_the_batch_the_rank_and_the_precision(pipeline: Path) 
     assert memory(pipeline, batch_size=1000).batch == IMAGES
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_proposed_fits(pipeline: Path) -> None:
     whole = memory(pipeline, batch_size=16)
     stays = whole.counted.stays + whole.counted.looking
@@ -151,6 +157,8 @@ def test_what_is_proposed_fits(pipeline: Path) -> None:
     assert whole.smaller(whole.counted.stays) == []
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_gpu_without_fused_attention_in_bfloat16_is_told_of_float32(pipeline: Path) -> None:
     unfused = memory(pipeline, fused=False, batch_size=16)
     assert unfused.bytes > memory(pipeline, batch_size=16).bytes

@@ -187,6 +187,7 @@ def small_gpu(gib: float) -> Card:
     return Card(name="a small GPU", memory=round(gib * 2**30), fuses_bfloat16=True)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_too_small_is_named_before_anything_starts(tmp_path: Path, models: Path) -> None:
     """And what the message says to type makes the training fit."""
     many = {"generator.finetune": {"steps": 6, "r": 2, "batch_size": 24, "samples": 0, "adapters": "class"}}
