@@ -63,9 +63,10 @@ def test_spectra_of_the_same_images_are_no_distance_apart(splits: Splits) -> Non
 def test_of_very_many_images_the_first_of_each_class_are_looked_at(
     splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert context.looked_at(splits.test) is splits.test
+    whole = context_of(splits.train, splits.test).synthetic
+    assert whole is splits.test
     monkeypatch.setattr(context, "MOST_LOOKED_AT", 50)
-    few = context.looked_at(splits.test)
+    few = context_of(splits.train, splits.test).synthetic
     assert np.bincount(few.labels).tolist() == [5] * 10
     for label in range(10):
         first = splits.test.images()[splits.test.labels == label][:5]
