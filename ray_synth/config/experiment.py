@@ -62,7 +62,7 @@ class Copies(Section):
         gt=0,
         le=1,
         description="a copy is nearer to a real image than this share of its mean distance to the next 50; default: "
-        "what 1 in 200 real images keeps to others",
+        "what 1 in 400 real images keeps to others",
     )
     similarity: float | None = Field(
         None, gt=0, lt=1, description="or: its cosine to a real image is above this, such as 0.75 for SSCD"

@@ -28,7 +28,7 @@ MOST_BYTES = 2**29  # of vectors that are held: more real images are cut at fewe
 TRIED = 5  # of the nearest real images, whose crops are moved
 NEIGHBOURS = 50  # by whose mean distance a distance is measured (Carlini et al., 2023)
 CALIBRATION = 1000  # real images whose own neighbours set the limit
-FALSE_ALARMS = 0.005  # share of new real images that the limit would take for copies
+FALSE_ALARMS = 0.0025  # share of new images that the limit would take for copies: of 1,000, at most 5 in 24 of 25 cases
 LEAST_LIMIT = 0.05  # even where real images have copies among themselves
 UNCALIBRATED = 0.25  # with fewer than three real images there are no neighbours to learn from
 
@@ -95,7 +95,7 @@ class RealImages:
 
     @cached_property
     def limit(self) -> float:
-        """The relative distance that one in 200 real images keeps to its nearest neighbour: about as rare would an
+        """The relative distance that one in 400 real images keeps to its nearest neighbour: about as rare would an
         image as new as a real one be taken for a copy."""
         if self.count < 3:
             return UNCALIBRATED
@@ -105,7 +105,7 @@ class RealImages:
 
     @property
     def by_chance(self) -> float:
-        """The share of new images that the limit may take for copies: few real images cannot promise one in 200."""
+        """The share of new images that the limit may take for copies: few real images cannot promise one in 400."""
         return max(FALSE_ALARMS, 1 / (1 + min(self.count, CALIBRATION)))
 
     def are_copies(self, images: Sequence[np.ndarray]) -> NDArray[np.bool_]:
