@@ -180,7 +180,8 @@ class Run:
                 except InputError as error:
                     raise InputError(f"sweep.space.{name}: {choice!r} does not do: {error}") from None
         # Loaded: weights that do not fit would fail in every trial, at the end, or after all images are made.
-        for word in {e.partition.features, e.evaluate.features, e.estimate.features} - {"pixels", "auto"}:
+        words = {e.partition.features, e.evaluate.features, e.evaluate.copies.word, e.estimate.features}
+        for word in words - {"pixels", "auto"}:
             encoder_of(word, device="cpu")
 
     def check_places(self) -> None:

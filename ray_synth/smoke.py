@@ -65,7 +65,11 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
             "features": _features(e.estimate.features, models),
         },
         "sweep": _sweep(e.sweep, ratio),
-        "evaluate": {"repeats": 1, "features": _features(e.evaluate.features, models)},
+        "evaluate": {
+            "repeats": 1,
+            "features": _features(e.evaluate.features, models),
+            "copies": e.evaluate.copies.model_dump() | {"features": _features(e.evaluate.copies.features, models)},
+        },
     }
     return Experiment.model_validate(raw)
 
@@ -184,8 +188,8 @@ def tiny_models(experiment: Experiment) -> Path:
     """
     folder, e = models_folder(), experiment
     makers = dict(_generator_of(e).tiny_models())
-    words = (e.partition.features, e.estimate.features, e.evaluate.features, e.generate.filter.features)
-    encoded = any(encoder_in(word) for word in words)
+    words = (e.partition.features, e.estimate.features, e.evaluate.features, e.evaluate.copies.features)
+    encoded = any(encoder_in(word) for word in (*words, e.generate.filter.features))
     if e.generate.filter.clip is not None or encoded or e.classifier.model.startswith("open_clip:"):
         makers["stable-diffusion"] = tiny.tiny_pipeline
         makers["clip.safetensors"] = lambda place: tiny.tiny_open_clip(place, folder / "stable-diffusion")

@@ -14,6 +14,7 @@ from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generato
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Dimension, Metric, Sweep, check_space
 from ray_synth.config.words import (
+    COPIES_SAID,
     ENCODER,
     ENCODER_SAID,
     FEATURES,
@@ -48,6 +49,39 @@ class Estimate(Section):
     )
 
 
+class Copies(Section):
+    """Which synthetic images are copies of real ones."""
+
+    features: HomePath = Field(
+        "pixels", pattern=FEATURES, description=f"what images are compared by: {COPIES_SAID}; pixels: in grey"
+    )
+    or_pixels: bool = Field(False, description="compare by pixels where the file that features names is missing")
+    images: int = Field(1000, ge=1, description="synthetic images that are looked at at most, the first of each class")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="a copy is nearer to a real image than this share of its mean distance to the next 50; default: "
+        "what 1 in 400 real images keeps to others",
+    )
+    similarity: float | None = Field(
+        None, gt=0, lt=1, description="or: its cosine to a real image is above this, such as 0.75 for SSCD"
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Copies:
+        if self.threshold is not None and self.similarity is not None:
+            raise ValueError("give either threshold or similarity; type --set evaluate.copies.similarity=null")
+        return self
+
+    @property
+    def word(self) -> str:
+        """What images are compared by here: `features`, or pixels in its place."""
+        encoder = encoder_in(self.features)
+        missing = encoder is not None and encoder[1] and not Path(encoder[1]).is_file()
+        return "pixels" if missing and self.or_pixels else self.features
+
+
 class Evaluate(Section):
     """The final comparison: real only, at the predicted ratio, at the swept best."""
 
@@ -55,8 +89,10 @@ class Evaluate(Section):
     features: HomePath = Field(
         "pixels",
         pattern=FEATURES,
-        description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}",
+        description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}; pixels: for photographs "
+        "the packaged network, where it is installed",
     )
+    copies: Copies = Copies()
 
 
 class Experiment(Section):

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.section import Section, short
-from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath
+from ray_synth.config.words import COPIES_SAID, FEATURES, HomePath
 from ray_synth.text_to_image import STABLE_DIFFUSION, row_in
 
 SAMPLING = ("scheduler", "num_inference_steps", "guidance_scale")  # what the pixels depend on
@@ -389,9 +389,11 @@ class Filter(Section):
     """Which images are set aside. NaN always is."""
 
     blank: bool = Field(True, description="one colour all over")
-    near_copies: bool = Field(False, description="closer to a real training image than those are to each other")
+    near_copies: bool = Field(
+        False, description="far closer to a real training image, mirrored or cut, than to the next ones like it"
+    )
     features: HomePath = Field(
-        "pixels", pattern=FEATURES, description=f"what near copies are compared by: {FEATURES_SAID}; pixels: thumbnails"
+        "pixels", pattern=FEATURES, description=f"what near copies are compared by: {COPIES_SAID}; pixels: in grey"
     )
     clip: ClipFilter | None = None
 

@@ -9,18 +9,21 @@ from pydantic import AfterValidator
 
 RANDOM = "random"  # in the place of a weights file
 # What images are seen through, where that is no network that is trained on them.
-ENCODER = r"timm:[^:]+|(open_clip|timm):[^:]+:.+"
+ENCODER = r"timm:[^:]+|(open_clip|timm|sscd):[^:]+:.+"
 ENCODER_SAID = (
     "open_clip:MODEL:/path/to/weights, timm:NAME:/path/to/weights, or timm:tf_efficientnet_lite0 with the extra "
     "pretrained"
 )
 FEATURES, FEATURES_SAID = rf"^(pixels|{ENCODER})$", f"pixels, {ENCODER_SAID}"
+COPIES_SAID = (
+    f"sscd:NAME:/path/to/NAME.torchscript.pt (a program, which is run), {FEATURES_SAID}"  # what they are told by
+)
 
 
 def at_home(path: str) -> str:
     """A path with `~` written out, also where it stands at the end of a word for a model."""
     library, *rest = path.split(":", 2)
-    if library in ("open_clip", "timm") and len(rest) == 2:
+    if library in ("open_clip", "timm", "sscd") and len(rest) == 2:
         return f"{library}:{rest[0]}:{os.path.expanduser(rest[1])}"
     return os.path.expanduser(path)
 

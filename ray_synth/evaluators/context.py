@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ray_synth.config import Copies
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
+from ray_synth.features.automatic import word_at_hand
 
 MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
 
@@ -23,7 +26,8 @@ class EvaluationContext:
 
     classifiers: name -> what loads a trained classifier and its validation accuracy, here or in another process;
     repeats under the same name. train: the real training set. seed: the experiment's; an evaluator derives its own.
-    features: the word of `evaluate.features`.
+    features: the word of `evaluate.features`. copies: those of `evaluate.copies`. details: what evaluators have to say
+    that is no number, by their names, JSON-ready: it goes to evaluation.json.
     """
 
     classifiers: Sequence[tuple[str, Loader]]
@@ -33,10 +37,18 @@ class EvaluationContext:
     read_synthetic: Callable[[], ImageSource]
     seed: int
     features: str = "pixels"
+    copies: Copies = field(default_factory=Copies)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.test.class_names
+
+    @property
+    def seen_through(self) -> str:
+        """The word of the encoder that is at hand: the one that is asked for, the packaged one for photographs, or none
+        but pixels."""
+        return word_at_hand(self.features, self.test.shape)
 
     @functools.cached_property
     def all_but_test(self) -> ImageSource:
@@ -46,12 +58,12 @@ class EvaluationContext:
     @functools.cached_property
     def synthetic(self) -> ImageSource:
         """The synthetic images; of very many the first of each class."""
-        return looked_at(self.read_synthetic())
+        return first_of(self.read_synthetic(), MOST_LOOKED_AT)
 
 
-def looked_at(synthetic: ImageSource) -> ImageSource:
-    """The first images of every class, MOST_LOOKED_AT in all; those of few are all of them."""
-    if len(synthetic) <= MOST_LOOKED_AT:
-        return synthetic
-    each = np.full(synthetic.num_classes, max(1, MOST_LOOKED_AT // np.count_nonzero(synthetic.counts)))
-    return synthetic.take(first_per_class(synthetic.labels, each))
+def first_of(images: ImageSource, most: int) -> ImageSource:
+    """The first images of every class, about `most` in all; those of few are all of them."""
+    if len(images) <= most:
+        return images
+    each = np.full(images.num_classes, max(1, most // np.count_nonzero(images.counts)))
+    return images.take(first_per_class(images.labels, each))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from ray_synth.classifier.mixture import encoded
-from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
-from ray_synth.evaluators.context import EvaluationContext
-from ray_synth.metrics.fidelity import frechet_distance, precision_recall
+from ray_synth.evaluators.context import EvaluationContext, first_of
+from ray_synth.features.encoders import encoder_of
+from ray_synth.features.families import MAX_SIDE, pooled
+from ray_synth.metrics.fidelity import frechet_distance, gaussian_wasserstein2, precision_recall, shrunk_stats
 from ray_synth.metrics.kernels import kernel_distance
+from ray_synth.metrics.transport import transport
 from ray_synth.nodes import on_gpu_node
 
 MOST_COMPARED = 5000  # images a side: distances are between all pairs
+MOST_MOVED = 1000  # images a side of W2, which solves a transport problem
 NEIGHBOURS = 3  # of precision and recall
+MOST_SHRUNK = 20  # classes whose covariances are shrunk, each in a second or two; of more the figure is left out
+FEWEST = 10  # images of a class a side; of fewer nothing is said
 
 
 def features_of(sets: Sequence[ImageSource], word: str) -> list[np.ndarray]:
@@ -39,27 +45,61 @@ def linear_judge(
 
 
 def feature_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
-    """`feature_distance/frechet`, `/kernel`, `/precision` and `/recall` of the synthetic images against the real
-    training set in the features of `evaluate.features`, the first 5,000 of each; nothing where these are pixels.
+    """`feature_distance/frechet`, `/kernel`, `/precision`, `/recall` and `/wasserstein` of the synthetic images against
+    the real ones that are not for testing, the first 5,000 of each, and the same of every class under
+    `feature_distance/class/NAME`. With as many features as images or more, `/frechet_shrunk` stands for `/frechet`.
 
-    They are figures of this encoder: not the FID and KID of papers, which look through Inception.
+    They are figures of the encoder of `evaluate.features`, whose name and digest evaluation.json has, or of thumbnails:
+    not the FID and KID of papers, which look through Inception.
     """
-    if context.features == "pixels":
-        return
-    sets = [_first(images) for images in (context.train, context.synthetic)]
+    sets = [first_of(images, MOST_COMPARED) for images in (context.all_but_test, context.synthetic)]
     if min(map(len, sets)) <= NEIGHBOURS:
         return
-    real, synthetic = features_of(sets, context.features)
+    word, notes = context.seen_through, list[str]()
+    if word == "pixels":
+        real, synthetic = (_thumbnails(images) for images in sets)
+        seen_by: dict[str, Any] = {"encoder": f"thumbnails of at most {MAX_SIDE} pixels a side", "digest": None}
+    else:
+        real, synthetic = features_of(sets, word)
+        encoder = encoder_of(word, device="cpu")
+        seen_by = {"encoder": encoder.name, "digest": encoder.digest}
+    yield from _distances("feature_distance", real, synthetic, notes)
+    shrunk = len(context.class_names) <= MOST_SHRUNK
+    for label, name in enumerate(context.class_names):
+        of_class = [features[images.labels == label] for features, images in zip((real, synthetic), sets, strict=True)]
+        if min(map(len, of_class)) >= FEWEST:
+            yield from _distances(f"feature_distance/class/{name}", of_class[0], of_class[1], notes, shrunk=shrunk)
+    counts = {"real_images": len(real), "synthetic_images": len(synthetic), "features": real.shape[1]}
+    context.details["feature_distance"] = {**seen_by, **counts, "notes": _in_short(notes)}
+
+
+def _distances(
+    prefix: str, real: np.ndarray, synthetic: np.ndarray, notes: list[str], *, shrunk: bool = True
+) -> Iterator[tuple[str, float]]:
+    if min(len(real), len(synthetic)) > real.shape[1]:
+        yield f"{prefix}/frechet", frechet_distance(real, synthetic)
+    elif shrunk:
+        stats = [shrunk_stats(features) for features in (real, synthetic)]
+        yield f"{prefix}/frechet_shrunk", gaussian_wasserstein2(*stats)
+        weights = " and ".join(f"{each.shrinkage:.2f}" for each in stats)
+        notes.append(
+            f"{prefix}: {len(real):,} real and {len(synthetic):,} synthetic images do not give a covariance of "
+            f"{real.shape[1]:,} features; both are shrunk (Ledoit & Wolf, 2004; weights {weights}), and the figure is "
+            "frechet_shrunk, which compares with none of other numbers of images"
+        )
     covered = precision_recall(real, synthetic, neighbours=NEIGHBOURS)
-    yield "feature_distance/frechet", frechet_distance(real, synthetic)
-    yield "feature_distance/kernel", kernel_distance(real, synthetic)
-    yield "feature_distance/precision", covered.precision
-    yield "feature_distance/recall", covered.recall
+    yield f"{prefix}/kernel", kernel_distance(real, synthetic)
+    yield f"{prefix}/precision", covered.precision
+    yield f"{prefix}/recall", covered.recall
+    rows = [np.linspace(0, len(each) - 1, min(len(each), MOST_MOVED)).astype(int) for each in (real, synthetic)]
+    yield f"{prefix}/wasserstein", transport(real[rows[0]], synthetic[rows[1]]).value
 
 
-def _first(images: ImageSource) -> ImageSource:
-    """The first images of every class, 5,000 in all at most."""
-    if len(images) <= MOST_COMPARED:
-        return images
-    each = np.full(images.num_classes, max(1, MOST_COMPARED // np.count_nonzero(images.counts)))
-    return images.take(first_per_class(images.labels, each))
+def _in_short(notes: list[str]) -> list[str]:
+    """The first one, and how many classes have the same to say."""
+    return notes if len(notes) <= 1 else [notes[0], f"so it is with {len(notes) - 1} more"]
+
+
+def _thumbnails(images: ImageSource) -> np.ndarray:
+    found = np.concatenate([pooled(batch) for batch in images.batches()])
+    return found.reshape(len(found), -1)

@@ -26,6 +26,11 @@ def automatic_word(shape: tuple[int, int, int]) -> str | None:
     return f"timm:{MODEL}" if are_photographs(shape) and PACKAGES[MODEL].path() is not None else None
 
 
+def word_at_hand(word: str, shape: tuple[int, int, int]) -> str:
+    """`word`; for pixels of photographs [H,W,C] the packaged network, where it is installed."""
+    return (automatic_word(shape) if word == "pixels" else None) or word
+
+
 def automatic_encoder(shape: tuple[int, int, int], *, device: str | None = None) -> tuple[Encoder | None, str]:
     """The encoder of `features: auto` for images [H,W,C], or None for the built-in families; and what images are seen
     through, in words.

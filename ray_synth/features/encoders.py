@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from ray_synth.errors import InputError
 from ray_synth.features.clip import OpenClip, open_clip_name
 from ray_synth.features.packaged import PACKAGES
+from ray_synth.features.sscd import load_sscd, missing_sscd
 from ray_synth.features.timm_model import load_timm, timm_label
 
 BATCH = 64
 USAGE = (
     '"auto", a function or torch module from images to features, "open_clip:MODEL:/path/to/weights.safetensors", '
-    '"timm:NAME:/path/to/weights.safetensors" or ' + " or ".join(f'"timm:{name}"' for name in PACKAGES)
+    '"timm:NAME:/path/to/weights.safetensors", "sscd:NAME:/path/to/NAME.torchscript.pt" or '
+    + " or ".join(f'"timm:{name}"' for name in PACKAGES)
 )
 Images = NDArray[np.uint8]
 Features = NDArray[np.floating[Any]]
@@ -67,8 +69,9 @@ def encoder_of(spec: Any, *, device: str | None = None) -> Encoder:
     Args:
         spec: "pixels" (in [0, 1]); "open_clip:MODEL:/path" or "timm:NAME:/path", whose weights are read from that file,
             safely, and nothing is downloaded; "timm:NAME" whose weights an installed package ships
-            (`features.packaged`); a torch module, which gets float images [B,C,H,W] in [0, 1] on its own
-            device and gives [B,d]; a function, which gets uint8 [N,H,W,C]; or an Encoder.
+            (`features.packaged`); "sscd:NAME:/path", a TorchScript program, which is run; a torch module, which gets
+            float images [B,C,H,W] in [0, 1] on its own device and gives [B,d]; a function, which gets uint8
+            [N,H,W,C]; or an Encoder.
         device: of a model that is loaded; default: the GPU where there is one.
 
     Raises:
@@ -78,7 +81,7 @@ def encoder_of(spec: Any, *, device: str | None = None) -> Encoder:
         return spec
     if isinstance(spec, str) and spec == "pixels":
         return Encoder(name=spec, function=lambda images: images.reshape(len(images), -1).astype(np.float32) / 255.0)
-    if isinstance(spec, str) and spec.startswith(("open_clip:", "timm:")):
+    if isinstance(spec, str) and spec.startswith(("open_clip:", "timm:", "sscd:")):
         return _from_file(spec, device)
     if hasattr(spec, "parameters") and callable(spec):
         return Encoder(name=_type_name(spec), function=partial(_run_module, spec, _as_floats), module=spec)
@@ -91,6 +94,8 @@ def _from_file(spec: str, device: str | None) -> Encoder:
     library, model, *rest = [*spec.split(":", 2), ""]
     path = Path(rest[0])
     packaged = library == "timm" and model and not rest[0]
+    if library == "sscd" and not path.is_file():
+        raise InputError(missing_sscd(model, rest[0] or "(no path)"))
     if not packaged and (not model or not rest[0] or not path.is_file()):
         raise InputError(
             f"features={spec!r}: no file at {rest[0] or '(no path)'}; type {library}:MODEL:/path/to/weights.safetensors"
@@ -99,6 +104,9 @@ def _from_file(spec: str, device: str | None) -> Encoder:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     module: Any
+    if library == "sscd":
+        name, module, embedded = load_sscd(model, path, device=device)
+        return Encoder(name=name, function=embedded, module=module)
     if library == "timm":
         module, on_cpu = load_timm(model, None if packaged else path)
         module = module.eval().to(device)

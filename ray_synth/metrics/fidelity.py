@@ -17,11 +17,13 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureStats:
-    """Mean [d] and covariance [d,d] (ddof=1, the FID convention) of n features."""
+    """Mean [d] and covariance [d,d] (ddof=1, the FID convention) of n features; shrinkage: its weight, where it is
+    shrunk."""
 
     mean: FloatArray
     covariance: FloatArray
     count: int
+    shrinkage: float = 0.0
 
     @classmethod
     def of(cls, batches: Iterable[np.ndarray]) -> FeatureStats:
@@ -45,6 +47,23 @@ class FeatureStats:
         return cls(mean=mean, covariance=scatter / (count - 1), count=count)
 
 
+def shrunk_stats(features: np.ndarray) -> FeatureStats:
+    """Mean and covariance of [n,d], the latter drawn to a multiple of the identity by as much as its noise asks for
+    (Ledoit & Wolf, 2004): of fewer samples than features the plain one is singular, and far off. With ddof=0, as there.
+    """
+    x, _ = checked_features(features, features)
+    n, d = x.shape
+    mean = x.mean(axis=0)
+    centred = x - mean
+    covariance = centred.T @ centred / n
+    scale = float(np.trace(covariance)) / d
+    apart = float((covariance**2).sum()) - d * scale**2  # |S - scale I|²
+    noise = (float(((centred**2).sum(axis=1) ** 2).sum()) / n - float((covariance**2).sum())) / n  # of S itself
+    weight = min(max(noise / apart, 0.0), 1.0) if apart > 0 else 0.0
+    shrunk = (1 - weight) * covariance + weight * scale * np.eye(d)
+    return FeatureStats(mean=mean, covariance=shrunk, count=n, shrinkage=weight)
+
+
 def gaussian_wasserstein2(real: FeatureStats, synthetic: FeatureStats) -> float:
     """Squared W2 between the fitted Gaussians: |m₁−m₂|² + tr(S₁ + S₂ − 2(S₁^½ S₂ S₁^½)^½) (Dowson & Landau, 1982).
 
@@ -62,7 +81,7 @@ def gaussian_wasserstein2(real: FeatureStats, synthetic: FeatureStats) -> float:
 def frechet_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
     """Fréchet (Inception) distance of two feature sets, squared, covariances with ddof=1 (Heusel et al., 2017).
 
-    real: [n,d]; synthetic: [m,d]; two samples a side at least.
+    real: [n,d]; synthetic: [m,d]; two samples a side at least, and more than d for it to mean much.
     """
     real, synthetic = checked_features(real, synthetic)
     return gaussian_wasserstein2(FeatureStats.of([real]), FeatureStats.of([synthetic]))

@@ -82,9 +82,11 @@ def _kernel(name: str, bandwidth: float | None, real: FloatArray, synthetic: Flo
 
 def _mean_kernel(function: Kernel, x: FloatArray, y: FloatArray, *, drop_diagonal: bool) -> float:
     total = 0.0
+    same = x is y
     for start in range(0, len(x), BLOCK):
-        block = function(x[start : start + BLOCK], y)
+        block = function(x[start : start + BLOCK], y[start:] if same else y)  # of one set, each pair once
+        square = block[:, : len(block)]
         if drop_diagonal:
-            block[np.arange(len(block)), start + np.arange(len(block))] = 0.0
-        total += float(block.sum())
+            np.fill_diagonal(square, 0.0)
+        total += float(2 * block.sum() - square.sum()) if same else float(block.sum())
     return total / (len(x) * (len(y) - 1 if drop_diagonal else len(y)))

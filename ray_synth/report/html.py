@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.accuracy import accuracy
+from ray_synth.report.sections.copies import copies
+from ray_synth.report.sections.distances import distances
 from ray_synth.report.sections.failures import failures
 from ray_synth.report.sections.finetuning import finetuning
 from ray_synth.report.sections.images import images
@@ -31,6 +33,8 @@ SECTIONS: dict[str, Section] = {
     "training": training,
     "finetuning": finetuning,
     "images": images,
+    "distances": distances,
+    "copies": copies,
     "methods": methods,
     "proxies": proxies,
     "search": search,

@@ -22,10 +22,11 @@ History = Sequence[Mapping[str, float]]
 class RunResults:
     """A run's results, as its stages wrote them.
 
-    metrics: name -> number, as in metrics.json. settings: the experiment's, as YAML has them. histories: setting ->
-    what was measured while its first training ran. regions: of the best setting. search: what the sweep did. adapters:
-    class -> losses while the generator was fine-tuned; adapter_samples: step -> a PNG of what the first one makes.
-    ranking: of several generators; the estimate is the first one's, the synthetic images those of the best setting's.
+    metrics: name -> number, as in metrics.json; details: evaluator -> what it says beside them. settings: the
+    experiment's, as YAML has them. histories: setting -> what was measured while its first training ran. regions: of
+    the best setting. search: what the sweep did. adapters: class -> losses while the generator was fine-tuned;
+    adapter_samples: step -> a PNG of what the first one makes. ranking: of several generators; the estimate is the
+    first one's, the synthetic images those of the best setting's.
     """
 
     summary: Summary
@@ -42,3 +43,4 @@ class RunResults:
     adapters: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
     adapter_samples: Mapping[str, bytes] = field(default_factory=dict)
     ranking: Sequence[Ranked] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -9,6 +9,8 @@ from ray_synth.config import SAMPLING, Generate, encoder_in, said
 from ray_synth.features.packaged import packaged_digests
 from ray_synth.generator.pretrained import content_digest
 
+NEAR_COPIES = 2  # how they are told; another number where that changes
+
 
 def sampling_settings(generate: Generate) -> dict[str, Any]:
     """The settings of sampling that pixels depend on."""
@@ -20,6 +22,8 @@ def file_settings(generate: Generate) -> dict[str, Any]:
     shown = said(generate, only={"filter", "format"} | ({"quality"} if generate.format != "png" else set()))
     if generate.filter.clip is not None:
         shown["filter"]["clip"]["weights"] = content_digest(Path(generate.filter.clip.weights))
+    if generate.filter.near_copies:
+        shown["filter"]["near_copies"] = NEAR_COPIES
     if generate.filter.features != "pixels":
         shown["filter"]["features"] = encoder_files(generate.filter.features)
     return shown

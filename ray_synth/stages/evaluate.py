@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ray_synth.hardware.gpus import Gpu
     from ray_synth.stages.bench import Bench
 
-METRICS = "metrics.json"
+METRICS, DETAILS = "metrics.json", "evaluation.json"
 SPECTRUM_PIXELS = 224 * 224 * 3  # of the image whose spectrum gpus.yaml has
 
 
@@ -33,14 +33,16 @@ class Evaluate(Stage):
     purpose = "Read the test set, once, and write metrics.json and summary.json"
     needs = (Generate, Train)
     reads = (Train,)
-    keeps = figures = (METRICS, SUMMARY)
+    keeps = figures = (METRICS, DETAILS, SUMMARY)
     concludes = True
 
     @property
     def digest(self) -> str:
         from ray_synth.evaluators.table import EVALUATORS
+        from ray_synth.features.automatic import word_at_hand
         from ray_synth.sampling.digests import encoder_files
 
+        settings = self.experiment.evaluate
         trained = self.folder.stage(Train.name)
         return digest(
             "evaluate",
@@ -49,12 +51,16 @@ class Evaluate(Stage):
             self.inputs.digests,
             self.of(Generate).images_per_class.tolist(),
             self.experiment.seed,
-            *encoder_files(self.experiment.evaluate.features),
+            settings.copies,
+            *(
+                encoder_files(word)
+                for word in (word_at_hand(settings.features, self.inputs.shape), settings.copies.word)
+            ),
         )
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return (METRICS,)
+        return (METRICS, DETAILS)
 
     @property
     def plan(self) -> str:
@@ -89,7 +95,9 @@ class Evaluate(Stage):
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.evaluators.table import evaluated
 
-        metrics, errors = evaluated(self._context(), advance, failed=self.inputs.reporter.log_traceback)
+        context = self._context()
+        metrics, errors = evaluated(context, advance, failed=self.inputs.reporter.log_traceback)
+        self.folder.write_json(DETAILS, context.details)
         self.folder.write_json(METRICS, metrics)
         if errors:
             failed = "; ".join(f"evaluator {name} failed: {error}" for name, error in errors.items())
@@ -107,11 +115,16 @@ class Evaluate(Stage):
             read_synthetic=lambda: images.of_generator(train.generator),
             seed=self.experiment.seed,
             features=self.inputs.on_workers.evaluate.features,
+            copies=self.inputs.on_workers.evaluate.copies,
         )
 
     def metrics(self) -> dict[str, float]:
         """metrics.json."""
         return self.folder.read_record(METRICS, dict[str, float])
+
+    def details(self) -> Mapping[str, Any]:
+        """evaluation.json: what evaluators say beside their numbers, by their names."""
+        return self.folder.read_record(DETAILS, dict[str, Any])
 
     def summary(self) -> Mapping[str, Any]:
         from ray_synth.evaluators.table import failed_in

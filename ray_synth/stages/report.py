@@ -75,6 +75,7 @@ class Report(Stage):
             estimate=self.of(Estimate).result(),
             ranking=self.of(Estimate).ranking(),
             metrics=self.of(Evaluate).metrics(),
+            details=self.of(Evaluate).details(),
             trials=sweep.trials,
             real=self.inputs.splits.generator,
             synthetic=self.of(Generate).of_generator(train.generator),

@@ -138,7 +138,7 @@ def finetuned(data: Sets) -> None:
 def near_copies(images: np.ndarray) -> None:
     """Shares of changed real images that the filter takes for copies, and of new ones."""
     from ray_synth.data.images import ImageSet
-    from ray_synth.sampling.filtering import NearCopies
+    from ray_synth.features.copies import RealImages
 
     real, some, new = images[:600], images[:80], images[1000:1080]
     source = ImageSet(pixels=real, labels=np.zeros(600, dtype=np.int64), class_names=("any",))
@@ -150,11 +150,9 @@ def near_copies(images: np.ndarray) -> None:
         "new": new,
     }
     print("| compared by | " + " | ".join(changes) + " |")
-    for name, encoder in (("thumbnails", None), ("features", encoder_of(f"timm:{NAME}", device="cpu"))):
-        judge = NearCopies(source, encoder)
-        shares = (
-            judge([np.ascontiguousarray(each) for each in seen], [0] * len(seen)).mean() for seen in changes.values()
-        )
+    for name, encoder in (("pixels", None), ("features", encoder_of(f"timm:{NAME}", device="cpu"))):
+        judge = RealImages(source, encoder)
+        shares = (judge.are_copies([np.ascontiguousarray(each) for each in seen]).mean() for seen in changes.values())
         print(f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |", flush=True)
 
 

@@ -11,6 +11,8 @@ from ray_synth.data.images import ImageSet
 from ray_synth.data.splits import Splits
 from ray_synth.evaluators import context, fidelity, seen
 from ray_synth.evaluators.context import EvaluationContext
+from ray_synth.metrics.fidelity import frechet_distance
+from ray_synth.metrics.spectrum import rapsd, rapsd_distance
 
 
 def context_of(train: ImageSet, synthetic: ImageSet) -> EvaluationContext:
@@ -58,13 +60,14 @@ def test_a_linear_judge_finds_wrong_labels_and_distances_know_the_same_images(sp
     found = dict(fidelity.judged_fidelity(train, real, generated, seed=0, features=word))
     assert found["label_fidelity/judge_accuracy"] > 0.85
     assert found["label_fidelity"] == pytest.approx(2 / 3, abs=0.15)
-    assert not dict(seen.feature_distance(context_of(train, generated)))  # of pixels
     same, other = (
         dict(seen.feature_distance(replace(context_of(train, images), features=word))) for images in (train, generated)
     )
-    assert same["feature_distance/frechet"] == pytest.approx(0, abs=1e-3 * other["feature_distance/frechet"])
+    far = other["feature_distance/frechet_shrunk"]
+    assert same["feature_distance/frechet_shrunk"] == pytest.approx(0, abs=1e-3 * far)
     assert same["feature_distance/precision"] == same["feature_distance/recall"] == 1
     assert 0 < other["feature_distance/recall"] < 1
+    assert "feature_distance/frechet_shrunk" in other  # 1,280 features of 200 images
 
 
 def test_spectra_of_the_same_images_are_no_distance_apart(splits: Splits) -> None:
@@ -74,10 +77,49 @@ def test_spectra_of_the_same_images_are_no_distance_apart(splits: Splits) -> Non
 def test_of_very_many_images_the_first_of_each_class_are_looked_at(
     splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert context.looked_at(splits.test) is splits.test
+    whole = context_of(splits.train, splits.test).synthetic
+    assert whole is splits.test
     monkeypatch.setattr(context, "MOST_LOOKED_AT", 50)
-    few = context.looked_at(splits.test)
+    few = context_of(splits.train, splits.test).synthetic
     assert np.bincount(few.labels).tolist() == [5] * 10
     for label in range(10):
         first = splits.test.images()[splits.test.labels == label][:5]
         np.testing.assert_array_equal(few.images()[few.labels == label], first)
+
+
+def test_a_judge_that_guesses_more_than_it_knows_is_not_repeated(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows a share k of the images and guesses the others: right on k + (1 - k) / classes."""
+    for known in (0.0, 0.3, 1.0):
+        assert fidelity.known_share(known + (1 - known) / 10, 10) == pytest.approx(known)
+    for accuracy, said in ((0.54, False), (0.56, True)):  # a half is .55 of ten classes
+        judged = [("label_fidelity", 0.9), ("label_fidelity/judge_accuracy", accuracy), ("label_fidelity/class/0", 0.9)]
+        monkeypatch.setattr(fidelity, "judged_fidelity", lambda *sets, judged=judged, **how: iter(judged))
+        context = context_of(splits.train, splits.test)
+        found = dict(fidelity.label_fidelity(context))
+        assert ("label_fidelity" in found, "label_fidelity/class/0" in found) == (said, said)
+        assert found["label_fidelity/judge_accuracy"] == accuracy
+        assert ("withheld" in context.details["label_fidelity"]) is not said
+
+
+def test_distances_through_thumbnails_say_what_they_are(splits: Splits) -> None:
+    """64 features: of 1,000 images the plain covariance, of the 48 of a class a shrunk one."""
+    context = context_of(splits.generator, splits.test)
+    found = dict(seen.feature_distance(context))
+    real, other = (images.images().reshape(len(images), -1) / 255 for images in (splits.generator, splits.test))
+    assert found["feature_distance/frechet"] == pytest.approx(frechet_distance(real, other))
+    assert "feature_distance/frechet_shrunk" not in found
+    assert {"frechet_shrunk", "kernel", "precision", "recall", "wasserstein"} == {
+        name.rpartition("/")[2] for name in found if name.startswith("feature_distance/class/3/")
+    }
+    details = context.details["feature_distance"]
+    assert details["encoder"] == "thumbnails of at most 16 pixels a side"
+    assert "Ledoit & Wolf" in details["notes"][0]
+    assert details["notes"][1:] == ["so it is with 9 more"]
+
+
+def test_spectra_of_a_class_are_its_own(splits: Splits) -> None:
+    found = dict(fidelity.spectral_distance(context_of(splits.train, splits.test)))
+    sets = [images.images()[images.labels == 3] / 255 for images in (splits.train, splits.test)]
+    assert found["rapsd_distance/class/3"] == pytest.approx(rapsd_distance(*map(rapsd, sets)))

@@ -5,17 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import wasserstein_distance as scipy_wasserstein
+from sklearn.covariance import ledoit_wolf
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 
 import ray_synth as rs
 from ray_synth.errors import InputError
 from ray_synth.metrics.dimension import mle_dimension, two_nn
-from ray_synth.metrics.fidelity import FeatureStats, frechet_distance, gaussian_wasserstein2, precision_recall
+from ray_synth.metrics.fidelity import (
+    FeatureStats,
+    frechet_distance,
+    gaussian_wasserstein2,
+    precision_recall,
+    shrunk_stats,
+)
 from ray_synth.metrics.kernels import kernel_distance, mmd2
 from ray_synth.metrics.transport import sliced_wasserstein, transport, wasserstein_distance
 
@@ -81,6 +89,28 @@ def test_fid_equals_the_matrix_square_root_of_scipy(n: int, m: int, d: int) -> N
     root = scipy.linalg.sqrtm((s + 1e-12 * np.eye(d)) @ (t + 1e-12 * np.eye(d))).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s + t - 2 * root)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6 if n > d else 1e-3)
+
+
+def test_distances_equal_those_of_torch_fidelity() -> None:
+    """The reference of papers' FID and KID, on the same features; KID's blocks are as large as the sets."""
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    a, b = (torch.from_numpy(cloud) for cloud in clouds(500, 500, 48, shift=0.3))
+    statistics = [fid_features_to_statistics(each) for each in (a, b)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(a.numpy(), b.numpy()) == pytest.approx(theirs, rel=1e-4)
+    kid = kid_features_to_metric(a, b, kid_subsets=2, kid_subset_size=500, verbose=False)
+    assert kernel_distance(a.numpy(), b.numpy()) == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 30), (200, 20)])
+def test_a_shrunk_covariance_is_scikit_learns(n: int, d: int) -> None:
+    x = clouds(n, 1, d)[0] * np.linspace(0.2, 2, d)
+    stats, (covariance, weight) = shrunk_stats(x), ledoit_wolf(x)
+    np.testing.assert_allclose(stats.covariance, covariance, rtol=1e-9, atol=1e-12)
+    assert stats.shrinkage == pytest.approx(weight)
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(0, 30), min_size=1, max_size=6))

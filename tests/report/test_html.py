@@ -134,3 +134,22 @@ def test_a_fine_tuned_generator_is_shown_with_its_losses_and_pictures(tmp_path: 
     found = page(tmp_path, results, adapters={"": losses}, adapter_samples={"200": b"png"})
     assert "Fine-tuning the generator" in found
     assert 'alt="images sampled after 200 steps" src="data:image/png;base64,cG5n"' in found
+
+
+def test_the_closest_pairs_stand_beside_each_other(tmp_path: Path, results: RunResults) -> None:
+    assert "Copies of real images" not in page(tmp_path, results)
+    pair = {
+        "synthetic": "7", "real": "a<b>.png", "class": "cat", "real_class": "dog", "distance": 0.25, "cosine": 0.9,
+        "copy": True, "pictures": ["AAAA", "BBBB"],
+    }  # fmt: skip
+    details = {"copies": {
+        "compared_by": "SSCD", "digest": "f" * 64, "views": 4, "real_images": 1300, "instead_of": None,
+        "rule": "the rule", "pairs": [pair],
+    }}  # fmt: skip
+    numbers = {"copies/share": 0.02, "copies/found": 20.0, "copies/looked_at": 1000.0, "copies/by_chance": 5.0}
+    text = page(tmp_path, results, metrics=numbers, details=details)
+    assert "20 of 1,000 synthetic images that were looked at\n(2.00 %) are copies of one of 1,300 real images" in text
+    assert "up to 5.0. A copy: the rule." in text
+    assert f"Compared by SSCD (digest {'f' * 16})" in text
+    assert '<img alt="real image a&lt;b&gt;.png" src="data:image/png;base64,BBBB">' in text
+    assert "cat: 0.250 <b>copy</b><br>of dog" in text

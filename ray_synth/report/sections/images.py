@@ -15,6 +15,7 @@ def images(results: RunResults) -> Shown:
             "generation": results.generation,
             "killers": killers,
             "fidelity": results.summary.label_fidelity,
+            "withheld": results.details.get("label_fidelity", {}).get("withheld"),
             "judge": results.metrics.get("label_fidelity/judge_accuracy"),
             "pictures": as_image(side_by_side(results.real, results.synthetic)),
         },
