@@ -44,8 +44,7 @@ def test_of_classes_without_images_no_fidelity_is_said(splits: Splits, monkeypat
     found = dict(fidelity.judged_fidelity(splits.generator, splits.test, real, seed=0))
     assert [name for name in found if "/class/" in name] == ["label_fidelity/class/3"]
     assert found["label_fidelity"] == found["label_fidelity/class/3"] == pytest.approx(0.5, abs=0.02)
-    monkeypatch.setattr(context, "MOST_LOOKED_AT", 20)
-    assert len(context.looked_at(real)) == 20
+    assert len(context.first_of(real, 20)) == 20
 
 
 @pytest.mark.slow
