@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
+
+if TYPE_CHECKING:
+    from ray_synth.evaluators.shadows import Recipe
 
 MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
 
@@ -23,7 +27,8 @@ class EvaluationContext:
 
     classifiers: name -> what loads a trained classifier and its validation accuracy, here or in another process;
     repeats under the same name. train: the real training set. seed: the experiment's; an evaluator derives its own.
-    features: the word of `evaluate.features`.
+    features: the word of `evaluate.features`. shadows: how shadow models are trained, where `evaluate.lira` asks for
+    them.
     """
 
     classifiers: Sequence[tuple[str, Loader]]
@@ -33,6 +38,7 @@ class EvaluationContext:
     read_synthetic: Callable[[], ImageSource]
     seed: int
     features: str = "pixels"
+    shadows: Recipe | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ray_synth.report.sections.accuracy import accuracy
 from ray_synth.report.sections.failures import failures
 from ray_synth.report.sections.finetuning import finetuning
 from ray_synth.report.sections.images import images
+from ray_synth.report.sections.membership import membership
 from ray_synth.report.sections.methods import methods
 from ray_synth.report.sections.prediction import prediction
 from ray_synth.report.sections.proxies import proxies
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Section] = {
     "training": training,
     "finetuning": finetuning,
     "images": images,
+    "membership": membership,
     "methods": methods,
     "proxies": proxies,
     "search": search,

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from ray_synth.config import FORMAT, Classifier, Data, Experiment, Generate, digest, said
 from ray_synth.config.generator import GENERATORS
 
-DEFAULTS = {2: "69a76717232c34d0"}
+DEFAULTS = {2: "f4c898a67e242527"}
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
