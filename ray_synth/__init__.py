@@ -25,6 +25,7 @@ _ROOMS = {
     "mmd2": "ray_synth.metrics.kernels",
     "rapsd": "ray_synth.metrics.spectrum",
     "Spectrum": "ray_synth.metrics.spectrum",
+    "lira_scores": "ray_synth.metrics.membership",
     "InputError": "ray_synth.errors",
     "WorkError": "ray_synth.errors",
 }

@@ -21,6 +21,7 @@ from ray_synth.config import (
     Data,
     Dimension,
     Experiment,
+    Lira,
     PartitionSettings,
     Sweep,
     encoder_in,
@@ -35,6 +36,7 @@ WARNING = "smoke run: tiny models, tiny data; the figures below mean nothing, th
 SUFFIX = "-smoke"
 SHOTS, IMAGES, JUDGED, SIDE = 4, 8, 16, 16  # images a class: real, synthetic, validation and test; pixels a side
 CLUSTERS, TRIALS, UPDATES, EPOCHS, BATCH = 20, 4, 20, 2, 16
+SHADOWS = 6
 ATTEMPTS = 50  # per image: what a CLIP filter of random weights keeps is luck
 MADE_WITH = ("diffusers", "open_clip_torch", "torch", "transformers")
 
@@ -69,9 +71,14 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
             "repeats": 1,
             "features": _features(e.evaluate.features, models),
             "copies": e.evaluate.copies.model_dump() | {"features": _features(e.evaluate.copies.features, models)},
+            "lira": _lira(e.evaluate.lira),
         },
     }
     return Experiment.model_validate(raw)
+
+
+def _lira(lira: Lira | None) -> dict[str, Any] | None:
+    return lira and {**lira.model_dump(), "shadows": SHADOWS}
 
 
 def _data(data: Data) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class _Training:
         batch = settings.batch_size // 2 if both else settings.batch_size
         self.changes = Augmentation(**settings.augment.model_dump())
         self.sides = [
-            _Side(images, regions, batch, updates, derive_seed(f"{name} batches", seed), team.device)
+            Side(images, regions, batch, updates, derive_seed(f"{name} batches", seed), team.device)
             for name, images, regions in (
                 ("real", data.real, data.real_regions),
                 ("synthetic", data.synthetic, data.synthetic_regions),
@@ -313,7 +313,7 @@ class _Batch(NamedTuple):
     rows: torch.Tensor  # places in the side
 
 
-class _Side:
+class Side:
     """One side's images and the order in which they come: shuffled passes, one after the other, fixed by the seed."""
 
     def __init__(

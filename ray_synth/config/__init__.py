@@ -2,7 +2,7 @@
 
 from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
 from ray_synth.config.data import FORMATS, Columns, Data
-from ray_synth.config.experiment import Copies, Experiment, with_absolute_paths
+from ray_synth.config.experiment import Copies, Experiment, Lira, with_absolute_paths
 from ray_synth.config.file import load_experiment
 from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.generator import (
@@ -48,6 +48,7 @@ __all__ = [
     "Generate",
     "GeneratorSettings",
     "ImageFolder",
+    "Lira",
     "Lora",
     "LoraTraining",
     "PartitionSettings",

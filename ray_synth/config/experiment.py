@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -82,6 +82,21 @@ class Copies(Section):
         return "pixels" if missing and self.or_pixels else self.features
 
 
+class Lira(Section):
+    """Membership inference by the likelihood ratio attack: what a classifier leaks about its training images.
+
+    Each shadow model is trained on a random half of the real training images, as the run's classifier is, and attacked
+    by the others (Carlini et al., 2022).
+    """
+
+    shadows: int = Field(16, ge=6, le=256, multiple_of=2, description="shadow models; 64 and more attack better")
+    mode: Literal["online", "offline"] = Field("online", description="offline: by models that did not see an image")
+    fixed_variance: bool = Field(False, description="one variance for all images, for few shadow models")
+    synthetic: bool = Field(
+        False, description="also shadow models of synthetic images, each with a generator of its own: as many trainings"
+    )
+
+
 class Evaluate(Section):
     """The final comparison: real only, at the predicted ratio, at the swept best."""
 
@@ -93,6 +108,9 @@ class Evaluate(Section):
         "the packaged network, where it is installed",
     )
     copies: Copies = Copies()
+    lira: Lira | None = Field(
+        None, description="what a classifier leaks about its training images; {} for the defaults; default: not asked"
+    )
 
 
 class Experiment(Section):

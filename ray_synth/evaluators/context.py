@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -14,6 +14,9 @@ from ray_synth.config import Copies
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
 from ray_synth.features.automatic import word_at_hand
+
+if TYPE_CHECKING:
+    from ray_synth.evaluators.shadows import Recipe
 
 MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
 
@@ -26,8 +29,9 @@ class EvaluationContext:
 
     classifiers: name -> what loads a trained classifier and its validation accuracy, here or in another process;
     repeats under the same name. train: the real training set. seed: the experiment's; an evaluator derives its own.
-    features: the word of `evaluate.features`. copies: those of `evaluate.copies`. details: what evaluators have to say
-    that is no number, by their names, JSON-ready: it goes to evaluation.json.
+    features: the word of `evaluate.features`. copies: those of `evaluate.copies`. shadows: how shadow models are
+    trained, where `evaluate.lira` asks for them. details: what evaluators have to say that is no number, by their
+    names, JSON-ready: it goes to evaluation.json.
     """
 
     classifiers: Sequence[tuple[str, Loader]]
@@ -38,6 +42,7 @@ class EvaluationContext:
     seed: int
     features: str = "pixels"
     copies: Copies = field(default_factory=Copies)
+    shadows: Recipe | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property

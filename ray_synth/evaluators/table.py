@@ -10,6 +10,7 @@ from ray_synth.evaluators.accuracy import final_accuracy
 from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.evaluators.copies import copies
 from ray_synth.evaluators.fidelity import label_fidelity, spectral_distance
+from ray_synth.evaluators.lira import membership
 from ray_synth.evaluators.seen import feature_distance
 
 Evaluator = Callable[[EvaluationContext], Iterator[tuple[str, float]]]
@@ -19,6 +20,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "spectral_distance": spectral_distance,
     "feature_distance": feature_distance,
     "copies": copies,
+    "membership": membership,
 }
 # What they take, for a plan: test images times classifiers and synthetic images -> units. Nothing for quick ones.
 TAKES: dict[str, Callable[[int, int], Mapping[str, float]]] = {

@@ -14,6 +14,7 @@ from ray_synth.report.sections.distances import distances
 from ray_synth.report.sections.failures import failures
 from ray_synth.report.sections.finetuning import finetuning
 from ray_synth.report.sections.images import images
+from ray_synth.report.sections.membership import membership
 from ray_synth.report.sections.methods import methods
 from ray_synth.report.sections.prediction import prediction
 from ray_synth.report.sections.proxies import proxies
@@ -35,6 +36,7 @@ SECTIONS: dict[str, Section] = {
     "images": images,
     "distances": distances,
     "copies": copies,
+    "membership": membership,
     "methods": methods,
     "proxies": proxies,
     "search": search,

@@ -11,7 +11,9 @@ import numpy as np
 from ray_synth.config import digest
 from ray_synth.errors import PartlyDone
 from ray_synth.hardware.measure import Measure
+from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.generate import Generate
+from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import SUMMARY
 from ray_synth.stages.train import COMPARED, Train
@@ -19,6 +21,7 @@ from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:
     from ray_synth.evaluators.context import EvaluationContext
+    from ray_synth.evaluators.shadows import Recipe
     from ray_synth.hardware.gpus import Gpu
     from ray_synth.stages.bench import Bench
 
@@ -35,6 +38,16 @@ class Evaluate(Stage):
     reads = (Train,)
     keeps = figures = (METRICS, DETAILS, SUMMARY)
     concludes = True
+
+    def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
+        """Raises InputError for shadow models that cannot be trained."""
+        super().__init__(inputs, others)
+        lira = self.experiment.evaluate.lira
+        if lira is not None and not inputs.described:
+            from ray_synth.evaluators.shadows import check_pool
+
+            generator = self.of(Finetune).generator if lira.synthetic else None
+            check_pool(inputs.splits.train.counts, generator)
 
     @property
     def digest(self) -> str:
@@ -56,6 +69,7 @@ class Evaluate(Stage):
                 encoder_files(word)
                 for word in (word_at_hand(settings.features, self.inputs.shape), settings.copies.word)
             ),
+            *([self.experiment.evaluate.lira] if self.experiment.evaluate.lira else []),
         )
 
     @property
@@ -67,7 +81,13 @@ class Evaluate(Stage):
         from ray_synth.evaluators.context import MOST_LOOKED_AT
 
         looked_at = min(self._synthetic, MOST_LOOKED_AT)
-        return f"reading the {len(self.inputs.splits.test):,} test images, once, and {looked_at:,} synthetic ones"
+        reading = f"reading the {len(self.inputs.splits.test):,} test images, once, and {looked_at:,} synthetic ones"
+        lira = self.experiment.evaluate.lira
+        if lira is None:
+            return reading
+        half = len(self.inputs.splits.train) // 2
+        also = f", and as many, each with a generator, on {half:,} synthetic ones" if lira.synthetic else ""
+        return f"{reading}; training {lira.shadows} shadow models on {half:,} real images each{also}"
 
     @property
     def partly(self) -> bool:
@@ -89,8 +109,25 @@ class Evaluate(Stage):
         train = self.of(Train)
         tests, synthetic = train.total * len(self.inputs.splits.test), min(self._synthetic, MOST_LOOKED_AT)
         takes = {name: TAKES[name](tests, synthetic) if name in TAKES else {} for name in EVALUATORS}
+        takes["membership"] = self._shadows_take()
         evaluators = [Task(name=name, takes=each) for name, each in takes.items()]
         return (self.of(Generate).reading(train.top_ratio), Tasks(tasks=evaluators))
+
+    def _shadows_take(self) -> dict[str, float]:
+        """The trainings of shadow models, in units of the stages that train the like; nothing where there are none."""
+        from ray_synth.classifier.train import num_updates
+
+        lira = self.experiment.evaluate.lira
+        if lira is None:
+            return {}
+        half = len(self.inputs.splits.train) // 2
+        models = lira.shadows * (1 + lira.synthetic)
+        updates = num_updates(self.experiment.classifier, half, 0)
+        takes = {"training": models, "training_image": models * half, "training_update_one_side": models * updates}
+        if lira.synthetic:
+            steps = sum(self.of(Finetune).generator.fit_parts(self.inputs.splits.train.counts).values())
+            takes |= {"generator_step": lira.shadows * steps, "image": lira.shadows * half}
+        return takes
 
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.evaluators.table import evaluated
@@ -116,6 +153,20 @@ class Evaluate(Stage):
             seed=self.experiment.seed,
             features=self.inputs.on_workers.evaluate.features,
             copies=self.inputs.on_workers.evaluate.copies,
+            shadows=self._recipe(),
+        )
+
+    def _recipe(self) -> Recipe | None:
+        from ray_synth.evaluators.shadows import Recipe
+
+        lira = self.experiment.evaluate.lira
+        if lira is None:
+            return None
+        return Recipe(
+            lira=lira,
+            classifier=self.inputs.on_workers.classifier,
+            validation=self.inputs.splits.validation,
+            generator=self.of(Finetune).generator.on_workers() if lira.synthetic else None,
         )
 
     def metrics(self) -> dict[str, float]:

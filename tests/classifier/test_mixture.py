@@ -13,7 +13,7 @@ import torch
 
 from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
-from ray_synth.classifier.train import _Side
+from ray_synth.classifier.train import Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits
@@ -45,7 +45,7 @@ def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> Non
 
 def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
     images = splits.train.take(np.arange(30))
-    side = _Side(images, np.arange(30), 8, updates=20, seed=0, device=torch.device("cpu"))
+    side = Side(images, np.arange(30), 8, updates=20, seed=0, device=torch.device("cpu"))
     truth = {image.tobytes(): label for image, label in zip(images.images(), images.labels, strict=True)}
     for step in range(20):  # more than five passes
         batch = side.batch(step, Team(), Augment())

@@ -13,7 +13,7 @@ from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier import train
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.predict import accuracy_of
-from ray_synth.classifier.train import _Side, _Training, fit, num_updates, recipe_of
+from ray_synth.classifier.train import Side, _Training, fit, num_updates, recipe_of
 from ray_synth.config import Classifier, PartitionSettings, Schedule
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits
@@ -100,7 +100,7 @@ def test_times_of_a_schedule_are_shares_of_the_training() -> None:
 
 def test_every_image_comes_equally_often_and_workers_share_the_batch(digits: ImageSet) -> None:
     images = digits.take(np.arange(30))
-    side = _Side(images, np.arange(30), 8, updates=15, seed=0, device=torch.device("cpu"))
+    side = Side(images, np.arange(30), 8, updates=15, seed=0, device=torch.device("cpu"))
     seen = torch.cat([side.batch(step, Team(), Augmentation()).rows for step in range(15)])
     assert torch.bincount(seen).tolist() == [4] * 30
     changes = Augmentation(flip=0.5, resized_crop=(0.5, 1.0))

@@ -153,3 +153,23 @@ def test_the_closest_pairs_stand_beside_each_other(tmp_path: Path, results: RunR
     assert f"Compared by SSCD (digest {'f' * 16})" in text
     assert '<img alt="real image a&lt;b&gt;.png" src="data:image/png;base64,BBBB">' in text
     assert "cat: 0.250 <b>copy</b><br>of dog" in text
+
+
+def test_what_a_classifier_leaks_is_shown_with_what_few_images_cannot_tell(tmp_path: Path, results: RunResults) -> None:
+    heading = "What a classifier leaks about its training images"
+    assert heading not in headings(page(tmp_path, results))
+    leaks = {"lira/shadows": 16.0, "lira/images_per_class": 10.0, "lira/non_members": 800.0}
+    for on, auc in (("real", 0.83), ("synthetic", 0.56)):
+        leaks |= {f"lira/{on}/accuracy": 0.785, f"lira/{on}/auc": auc, f"lira/{on}/auc/std": 0.04}
+        rate = {"": 0.145, "/low": 0.121, "/high": 0.171}
+        leaks |= {f"lira/{on}/tpr_at_1_percent{end}": value for end, value in rate.items()}
+        leaks |= {f"lira/{on}/roc/{fpr:g}": min(1.0, 2 * fpr) for fpr in (0.00125, 0.01, 0.1, 1.0)}
+    text = page(tmp_path, results, metrics=leaks)
+    assert heading in headings(text)
+    assert "Few shots leak most: there are 10 real images a class" in text
+    assert '<td>real</td><td class="n">0.785</td><td class="n">0.830 ± 0.040</td>' in text
+    assert '<td class="n">14.5 % (12.1 to 17.1)</td><td class="n">withheld: too few images to tell</td>' in text
+    assert "the 800 decisions on non-members" in text
+    assert "none is 0.12 %" in text
+    assert text.count("<svg") == 4
+    assert "Few shots" not in page(tmp_path, results, metrics=leaks | {"lira/images_per_class": 17.0})
