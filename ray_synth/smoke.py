@@ -78,7 +78,7 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
 
 
 def _lira(lira: Lira | None) -> dict[str, Any] | None:
-    return lira and {**lira.model_dump(), "shadows": SHADOWS}
+    return {**lira.model_dump(), "shadows": SHADOWS} if lira is not None else None
 
 
 def _data(data: Data) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,9 +82,8 @@ class Stacked(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        def one(weights: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = functional_call(self._like[0], (weights, buffers), (x,))
-            return logits
+        def one(weights: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor], x: torch.Tensor) -> Any:
+            return functional_call(self._like[0], ({**weights, **buffers},), (x,))
 
         weights = {name: self.get_parameter(_plain(place)) for place, name in enumerate(self.names)}
         buffers = {name: self.get_buffer(f"buffer_{place}") for place, name in enumerate(self.buffer_names)}
@@ -179,12 +179,13 @@ def _weight(settings: Classifier) -> float:
 @torch.inference_mode()
 def _accuracies(stacked: Stacked, images: ImageSource) -> np.ndarray:
     """Each model's, [S]."""
-    device, right, seen = next(stacked.parameters()).device, 0.0, 0
+    device, seen = next(stacked.parameters()).device, 0
+    right = torch.zeros((), dtype=torch.float64, device=device)
     stacked.eval()
     for batch in images.batches():
         labels = torch.from_numpy(images.labels[seen : seen + len(batch)]).to(device)
         logits = stacked(to_model_range(torch.from_numpy(batch).to(device)))
         right, seen = right + (logits.argmax(-1) == labels).double().sum(1), seen + len(batch)
     stacked.train()
-    accuracies: np.ndarray = (right / seen).cpu().numpy()  # type: ignore[union-attr]
+    accuracies: np.ndarray = (right / seen).cpu().numpy()
     return accuracies

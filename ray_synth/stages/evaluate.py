@@ -123,7 +123,11 @@ class Evaluate(Stage):
         half = len(self.inputs.splits.train) // 2
         models = lira.shadows * (1 + lira.synthetic)
         updates = num_updates(self.experiment.classifier, half, 0)
-        takes = {"training": models, "training_image": models * half, "training_update_one_side": models * updates}
+        takes: dict[str, float] = {
+            "training": models,
+            "training_image": models * half,
+            "training_update_one_side": models * updates,
+        }
         if lira.synthetic:
             steps = sum(self.of(Finetune).generator.fit_parts(self.inputs.splits.train.counts).values())
             takes |= {"generator_step": lira.shadows * steps, "image": lira.shadows * half}

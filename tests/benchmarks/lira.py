@@ -79,6 +79,7 @@ def demo(seeds: list[int], kept: Path | None, picture: Path | None) -> None:
                 found = said(logits, pool.labels, inside, lira)
                 rows.setdefault((on, name), []).append(found)
                 print(f"seed {seed}, {on}, {name}: accuracy {found['accuracy']:.3f}, {row(found)}", flush=True)
+            print(f"seed {seed}, {on}, {chance(logits, pool.labels)}", flush=True)
     for (on, name), each in rows.items():
         means = [f"{key} {np.mean(v):.3f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.3f}" for key, v in _columns(each)]
         print(f"{on}, {name}, {len(each)} seeds: {', '.join(means)}")
@@ -108,8 +109,12 @@ def memorised() -> None:
         right = (logits.argmax(-1) == images.labels)[inside].mean()
         for mode, lira in MODES.items():
             print(f"{name}, {right:.3f} of members right, {mode}: {row(said(logits, images.labels, inside, lira))}")
-        chance = by_other_draws(logits, images.labels)
-        print(f"{name}, membership drawn again: AUC {chance.mean():.3f} ± {chance.std(ddof=1):.3f}", flush=True)
+        print(f"{name}, {chance(logits, images.labels)}", flush=True)
+
+
+def chance(logits: np.ndarray, labels: np.ndarray) -> str:
+    found = by_other_draws(logits, labels)
+    return f"membership drawn again {len(found)} times: AUC {found.mean():.3f} ± {found.std(ddof=1):.3f}"
 
 
 def by_other_draws(logits: np.ndarray, labels: np.ndarray, draws: int = 20) -> np.ndarray:

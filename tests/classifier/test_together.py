@@ -14,7 +14,7 @@ from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.splits import Splits
 
-QUICK = Classifier(updates=12, evaluations=3, batch_size=16)
+QUICK = Classifier(updates=6, evaluations=2, batch_size=16)
 RECIPES = {
     "plain": {},
     "smoothed, augmented, averaged": {

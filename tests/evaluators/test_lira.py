@@ -82,7 +82,10 @@ def test_what_is_found_is_named_and_what_cannot_be_told_is_left_out() -> None:
 
 def recipe(splits: Splits, **changes: Any) -> Recipe:
     return Recipe(
-        lira=Lira(shadows=6), classifier=Classifier(updates=4, evaluations=1), validation=splits.validation, **changes
+        lira=Lira(shadows=6),
+        classifier=Classifier(updates=4, evaluations=1, batch_size=16),
+        validation=splits.validation.take(slice(50)),
+        **changes,
     )
 
 
