@@ -168,7 +168,8 @@ class Finetune(Stage):
         batch = min(self.generator.fit_batch, images)
         left = self._left
         of = f"{len(left):,} adapters of the generator" if len(self._parts) > 1 else "the generator"
-        held = f", {_gib(self.gpu_bytes)} of GPU memory{' each' if len(left) > 1 else ''}" if self.gpu_bytes else ""
+        several = len(left) > 1 or self.generator.fit_workers > 1
+        held = f", {_gib(self.gpu_bytes)} of GPU memory{' each' if several else ''}" if self.gpu_bytes else ""
         return f"training {of} on {images:,} images: {sum(left.values()):,} steps of {batch}{held}"
 
     @functools.cached_property
