@@ -6,6 +6,7 @@ Counted, from configurations alone: the modules are built without weights, and g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +38,9 @@ class Sizes:
     guided: bool  # sample pictures take two evaluations a step
     guidance: int = 0
 
-    def share(self, training: LoraTraining) -> int:
-        """Images of a batch that one of the workers of an adapter has."""
-        return -(-min(training.batch_size, self.images) // training.num_workers)
+    def batch(self, training: LoraTraining) -> int:
+        """Images of a step that one GPU looks at."""
+        return math.ceil(min(training.batch_size, self.images) / training.num_workers)
 
     def shown(self, training: LoraTraining) -> int:
         """Sample pictures that are made at once."""
@@ -87,7 +88,7 @@ class AdapterMemory(FitMemory):
         """
         assert settings.finetune is not None  # noqa: S101 - of the caller
         self.folder, self.settings, self.sizes, self.fused = folder, settings, sizes, fused
-        self.training, self.batch = settings.finetune, min(settings.finetune.batch_size, sizes.images)
+        self.training, self.batch = settings.finetune, sizes.batch(settings.finetune)
         self.counted = self.of(self.training)
 
     def of(self, training: LoraTraining) -> TrainingMemory:
@@ -115,13 +116,11 @@ class AdapterMemory(FitMemory):
         from them."""
         spare, changes = room - counted.stays, dict(changes)
         if counted.update > spare:
-            share = self.sizes.share(self.training)
-            fits = share * max(spare, 0) // counted.update
-            batch = fits * self.training.num_workers
-            if batch < (1 if self.training.mmd is None else 2):
+            batch = self.batch * max(spare, 0) // counted.update
+            if batch * self.training.num_workers < (1 if self.training.mmd is None else 2):
                 return None
-            counted = replace(counted, update=counted.update * fits // share)
-            changes["batch_size"] = batch
+            counted = replace(counted, update=counted.update * batch // self.batch)
+            changes["batch_size"] = batch * self.training.num_workers
         if counted.pictures > spare and (shown := self.sizes.shown(self.training)):
             samples = shown * max(spare, 0) // counted.pictures
             counted = replace(counted, pictures=counted.pictures * samples // shown)
@@ -201,7 +200,7 @@ class _Count:
         return Peak([*there, *gradients, *(_tensors(self.projection) if self.projection is not None else ())])
 
     def _update(self) -> int:
-        batch = self.sizes.share(self.training)
+        batch = self.sizes.batch(self.training)
         peak = self._peak()
         with peak:
             with self.mode:

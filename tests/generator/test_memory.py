@@ -200,11 +200,9 @@ def test_a_model_of_the_full_size_is_counted_without_its_weights(model_copy: Pat
     assert 8 * 2**30 < found.parts["an update"] < 10 * 2**30
 
 
+@pytest.mark.slow
 def test_workers_of_an_adapter_share_its_batch(pipeline: Path) -> None:
-    alone = memory(pipeline, batch_size=16)
     two = memory(pipeline, batch_size=16, num_workers=2)
-    assert two.counted.update == memory(pipeline, batch_size=8).counted.update
-    assert two.batch == 16
-    (_, _), (less, _) = two.smaller(two.counted.stays + two.counted.update - 1)
-    assert less == {"generator.finetune.batch_size": 14}  # seven each
-    assert two.counted.adapter == alone.counted.adapter
+    assert two.counted == memory(pipeline, batch_size=8).counted
+    proposed = two.smaller(two.counted.stays + two.counted.update - 1)
+    assert {"generator.finetune.batch_size": 14} in [changes for changes, _ in proposed]  # seven each
