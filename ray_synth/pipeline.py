@@ -214,8 +214,8 @@ class Run:
     def check(self) -> dict[str, Any]:
         """Say what would be done, and write nothing."""
         with self.inputs.resources:
-            self.check_places()
             self.folder.check_free_for(self.experiment)
+            self.check_places()
             self.reporter.say(self._overview())
         sizes = {name: len(images) for name, images in self.inputs.sets.items()}
         return {"name": self.experiment.name, "stages": [stage.name for stage in self.stages.values()], "sets": sizes}
@@ -231,13 +231,12 @@ class Run:
         """Do what is not done yet, up to and including a stage; its result."""
         stages = self.until(until)
         with self.inputs.resources:
+            self.folder.check_free_for(self.experiment)
             self.check_places()
             if extend is not None:
-                self.folder.check_free_for(self.experiment)
                 self.of(Sweep).extend(extend)
             if os.environ.get("RAY_ADDRESS"):
                 self._check_cluster()
-            self.folder.check_free_for(self.experiment)
             if (left := self.folder.leave_old_format()) is not None:
                 self.reporter.say(left)
             moved = self.folder.open_for(self.experiment)

@@ -185,9 +185,9 @@ class Finetune(Stage):
 
     @property
     def lacking(self) -> str:
-        recorded = self.folder.stage(self.name) is not None
         gpu = self.inputs.gpu
-        return self._above(gpu.memory) if gpu is not None and not (recorded and self.complete) else ""
+        above = self._above(gpu.memory) if gpu is not None else ""
+        return "" if above and self.folder.stage(self.name) is not None and self.complete else above
 
     @property
     def caveats(self) -> Sequence[str]:
