@@ -65,7 +65,8 @@ def judged_fidelity(
     yield "label_fidelity", float(right.mean())
     yield "label_fidelity/judge_accuracy", accuracy
     for label, name in enumerate(synthetic.class_names):
-        yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
+        if (synthetic.labels == label).any():
+            yield f"label_fidelity/class/{name}", float(right[synthetic.labels == label].mean())
 
 
 def _network_judge(
