@@ -22,7 +22,11 @@ from ray_synth.features.encoders import Encoder
 SIDE = 16  # pixels a side that are compared, or as many as a real image has
 SHRUNK = 64  # pixels a side of the real images that are cut
 CROP = 0.8  # side of a crop; one that was found may be shrunk or grown by a STEP
-STEPS = {5: (0.025,), 3: (0.05, 0.025), 1: (0.1, 0.05, 0.025)}  # crops a side -> steps by which the best are moved
+STEPS = {
+    5: (0.025, 0.0125),
+    3: (0.05, 0.025),
+    1: (0.1, 0.05, 0.025),
+}  # crops a side -> steps by which the best are moved
 LEAST, MOST = 0.7, 1.0  # sides that a crop may come to
 MOST_BYTES = 2**29  # of vectors that are held: more real images are cut at fewer places
 TRIED = 5  # of the nearest real images, whose crops are moved

@@ -67,12 +67,16 @@ def shrunk_stats(features: np.ndarray) -> FeatureStats:
 def gaussian_wasserstein2(real: FeatureStats, synthetic: FeatureStats) -> float:
     """Squared W2 between the fitted Gaussians: |m₁−m₂|² + tr(S₁ + S₂ − 2(S₁^½ S₂ S₁^½)^½) (Dowson & Landau, 1982).
 
-    The root's trace is the sum of the singular values of S₁^½ S₂^½: no square root of a matrix that is not symmetric.
+    The root's trace is the sum of the roots of the eigenvalues of S₁^½ S₂ S₁^½, here in the directions of S₁: no square
+    root of a matrix, and eigenvalues that are rounding of 0 are left out.
     """
     if real.mean.shape != synthetic.mean.shape:
         raise InputError(f"features must have one dimension, got {len(real.mean)} and {len(synthetic.mean)}")
-    roots = [_root(stats.covariance) for stats in (real, synthetic)]
-    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+    values, vectors = np.linalg.eigh(real.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    found = np.linalg.eigvalsh(root.T @ synthetic.covariance @ root)
+    rounding = len(found) * np.finfo(np.float64).eps * max(float(found[-1]), 0.0)
+    overlap = np.sqrt(found[found > rounding]).sum()
     traces = np.trace(real.covariance) + np.trace(synthetic.covariance)
     shift = real.mean - synthetic.mean
     return max(float(shift @ shift + traces - 2 * overlap), 0.0)
@@ -124,9 +128,3 @@ def _covered(points: FloatArray, manifold: FloatArray, neighbours: int) -> float
         for i in range(0, len(points), BLOCK)
     ]
     return float(np.concatenate(inside).mean())
-
-
-def _root(covariance: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    root: FloatArray = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    return root

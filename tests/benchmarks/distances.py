@@ -17,6 +17,7 @@ import torch
 
 from ray_synth.metrics.fidelity import frechet_distance
 from ray_synth.metrics.kernels import kernel_distance
+from ray_synth.torch_ops import import_torchvision
 
 BAR, RELATIVE = 60.0, 1e-4
 
@@ -42,6 +43,7 @@ def main() -> int:
     print(f"both: {total:.1f} s, {used:.1f} s of cores")
     close = True
     if given.theirs:
+        import_torchvision()
         from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
         from torch_fidelity.metric_kid import kid_features_to_metric
 
