@@ -305,11 +305,13 @@ class Run:
 
     def _perform(self, stage: Stage) -> None:
         """One stage, from what is left of it to its record."""
-        digest = stage.digest
-        if spoiled := self.folder.spoiled(stage.name):
+        digest, before = stage.digest, self.folder.stage(stage.name)
+        changed = before is not None and before.digest != digest
+        # Figures of other settings may be set aside already, with those of a stage before.
+        if spoiled := [f for f in self.folder.spoiled(stage.name) if not (changed and f in stage.figures)]:
             why = "missing, or not what was written (their SHA-256 is another)"
             self._set_aside(spoiled, why, stage.with_spoiled(spoiled))
-        before = self.folder.stage(stage.name)
+            before = self.folder.stage(stage.name)
         if before is not None and before.digest != digest:
             # Figures of other settings must not stand beside those that come.
             self.inputs.report_moved(self.folder.set_aside(self._figures_from(stage), "results"))
