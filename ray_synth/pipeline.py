@@ -68,7 +68,7 @@ def run(
         raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
     reporter = reporter or Reporter()
     experiment = loaded(path, overrides=overrides, seed=seed, smoke=smoke, reporter=reporter)
-    job = Run(experiment, folder_of(experiment, out, path), reporter, gpu=card_here())
+    job = Run(experiment, folder_of(experiment, out, path), reporter, gpu=card_here)
     if dry_run:
         return job.check()
     result = job.perform(until, extend=extend)
@@ -130,8 +130,8 @@ def folder_of(
 class Run:
     """One experiment in one run folder: its stages, checked as a whole before the first begins.
 
-    described: the images are not here, and numbers alone are asked for. gpu: what it will be done on, where that is
-    known.
+    described: the images are not here, and numbers alone are asked for. gpu: tells what it will be done on, where that
+    is known.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Run:
         reporter: Reporter,
         *,
         described: bool = False,
-        gpu: Card | None = None,
+        gpu: Callable[[], Card | None] = lambda: None,
     ):
         self.experiment, self.folder, self.reporter = experiment, folder, reporter
         self.inputs = Inputs(experiment, folder, reporter, described=described, gpu=gpu)

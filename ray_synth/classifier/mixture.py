@@ -36,6 +36,12 @@ class TrainingData:
     num_regions: int = 1
     features: np.ndarray | None = None
 
+    @classmethod
+    def of_real(cls, images: ImageSource) -> TrainingData:
+        """No synthetic image, and one region."""
+        none, regions = np.zeros(0, dtype=np.int64), np.zeros(len(images), dtype=np.int64)
+        return cls(real=images, synthetic=images.take(none), real_regions=regions, synthetic_regions=none)
+
     def report(self) -> RegionReport:
         return region_report(
             self.real_regions,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.models import PLAIN, build_model
-from ray_synth.classifier.train import Side, fit, num_updates, recipe_of
+from ray_synth.classifier.train import Side, evaluated_at, fit, num_updates, recipe_of
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
 from ray_synth.data.transforms import to_model_range
@@ -38,7 +37,7 @@ def fit_each(
     """
     if not goes_together(settings, sets):
         for images, seed in zip(sets, seeds, strict=True):
-            yield fit(_alone(images), validation, settings, seed=seed).model
+            yield fit(TrainingData.of_real(images), validation, settings, seed=seed).model
         return
     for start in range(0, len(sets), AT_ONCE):
         part = slice(start, start + AT_ONCE)
@@ -52,12 +51,6 @@ def goes_together(settings: Classifier, sets: Sequence[ImageSource]) -> bool:
     apart = settings.model in PLAIN and settings.optimizer != "lamb"  # which looks at the norm of a whole layer
     plain = not (targets.mixup or targets.cutmix or targets.binary)
     return apart and plain and len({num_updates(settings, len(images), 0) for images in sets}) == 1
-
-
-def _alone(images: ImageSource) -> TrainingData:
-    none = np.zeros(0, dtype=np.int64)
-    regions = np.zeros(len(images), dtype=np.int64)
-    return TrainingData(real=images, synthetic=images.take(none), real_regions=regions, synthetic_regions=none)
 
 
 class Stacked(nn.Module):
@@ -162,7 +155,7 @@ def _fitted_together(
             team=team,
             diverged="the loss of models trained together is {loss} at update {done}; lower classifier.learning_rate",
         )
-        evaluate_at = {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
+        evaluate_at = evaluated_at(settings, updates)
         for done in loop.run(loss, kept_at=evaluate_at):
             if done in evaluate_at:
                 with loop.averaged():

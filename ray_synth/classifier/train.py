@@ -75,7 +75,7 @@ def fit(
         training = _Training(data, validation, settings, seed=seed, team=team)
         loop = training.loop
         updates = loop.recipe.updates
-        evaluate_at = {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
+        evaluate_at = evaluated_at(settings, updates)
         every = diagnosed_every(settings.batch_size, len(data.real), len(data.synthetic), updates)
         loop.resume(checkpoints)
         for done in loop.run(training.loss, kept_at=evaluate_at, checkpoints=checkpoints):
@@ -84,6 +84,11 @@ def fit(
             if done in evaluate_at:
                 report(training.evaluate())
         return training.finished()
+
+
+def evaluated_at(settings: Classifier, updates: int) -> set[int]:
+    """Numbers of updates after which the validation set is looked at."""
+    return {math.ceil(updates * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
 
 
 def updates_per_epoch(batch_size: int, num_real: int, num_synthetic: int) -> int:

@@ -14,7 +14,7 @@ from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.evaluators.seen import linear_judge
-from ray_synth.metrics.spectrum import rapsd, rapsd_distance
+from ray_synth.metrics.spectrum import Spectrum, mean_spectrum, rapsd, rapsd_distance
 from ray_synth.seeding import derive_seed
 
 LEAST_KNOWN = 0.5  # of the images: a judge that guesses more often than it knows says more of itself than of them
@@ -74,12 +74,7 @@ def _network_judge(
     judge_train: ImageSource, test: ImageSource, synthetic: ImageSource, seed: int
 ) -> tuple[np.ndarray, float]:
     """Labels of the synthetic images as a small network sees them, and its accuracy on the test set."""
-    nothing = synthetic.take(np.zeros(0, dtype=np.int64))
-    regions = np.zeros(len(judge_train), dtype=np.int64)
-    data = TrainingData(
-        real=judge_train, synthetic=nothing, real_regions=regions, synthetic_regions=np.zeros(0, dtype=np.int64)
-    )
-    judged = fit(data, test, JUDGE, seed=seed)
+    judged = fit(TrainingData.of_real(judge_train), test, JUDGE, seed=seed)
     return logits_of(judged.model, synthetic).argmax(1).numpy(), judged.accuracy
 
 
@@ -87,12 +82,20 @@ def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]
     """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
     [0, 1], the same of every class as `rapsd_distance/class/NAME`, and their slopes: `rapsd_slope/real` and
     `rapsd_slope/synthetic`."""
-    sets = [(images.images(), images.labels) for images in (context.train, context.synthetic)]
-    spectra = [rapsd(pixels / np.float64(255)) for pixels, _ in sets]
+    classes = [_spectra(images) for images in (context.train, context.synthetic)]
+    spectra = [
+        mean_spectrum(list(found.values()), images.counts[list(found)])
+        for found, images in zip(classes, (context.train, context.synthetic), strict=True)
+    ]
     yield "rapsd_distance", rapsd_distance(*spectra)
     yield "rapsd_slope/real", spectra[0].slope
     yield "rapsd_slope/synthetic", spectra[1].slope
     for label, name in enumerate(context.class_names):
-        of_class = [pixels[labels == label] / np.float64(255) for pixels, labels in sets]
-        if all(map(len, of_class)):
-            yield f"rapsd_distance/class/{name}", rapsd_distance(*map(rapsd, of_class))
+        if all(label in found for found in classes):
+            yield f"rapsd_distance/class/{name}", rapsd_distance(*(found[label] for found in classes))
+
+
+def _spectra(images: ImageSource) -> dict[int, Spectrum]:
+    """Of each class that has images, by its label."""
+    pixels, there = images.images(), np.flatnonzero(images.counts).tolist()
+    return {label: rapsd(pixels[images.labels == label] / np.float64(255)) for label in there}

@@ -7,7 +7,7 @@ has none get none of any, so that generators are compared on the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ray_synth.config import ImageFolder, digest, with_absolute_paths
-from ray_synth.data.class_folders import look_in
+from ray_synth.data.class_folders import Classes, look_in
 from ray_synth.data.decoding import THREADS, decoded_item, depth_among, unified
 from ray_synth.data.depth import Depth
 from ray_synth.data.leaks import Fingerprints
@@ -46,13 +46,18 @@ class FolderGenerator(Generator[ImageFolder]):
                 f"generator.path: {' and '.join(folders)} have images of no class in common, so there is nothing to "
                 "choose between them; put their class folders into one folder and type --set generator.path=DIR"
             )
-        for path in folders.values():
-            used = [name for name in self.class_names if name not in without]
-            check_folder(path, used, self.generate.images_per_class)
+        used = [name for name in self.class_names if name not in without]
+        for path, classes in self._classes.items():
+            check_folder(path, used, self.generate.images_per_class, classes.files)
         if len(folders) > 1:
             self._refuse_equal()
-        notes = [f"{path}: {note}" for path in folders.values() for note in look_in(Path(path), least=1).notes]
+        notes = [f"{path}: {note}" for path, classes in self._classes.items() for note in classes.notes]
         return notes + self._left_out() + (self._real_only(without, lacking) if without else [])
+
+    @functools.cached_property
+    def _classes(self) -> dict[str, Classes]:
+        """What lies in each folder."""
+        return {path: look_in(Path(path), least=1) for path in self.settings.folders.values()}
 
     def _lacking(self) -> dict[str, list[str]]:
         """Classes of which a generator has no image, by its name."""
@@ -75,8 +80,8 @@ class FolderGenerator(Generator[ImageFolder]):
     def _left_out(self) -> list[str]:
         """Notes of classes that the real images do not have."""
         known = {*self.class_names, *map(folder_name, self.class_names)}
-        found = {path: [name for name in class_files(Path(path)) if name not in known]
-                 for path in self.settings.folders.values()}  # fmt: skip
+        found = {path: [name for name in classes.files if name not in known]
+                 for path, classes in self._classes.items()}  # fmt: skip
         return [f"{path}: class(es) without real images are left out: {listed(names)}"
                 for path, names in found.items() if names]  # fmt: skip
 
@@ -128,7 +133,7 @@ class FolderGenerator(Generator[ImageFolder]):
         folders = [Path(path) for path in self.settings.folders.values()]
         if self.depth is not None or not all(folder.is_dir() for folder in folders):
             return self.depth
-        files = [file for folder in folders for members in class_files(folder).values() for file in members]
+        files = [file for classes in self._classes.values() for members in classes.files.values() for file in members]
         return depth_among(files, [str(file) for file in files])
 
     def on_workers(self) -> FolderGenerator:
@@ -141,7 +146,10 @@ class FolderGenerator(Generator[ImageFolder]):
         return ", ".join(self.settings.folders.values())
 
     def available(self) -> tuple[int, ...]:
-        several = (folder_files(path, self.class_names, key=_key(name)) for name, path in self.settings.folders.items())
+        several = (
+            folder_files(path, self.class_names, key=_key(name), files=self._classes[path].files)
+            for name, path in self.settings.folders.items()
+        )
         return tuple(len(files) for each in several for files in each)
 
     def fingerprints(self, each: int, *, crop: bool) -> Fingerprints:
@@ -231,10 +239,12 @@ def folder_fingerprints(
     return Fingerprints.joined(found) if found else Fingerprints.of_pixels(np.empty((0, *shape), dtype=np.uint8), [])
 
 
-def check_folder(path: str, class_names: Sequence[str], images_per_class: int | None) -> None:
-    """Raise InputError unless there are enough images of every class that has any."""
-    files = folder_files(path, class_names)
-    fewest, name = min((len(members), name) for members, name in zip(files, class_names, strict=True) if members)
+def check_folder(
+    path: str, class_names: Sequence[str], images_per_class: int | None, files: Mapping[str, list[Path]] | None = None
+) -> None:
+    """Raise InputError unless there are enough images of every class that has any. files: as of `folder_files`."""
+    several = folder_files(path, class_names, files=files)
+    fewest, name = min((len(members), name) for members, name in zip(several, class_names, strict=True) if members)
     if images_per_class is not None and fewest < images_per_class:
         raise InputError(
             f"generate.images_per_class must be <= {fewest}, the images of class {name!r} in {path}; "
@@ -247,15 +257,21 @@ def _key(name: str) -> str:
     return f"generator.path.{name}" if name else "generator.path"
 
 
-def folder_files(path: str, class_names: Sequence[str], *, key: str = "generator.path") -> list[list[Path]]:
+def folder_files(
+    path: str,
+    class_names: Sequence[str],
+    *,
+    key: str = "generator.path",
+    files: Mapping[str, list[Path]] | None = None,
+) -> list[list[Path]]:
     """The images of every class, by name; none of one that has no folder. The folder is called as the class, or as an
-    export would call it.
+    export would call it. files: what lies there, where that is known.
 
     Raises:
         InputError: a folder for no class at all, or one whose name misses that of a class narrowly; or as
             `read_folder`.
     """
-    files = class_files(Path(path))
+    files = class_files(Path(path)) if files is None else files
     folders = [name if name in files else folder_name(name) for name in class_names]
     lacking = [name for name, folder in zip(class_names, folders, strict=True) if folder not in files]
     near = near_misses(lacking, sorted(set(files) - set(folders)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ray_synth.errors import InputError
 
@@ -65,6 +65,13 @@ def rapsd(images: np.ndarray) -> Spectrum:
     frequency = np.arange(1, shorter // 2 + 1)
     power = sums[frequency] / counts[frequency] if len(frequency) else np.zeros(0)
     return Spectrum(frequency=frequency.astype(np.float64), power=power, slope=log_slope(frequency, power))
+
+
+def mean_spectrum(spectra: Sequence[Spectrum], counts: ArrayLike) -> Spectrum:
+    """Of all images, from the spectra of parts of them, of one size. counts: images of each part, [P]."""
+    power = np.average([each.power for each in spectra], axis=0, weights=np.asarray(counts))
+    frequency = spectra[0].frequency
+    return Spectrum(frequency=frequency, power=power, slope=log_slope(frequency, power))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

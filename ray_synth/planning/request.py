@@ -77,7 +77,7 @@ def plan_for(request: Request, reporter: Reporter, *, started: float) -> Plan:
         folder_of(experiment, request.out, request.experiment),
         reporter,
         described=described,
-        gpu=_card(request),
+        gpu=lambda: _card(request),
     )
     with run.inputs.resources:
         run.folder.check_free_for(experiment)

@@ -46,17 +46,18 @@ def fit_together(
     images: ImageSource,
     parents: Parents | None,
     *,
-    progress: Callable[[], None],
+    progress: Callable[[Sequence[str]], None],
 ) -> None:
     """Fit parts one after the other, each by all of the generator's `fit_workers`. Ray must be up.
 
-    arguments: as of `fit_several`. progress: called when a part is done, or has kept a checkpoint.
+    arguments: as of `fit_several`. progress: called with the parts that are left, when one is done or the first of them
+    has kept a checkpoint.
     """
     from ray_synth.nodes import cluster_nodes
     from ray_synth.training.team import check_workers, run_team
 
     url, generator, _ = arguments
-    folder, nodes, seen = RunFolder(url), cluster_nodes(), list[Any]()
+    watched, nodes = _Watched(generator, RunFolder(url), parts), cluster_nodes()
     check_workers("generator.finetune.num_workers", generator.fit_workers, nodes.most_cpus, sum(nodes.most_gpus))
     run_team(
         _fit_all,
@@ -64,19 +65,30 @@ def fit_together(
         what="the training of an adapter",
         num_workers=generator.fit_workers,
         on_gpus=nodes.on_gpus,
-        kept=lambda: _state(generator, folder, parts),
-        meanwhile=lambda: _watch(seen, _state(generator, folder, parts), progress),
+        kept=watched.state,
+        meanwhile=lambda: watched.tell(progress),
     )
 
 
-def _state(generator: Generator[Any], folder: RunFolder, parts: Sequence[str]) -> list[str | None]:
-    return [folder.version(file) for part in parts for file in generator.fit_files(part)]
+class _Watched:
+    """How far parts are that are fitted in their order: of thousands, the files of the first that is left are looked
+    at."""
 
+    def __init__(self, generator: Generator[Any], folder: RunFolder, parts: Sequence[str]):
+        self.generator, self.folder, self.left = generator, folder, list(parts)
+        self.told: Any = None
 
-def _watch(seen: list[Any], now: Any, progress: Callable[[], None]) -> None:
-    if seen != [now]:
-        seen[:] = [now]
-        progress()
+    def state(self) -> tuple[int, list[str | None]]:
+        """Changes whenever a part is done or a checkpoint is kept."""
+        while self.left and self.folder.exists(self.generator.fit_file(self.left[0])):
+            del self.left[0]
+        files = self.generator.fit_files(self.left[0]) if self.left else ()
+        return len(self.left), [self.folder.version(file) for file in files]
+
+    def tell(self, progress: Callable[[Sequence[str]], None]) -> None:
+        if (now := self.state()) != self.told:
+            self.told = now
+            progress(self.left)
 
 
 def _fit_all(

@@ -225,14 +225,7 @@ class Evaluate(Stage):
         inputs = self.inputs
         judged = some(inputs.splits.test, MOST_REAL)
         real = some(inputs.all_but_test(), MOST_SYNTHETIC)
-        none = np.zeros(0, dtype=np.int64)
-        data = TrainingData(
-            real=real,
-            synthetic=real.take(none),
-            real_regions=np.zeros(len(real), dtype=np.int64),
-            synthetic_regions=none,
-        )
-        seconds = []
+        data, seconds = TrainingData.of_real(real), []
         for updates in (5, 5, 45):
             begin = time.monotonic()
             judge = fit(data, judged, JUDGE.model_copy(update={"updates": updates}), seed=0).model

@@ -174,8 +174,7 @@ class Finetune(Stage):
 
     @functools.cached_property
     def _memory(self) -> FitMemory | None:
-        gpu = self.inputs.gpu
-        if gpu is None or not self._parts:
+        if not self._parts or (gpu := self.inputs.gpu) is None:
             return None
         return self.generator.fit_memory(self.inputs.splits.generator.counts, gpu)
 
@@ -185,20 +184,18 @@ class Finetune(Stage):
 
     @property
     def lacking(self) -> str:
-        gpu = self.inputs.gpu
-        above = self._above(gpu.memory) if gpu is not None else ""
+        above = self._above(1.0)
         return "" if above and self.folder.stage(self.name) is not None and self.complete else above
 
     @property
     def caveats(self) -> Sequence[str]:
-        gpu = self.inputs.gpu
-        above = self._above(round(FULL * gpu.memory)) if gpu is not None and not self.complete else ""
+        above = self._above(FULL) if not self.complete else ""
         return (above,) if above else ()
 
-    def _above(self, room: int) -> str:
-        """What to type where training takes more of the GPU's memory than that."""
-        memory, gpu = self._memory, self.inputs.gpu
-        if memory is None or gpu is None or memory.bytes <= room:
+    def _above(self, share: float) -> str:
+        """What to type where training takes more than that share of the GPU's memory."""
+        memory = self._memory
+        if memory is None or (gpu := self.inputs.gpu) is None or memory.bytes <= (room := round(share * gpu.memory)):
             return ""
         parts = ", ".join(f"{name} {held / 2**30:.1f}" for name, held in memory.parts.items())
         ways = [
@@ -252,11 +249,16 @@ class Finetune(Stage):
         self.inputs.start_ray()
         arguments = (self.folder.absolute_url, generator, seed)
         if generator.fit_workers > 1:
-            fit_together(arguments, list(left), images, parents, progress=lambda: advance(self.done))
+            fit_together(arguments, list(left), images, parents, progress=lambda parts: advance(self._done_of(parts)))
             return
         for part in fit_several(arguments, list(left), images, parents, pool=self.experiment.generate.pool):
             done += left[part]
             advance(done)
+
+    def _done_of(self, left: Sequence[str]) -> int:
+        """Steps, where these parts are left and the first is being trained."""
+        begun = self.generator.fit_done(self.folder, left[0]) if left else 0
+        return self._steps - sum(self._parts[part] for part in left) + begun
 
     def parents(self, folder: RunFolder, *, of_class: tuple[int, int] | None = None) -> Parents:
         """The real images that the generator looks at, with their captions and embeddings, which are kept in a run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class Inputs:
     """One experiment in one run folder, and its real images.
 
     described: the images are not here. Their numbers are those published, for a plan; nothing can be looked at.
-    gpu: what it will be done on, where that is known.
+    gpu: tells what it will be done on, where that is known; asked once, and only by who needs it.
     """
 
     def __init__(
@@ -38,10 +39,10 @@ class Inputs:
         reporter: Reporter,
         *,
         described: bool = False,
-        gpu: Card | None = None,
+        gpu: Callable[[], Card | None] = lambda: None,
     ):
         self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
-        self.gpu = gpu
+        self._gpu = gpu
         self.resources, self.watched = ExitStack(), False
         self.splits: Splits = (
             published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)
@@ -52,6 +53,11 @@ class Inputs:
     def on_workers(self) -> Experiment:
         """The experiment as workers read it, whose current folder is another one."""
         return with_absolute_paths(self.experiment)
+
+    @functools.cached_property
+    def gpu(self) -> Card | None:
+        """What the work will be done on, where that is known."""
+        return self._gpu()
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:

@@ -197,9 +197,7 @@ def ablation(given: argparse.Namespace) -> None:
 
 def trained_on(images: ImageSet, test: ImageSet, seed: int) -> float:
     settings = Classifier(model="compact_cnn", updates=400, batch_size=64, learning_rate=1e-3, evaluations=1)
-    none = np.zeros(0, dtype=np.int64)
-    regions = np.zeros(len(images), dtype=np.int64)
-    data = TrainingData(real=images, synthetic=images.take(none), real_regions=regions, synthetic_regions=none)
+    data = TrainingData.of_real(images)
     network = fit(data, test.take(np.arange(64)), settings, seed=seed).model
     return float((logits_of(network, test).argmax(1).numpy() == test.labels).mean())
 

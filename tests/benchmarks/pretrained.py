@@ -117,9 +117,7 @@ def finetuned(data: Sets) -> None:
         for rate in rates:
             rows = drawn(labels, 500, 0)
             real = ImageSet(pixels=images[rows], labels=labels[rows], class_names=names)
-            none = np.zeros(0, dtype=np.int64)
-            regions = np.zeros(len(real), dtype=np.int64)
-            mixed = TrainingData(real=real, synthetic=real.take(none), real_regions=regions, synthetic_regions=none)
+            mixed = TrainingData.of_real(real)
             settings = Classifier(
                 model=f"timm:{NAME}",
                 weights=weights,

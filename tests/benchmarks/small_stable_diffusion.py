@@ -415,9 +415,7 @@ def judge_of(dataset: str, *, invert: bool = False) -> Judge:
     if kept.exists():
         network.load_state_dict(load_file(kept))
     else:
-        none = np.zeros(0, dtype=np.int64)
-        regions = np.zeros(len(train), dtype=np.int64)
-        data = TrainingData(real=train, synthetic=train.take(none), real_regions=regions, synthetic_regions=none)
+        data = TrainingData.of_real(train)
         network = fit(data, test, settings, seed=0).model
         CACHE.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, kept)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from ray_synth.classifier import together
+from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.models import build_model
 from ray_synth.classifier.predict import logits_of
-from ray_synth.classifier.together import Stacked, _alone, fit_each, goes_together
+from ray_synth.classifier.together import Stacked, fit_each, goes_together
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.splits import Splits
@@ -37,7 +38,7 @@ def test_at_once_is_one_after_the_other(splits: Splits, recipe: str, monkeypatch
     assert goes_together(settings, sets) == (recipe != "one after the other")
     found = list(fit_each(sets, splits.validation, settings, seeds=[5, 6, 7]))
     for model, images, seed in zip(found, sets, (5, 6, 7), strict=True):
-        alone = fit(_alone(images), splits.validation, settings, seed=seed).model
+        alone = fit(TrainingData.of_real(images), splits.validation, settings, seed=seed).model
         torch.testing.assert_close(logits_of(model, splits.test), logits_of(alone, splits.test), atol=2e-4, rtol=2e-4)
         assert not model.training
     first, second = (logits_of(model, splits.test) for model in found[:2])

@@ -46,7 +46,7 @@ def job(folder: Path, models: Path, *, gpu: Card | None = None, **changes: Any) 
         "generate.chunk_size": 2,
         "data.shots": 4,
     }
-    return Run(load_experiment(DIGITS, {**settings, **changes}), RunFolder(folder), Reporter(), gpu=gpu)
+    return Run(load_experiment(DIGITS, {**settings, **changes}), RunFolder(folder), Reporter(), gpu=lambda: gpu)
 
 
 def test_steps_and_adapters_are_counted_before_anything_starts(tmp_path: Path, models: Path) -> None:
