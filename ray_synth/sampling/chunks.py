@@ -45,8 +45,11 @@ SCHEMA = pa.schema(
         ("model_license", pa.string()),
         ("cluster", pa.int64()),
         ("rejected", pa.string()),
+        ("near_copy_distance", pa.float32()),
+        ("clip_probability", pa.float32()),
     ]
 )
+SCORES = ("near_copy_distance", "clip_probability")  # of filters; null where none asked; older chunks have none
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
 MARGIN = 1.1
@@ -192,8 +195,9 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all."""
-    count = len(chunk)
+    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all; scores may be
+    left out."""
+    count, rows = len(chunk), dict.fromkeys(SCORES) | rows
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
@@ -203,9 +207,10 @@ def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
     return chunk
 
 
-def read_chunk(folder: RunFolder, name: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+def read_chunk(folder: RunFolder, chunk: str, columns: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
-    return read_own(folder, f"{FOLDER}/{name}", {column: [SCHEMA.field(column).type] for column in columns})
+    types = {name: [SCHEMA.field(name).type, *([pa.null()] if name in SCORES else [])] for name in columns}
+    return read_own(folder, f"{FOLDER}/{chunk}", types)
 
 
 def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:
