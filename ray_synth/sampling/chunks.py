@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,8 +45,11 @@ SCHEMA = pa.schema(
         ("model_license", pa.string()),
         ("cluster", pa.int64()),
         ("rejected", pa.string()),
+        ("near_copy_distance", pa.float32()),
+        ("clip_probability", pa.float32()),
     ]
 )
+SCORES = ("near_copy_distance", "clip_probability")  # of filters; null where none asked; older chunks have none
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
 MARGIN = 1.1
@@ -192,8 +195,9 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all."""
-    count = len(chunk)
+    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all; scores may be
+    left out."""
+    count, rows = len(chunk), dict.fromkeys(SCORES) | rows
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
@@ -203,9 +207,10 @@ def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
     return chunk
 
 
-def read_chunk(folder: RunFolder, name: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+def read_chunk(folder: RunFolder, chunk: str, columns: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
-    return read_own(folder, f"{FOLDER}/{name}", {column: [SCHEMA.field(column).type] for column in columns})
+    types = {name: [SCHEMA.field(name).type, *([pa.null()] if name in SCORES else [])] for name in columns}
+    return read_own(folder, f"{FOLDER}/{chunk}", types)
 
 
 def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:
@@ -319,10 +324,30 @@ class ChunkImages(ImageSource):
     Rows of many chunks cost as many files.
     """
 
+    in_files: ClassVar[bool] = True
     url: str  # of the run folder
     chunks: tuple[Chunk, ...]
     places: np.ndarray
-    crop: bool
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Each chunk is read once. Raises Spoiled for one that cannot be."""
+        folder, places = RunFolder.on_worker(self.url), self.places[rows]
+        names = [self.chunks[chunk].name for chunk in dict.fromkeys(places[:, 0].tolist())]
+        with ThreadPoolExecutor(READERS) as pool:
+            read = dict(
+                zip(names, pool.map(lambda name: read_chunk(folder, name, ["image"])["image"], names), strict=True)
+            )
+        return [read[self.chunks[chunk].name][row] for chunk, row in places.tolist()]
+
+    def stamps(self, rows: np.ndarray) -> list[str]:
+        """A chunk's name says what lies in it."""
+        return [f"{self.chunks[chunk].name} {row}" for chunk, row in self.places[rows].tolist()]
+
+    def bytes_of(self, rows: np.ndarray) -> int:
+        """Of all images of its chunks, in proportion."""
+        folder, (chunks, number) = RunFolder.on_worker(self.url), np.unique(self.places[rows, 0], return_counts=True)
+        each = [(folder.size(f"{FOLDER}/{self.chunks[c].name}"), len(self.chunks[c])) for c in chunks]
+        return sum(size * int(n) // max(1, length) for (size, length), n in zip(each, number, strict=True))
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         """Raises Spoiled for a chunk that cannot be read."""
