@@ -10,7 +10,7 @@ import numpy as np
 
 from ray_synth.data.corruptions import STRENGTHS, constants_for, corrupted
 from ray_synth.data.ood import FurtherSet
-from ray_synth.evaluators.accuracy import BEST, REAL_ONLY, measured, with_same
+from ray_synth.evaluators.accuracy import BEST, MORE_THAN_FIVE, REAL_ONLY, measured, with_same
 from ray_synth.evaluators.answers import ALL, Answers, Question, answers
 from ray_synth.evaluators.context import EvaluationContext, first_rows
 from ray_synth.metrics.intervals import interval, resampled_means
@@ -18,9 +18,9 @@ from ray_synth.seeding import derive_seed
 
 
 def shifted(context: EvaluationContext) -> Iterator[tuple[str, float]]:
-    """Of each further set: `ood/SET/NAME` with `/std`, `/low` and `/high`, among the classes that it has; `/clean`, on
-    the test images of the same classes, among these; `/remains`, the share of that which is left; `ood/SET/gain` of the
-    best setting over real images alone, paired, with `/low` and `/high`.
+    """Of each further set: `ood/SET/NAME` with `/std`, `/low` and `/high`, among the classes that it has, and `/top5`
+    where these are more than five; `/clean`, on the test images of the same classes, among these; `/remains`, the share
+    of that which is left; `ood/SET/gain` of the best setting over real images alone, paired, with `/low` and `/high`.
     """
     questions = {each.name: Question(images=each.images, among={each.name: each.among}) for each in context.further}
     if not questions:
@@ -46,6 +46,8 @@ def _of_set(each: FurtherSet, said: Mapping[str, Answers], context: EvaluationCo
     drawn = dict(zip(right, _drawn(right, "ood", each.name, context.seed).T, strict=True))
     for name in right:
         yield from measured(f"ood/{each.name}/{name}", right[name], drawn[name])
+        if len(each.classes) > MORE_THAN_FIVE:
+            yield f"ood/{each.name}/{name}/top5", float(said[name].in_five.mean())
         on_test = clean[name].take(same_classes).predicted == context.test.labels[same_classes]
         yield f"ood/{each.name}/{name}/clean", float(on_test.mean())
         yield f"ood/{each.name}/{name}/remains", _remains(right[name].mean(), on_test.mean())
