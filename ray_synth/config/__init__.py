@@ -2,7 +2,7 @@
 
 from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
 from ray_synth.config.data import FORMATS, Columns, Data
-from ray_synth.config.experiment import Copies, Experiment, Lira, with_absolute_paths
+from ray_synth.config.experiment import Copies, Evaluate, Experiment, Lira, with_absolute_paths
 from ray_synth.config.file import load_experiment
 from ray_synth.config.finetune import LoraTraining
 from ray_synth.config.generator import (
@@ -20,15 +20,18 @@ from ray_synth.config.generator import (
     StableDiffusion,
     VisualGuidance,
 )
+from ray_synth.config.ood import CORRUPTIONS, IMAGENET_SETS, Ood, OodSet
 from ray_synth.config.overrides import parse_assignments
 from ray_synth.config.section import FORMAT, changed, digest, said
 from ray_synth.config.sweep import SEARCHED, Dimension, Sweep
 from ray_synth.config.words import RANDOM, encoder_in, file_in
 
 __all__ = [
+    "CORRUPTIONS",
     "FORMAT",
     "FORMATS",
     "GENERATORS",
+    "IMAGENET_SETS",
     "RANDOM",
     "SAMPLING",
     "SEARCHED",
@@ -43,6 +46,7 @@ __all__ = [
     "DiffusersSettings",
     "Diffusion",
     "Dimension",
+    "Evaluate",
     "Experiment",
     "Filter",
     "Generate",
@@ -51,6 +55,8 @@ __all__ = [
     "Lira",
     "Lora",
     "LoraTraining",
+    "Ood",
+    "OodSet",
     "PartitionSettings",
     "Schedule",
     "StableDiffusion",
