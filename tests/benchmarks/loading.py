@@ -4,10 +4,11 @@
     python -m tests.benchmarks.loading compare FOLDER [--repeats 3] [--seconds 20]
     python -m tests.benchmarks.loading costs FOLDER --sizes 5000 20000 65000
 
-bare: files are read, decoded and brought to 224 pixels in as many threads, in order. ours: batches of a training's side
-(`classifier.sides`), shuffled, out of packs that are there. data loader: torch's DataLoader over an ImageFolder, one
-process a CPU, shuffled. ray data: read_images and iter_torch_batches, not shuffled. Each prints images a second, the
-seconds to the first batch and the memory that its process came to; ways take turns in every repeat.
+bare: files are read, decoded and brought to 224 pixels in as many threads, in order. ours: batches of a training's
+side (`classifier.sides`), bytes before they go to a GPU, shuffled, out of packs that are there. data loader: torch's
+DataLoader over an ImageFolder, one process a CPU, shuffled, bytes. ray data: read_images and iter_torch_batches, not
+shuffled. Each prints images a second, the seconds to the first batch and the memory that its process came to; ways take
+turns in every repeat.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,26 +79,34 @@ def bare(folder: Path) -> Iterator[int]:
 
     files = sorted(folder.glob("*/*.jpg"))
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(files), BATCH):
-            yield len(np.stack(list(pool.map(one, files[start : start + BATCH]))))
+        waiting = deque(pool.submit(one, file) for file in files[: 4 * BATCH])
+        for start in range(4 * BATCH, 10**9, BATCH):
+            batch = [waiting.popleft() for _ in range(BATCH)]
+            waiting.extend(pool.submit(one, files[row % len(files)]) for row in range(start, start + BATCH))
+            yield len(np.stack([each.result() for each in batch]))
 
 
 def ours(folder: Path) -> Iterator[int]:
     import torch
 
+    from ray_synth.classifier import sides
     from ray_synth.classifier.sides import Side
     from ray_synth.data.packed import packed
-    from ray_synth.training.augment import Augmentation
     from ray_synth.training.team import Team
 
     images = packed(source_of(folder), folder.with_name(f"{folder.name}-packs"))
+    sides.held = lambda source: source  # as if memory did not hold them
     side = Side(images, np.zeros(len(images), np.int64), BATCH, 10**6, 0, torch.device("cpu"))
     for step in range(10**6):
-        yield len(side.batch(step, Team(), Augmentation()).images)
+        yield len(side._read(step, Team())[1])
 
 
 def data_loader(folder: Path) -> Iterator[int]:
     from torch.utils.data import DataLoader
+
+    from ray_synth.torch_ops import import_torchvision
+
+    import_torchvision()
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
@@ -106,7 +116,7 @@ def data_loader(folder: Path) -> Iterator[int]:
     )
     while True:
         for images, _ in loader:
-            yield len(images.float().div_(127.5).sub_(1.0))
+            yield len(images)
 
 
 def ray_data(folder: Path) -> Iterator[int]:
@@ -116,7 +126,7 @@ def ray_data(folder: Path) -> Iterator[int]:
     images = ray.data.read_images(str(folder), size=SHAPE[:2], mode="RGB")
     while True:
         for batch in images.iter_torch_batches(batch_size=BATCH):
-            yield len(batch["image"].float().div_(127.5).sub_(1.0))
+            yield len(batch["image"])
 
 
 WAYS: dict[str, Callable[[Path], Iterator[int]]] = {
@@ -147,7 +157,7 @@ def compare(folder: Path, repeats: int, seconds: float) -> None:
         for way in list(WAYS)[:: 1 if number % 2 == 0 else -1]:
             command = [sys.executable, "-m", "tests.benchmarks.loading", "one", str(folder), "--way", way]
             done = subprocess.run(
-                [*command, "--seconds", str(seconds)], capture_output=True, text=True, check=True, timeout=600
+                [*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True, check=True, timeout=600
             )
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
             print(number, way, {name: round(value, 2) for name, value in found[way][-1].items()}, flush=True)
