@@ -1,7 +1,8 @@
 """An experiment file in, a checked `Experiment` out: one model per section, unknown keys refused by name."""
 
-from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
+from ray_synth.config.classifier import SMALL_RESNET, Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
 from ray_synth.config.data import FORMATS, Columns, Data
+from ray_synth.config.distill import RECOVERED, Distill, Method, PostTrain, Recover, Relabel, Teacher
 from ray_synth.config.experiment import Copies, Experiment, Lira, with_absolute_paths
 from ray_synth.config.file import load_experiment
 from ray_synth.config.finetune import LoraTraining
@@ -30,8 +31,10 @@ __all__ = [
     "FORMATS",
     "GENERATORS",
     "RANDOM",
+    "RECOVERED",
     "SAMPLING",
     "SEARCHED",
+    "SMALL_RESNET",
     "Augment",
     "Captions",
     "Classifier",
@@ -43,6 +46,7 @@ __all__ = [
     "DiffusersSettings",
     "Diffusion",
     "Dimension",
+    "Distill",
     "Experiment",
     "Filter",
     "Generate",
@@ -51,11 +55,16 @@ __all__ = [
     "Lira",
     "Lora",
     "LoraTraining",
+    "Method",
     "PartitionSettings",
+    "PostTrain",
+    "Recover",
+    "Relabel",
     "Schedule",
     "StableDiffusion",
     "Sweep",
     "Targets",
+    "Teacher",
     "VisualGuidance",
     "changed",
     "digest",
