@@ -18,6 +18,8 @@ _ROOMS = {
     "RegularizedLoss": "ray_synth.classifier.losses",
     "kmeans_partition": "ray_synth.partition",
     "Partition": "ray_synth.partition",
+    "wasserstein_barycenter": "ray_synth.distill.barycenter",
+    "Barycenter": "ray_synth.distill.barycenter",
     "SyntheticRidge": "ray_synth.bound.kernel_ridge",
     "wasserstein_distance": "ray_synth.metrics.transport",
     "frechet_distance": "ray_synth.metrics.fidelity",

@@ -1,1 +1,1 @@
-"""A data set in, a few images a class that a classifier can be trained on in its place out."""
+"""Real images in, a few distilled ones a class out, by the Wasserstein metric (Liu et al., 2025); and baselines."""
