@@ -126,7 +126,7 @@ class ClassSummary(NamedTuple):
     logits: np.ndarray
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def summary_of_class(tapped: Tapped, images: ImageSource, variant: str = "paper") -> ClassSummary:
     """images: of one class, in their order, which fixes the batches of `released`.
 

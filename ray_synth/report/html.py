@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
@@ -48,8 +48,13 @@ SECTIONS: dict[str, Section] = {
 
 def write_report(folder: RunFolder, results: RunResults) -> None:
     """Write report.html. Text from outside (class names, settings) is escaped."""
-    templates = Environment(autoescape=True, loader=PackageLoader("ray_synth.report"))
     shown = [found for section in SECTIONS.values() if (found := section(results)) is not None]
+    write_page(folder, shown, name=results.summary.name)
+
+
+def write_page(folder: RunFolder, shown: Sequence[Shown], **said: str) -> None:
+    """report.html of sections. said: its name, and what else its head takes."""
+    templates = Environment(autoescape=True, loader=PackageLoader("ray_synth.report"))
     bodies = [Markup(templates.get_template(each.template).render(each.values)) for each in shown]  # noqa: S704
-    page = templates.get_template("page.html").render(name=results.summary.name, sections=bodies)
+    page = templates.get_template("page.html").render(said, sections=bodies)
     folder.write("report.html", page.encode())

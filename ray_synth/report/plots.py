@@ -354,25 +354,31 @@ def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_c
     with matplotlib.rc_context(style_for(class_names)):
         figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
         for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
-            rows = first_per_class(images.labels, np.full(images.num_classes, each))
-            height, width, channels = images.shape
-            pad = max(1, width // 8)
-            canvas = np.full((classes * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
-            for row, label in enumerate(labels):
-                for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
-                    y, x = row * (height + pad), i * (width + pad)
-                    canvas[y : y + height, x : x + width] = image
+            shown, centres = picture_rows(images, labels, each)
             axes = figure.add_subplot(1, 2, column + 1)
-            shown = canvas[..., 0] if channels == 1 else canvas
             axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
             axes.set_title(title, fontsize=10)
             axes.set_xticks([])
             for side in axes.spines.values():
                 side.set_visible(False)
-            centres = np.arange(classes) * (height + pad) + height / 2
             axes.set_yticks(centres if column == 0 else [], class_names if column == 0 else [])
             axes.tick_params(length=0)
     return figure
+
+
+def picture_rows(images: ImageSource, labels: np.ndarray, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `each` images of some classes in one picture, a row per class: uint8 [h,w] or [h,w,C], and the middle
+    of each row."""
+    rows = first_per_class(images.labels, np.full(images.num_classes, each))
+    height, width, channels = images.shape
+    pad = max(1, width // 8)
+    canvas = np.full((len(labels) * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
+    for row, label in enumerate(labels):
+        for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
+            y, x = row * (height + pad), i * (width + pad)
+            canvas[y : y + height, x : x + width] = image
+    shown = canvas[..., 0] if channels == 1 else canvas
+    return shown, np.arange(len(labels)) * (height + pad) + height / 2
 
 
 def as_svg(figure: Figure) -> str:

@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
         ("rejected", pa.string()),
     ]
 )
+WEIGHED = SCHEMA.append(pa.field("weight", pa.float64()))  # of images that stand for more of their class than others
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
 MARGIN = 1.1
@@ -66,6 +67,7 @@ class Plan:
     # Names of several generators side by side: what is said of classes is said of the first one's, then of the next
     # one's, and a chunk's `label` counts them through.
     generators: tuple[str, ...] = ()
+    folder: str = FOLDER  # of the run folder, in which the chunks lie
 
     @property
     def num_classes(self) -> int:
@@ -115,7 +117,7 @@ class Remaining:
 
 def finished_chunks(folder: RunFolder, plan: Plan) -> list[Chunk]:
     """The chunks of this plan that lie in the run folder, in order of class and index."""
-    found = (_NAME.fullmatch(name) for name in folder.list(FOLDER))
+    found = (_NAME.fullmatch(name) for name in folder.list(plan.folder))
     prefix = plan.chunk_digest[:12]
     return sorted(Chunk(prefix, int(m[2]), int(m[3]), int(m[4]), int(m[5] or 0)) for m in found if m and m[1] == prefix)
 
@@ -191,21 +193,24 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all."""
+def write_chunk(
+    folder: RunFolder, chunk: Chunk, rows: dict[str, Any], *, place: str = FOLDER, schema: pa.Schema = SCHEMA
+) -> Chunk:
+    """One parquet file, whole or absent. rows: the columns of the schema, one value an image or one for all. place: the
+    plan's folder."""
     count = len(chunk)
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
     rejected = sum(bool(reason) for reason in columns["rejected"])
     chunk = Chunk(chunk.prefix, chunk.label, chunk.start, chunk.stop, rejected)
-    folder.write(f"{FOLDER}/{chunk.name}", sealed_table(columns, SCHEMA))
+    folder.write(f"{place}/{chunk.name}", sealed_table(columns, schema))
     return chunk
 
 
-def read_chunk(folder: RunFolder, name: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+def read_chunk(folder: RunFolder, name: str, columns: Sequence[str], place: str = FOLDER) -> dict[str, list[Any]]:
     """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
-    return read_own(folder, f"{FOLDER}/{name}", {column: [SCHEMA.field(column).type] for column in columns})
+    return read_own(folder, f"{place}/{name}", {column: [WEIGHED.field(column).type] for column in columns})
 
 
 def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:
@@ -261,9 +266,9 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
     def read(task: tuple[Chunk, int]) -> list[Row]:
         chunk, first = task
         try:
-            values = read_chunk(folder, chunk.name, wanted)
+            values = read_chunk(folder, chunk.name, wanted, plan.folder)
             if values["key"] != [plan.key(chunk.label, index) for index in range(chunk.start, chunk.stop)]:
-                raise _spoiled(folder, f"{FOLDER}/{chunk.name}", "does not hold the keys that its name says")
+                raise _spoiled(folder, f"{plan.folder}/{chunk.name}", "does not hold the keys that its name says")
         except Spoiled as error:
             spoiled.append(error)
             return []
@@ -296,7 +301,7 @@ def rejected_counts(
     """
 
     def read(chunk: Chunk) -> list[tuple[str, str]]:
-        values = read_chunk(folder, chunk.name, ["key", "rejected"])
+        values = read_chunk(folder, chunk.name, ["key", "rejected"], plan.folder)
         return [pair for pair in zip(values["key"], values["rejected"], strict=True) if pair[1]]
 
     counts: Counter[str] = Counter()
@@ -323,6 +328,7 @@ class ChunkImages(ImageSource):
     chunks: tuple[Chunk, ...]
     places: np.ndarray
     crop: bool
+    folder: str = FOLDER  # the plan's
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         """Raises Spoiled for a chunk that cannot be read."""
@@ -332,12 +338,12 @@ class ChunkImages(ImageSource):
 
         def read(asked: np.ndarray) -> None:
             name = self.chunks[chunks[asked[0]]].name
-            images = read_chunk(folder, name, ["image"])["image"]
+            images = read_chunk(folder, name, ["image"], self.folder)["image"]
             try:
                 for row in asked:
                     out[row] = unified(_decoded(images[places[row]]), self.shape, crop=self.crop)
             except Exception as error:  # whatever Pillow makes of other bytes
-                raise _spoiled(folder, f"{FOLDER}/{name}", f"cannot be read (an image of it: {error})") from None
+                raise _spoiled(folder, f"{self.folder}/{name}", f"cannot be read (an image of it: {error})") from None
 
         with ThreadPoolExecutor(READERS) as pool:
             for _ in pool.map(read, np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1) if len(order) else []):
@@ -374,6 +380,7 @@ def read_synthetic(
         chunks=tuple(chunk for chunk, _ in found),
         places=np.stack([np.repeat(np.arange(len(found)), each), np.array(rows, dtype=np.int64)], axis=1),
         crop=crop,
+        folder=plan.folder,
     )
 
 
