@@ -264,12 +264,10 @@ class Distill(Stage):
     def _measured(self) -> dict[str, float]:
         """Flat: name -> number."""
         from ray_synth.distill.results import Outcome, metrics_of
-        from ray_synth.records import record
 
         job = self.job
         files = [job.student_file(student) for student in job.students]
-        outcomes = [record(Outcome, self.folder.read_json(file), file) for file in files]
-        return metrics_of(outcomes)
+        return metrics_of([self.folder.read_record(file, Outcome) for file in files])
 
     # What it found.
 
