@@ -22,6 +22,7 @@ class Known:
     classes: a file with one class a line, in the order of the labels; names: keys to words, where no file has them or
     a file's are no good (a list of words is numbered from 1); listed_classes: only the classes that `classes` or
     `names` list belong to it.
+    attribute: of a table of many, the one whose two values are the classes where the experiment file says none.
     shots, max_validation: images per class; the settings of `data` where the experiment file has none.
     """
 
@@ -38,6 +39,7 @@ class Known:
     names: dict[str, str] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     listed_classes: bool = False
+    attribute: str = ""
     real_weight: float = 4.0
     clusters_per_class: float = 2.0
     image_size: int = 224

@@ -231,7 +231,9 @@ def generate(
     seed: Seed = None,
     export: Annotated[
         str | None,
-        typer.Option("--export", metavar="folder|webdataset", help="also write the kept images to OUT/export"),
+        typer.Option(
+            "--export", metavar="folder|webdataset|huggingface", help="also write the kept images to OUT/export"
+        ),
     ] = None,
     smoke: Smoke = False,
     allow_pickle: AllowPickle = False,

@@ -19,13 +19,13 @@ from ray_synth.hardware.gpus import Card, card_here
 from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.export import EXPORTS
 from ray_synth.stages import Distill, Generate, Sweep, stages_asked, stages_until
 from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
-from ray_synth.stages.summary import summary_of, write_summary
+from ray_synth.stages.summary import SUMMARY, summary_of, write_summary
 
-EXPORTS = ("folder", "webdataset")
 Other = TypeVar("Other", bound=Stage)
 Result = TypeVar("Result")
 
@@ -52,7 +52,7 @@ def run(
         overrides: key -> value, e.g. {"data.shots": 5} or {"data": {"shots": 5}}; laid over the file's, key by key.
         dry_run: check everything, count what would be done, and write nothing.
         smoke: run the file in small, without its data and models, in `runs/NAME-smoke`; the figures mean nothing.
-        export: also write the kept images to OUT/export, as `folder` or `webdataset`.
+        export: also write the kept images to OUT/export, as `folder`, `webdataset` or `huggingface`.
         extend: add so many trials to a finished sweep.
         show: also print what was found.
 
@@ -65,7 +65,7 @@ def run(
     """
     stages_until(until)
     if export is not None and export not in EXPORTS:
-        raise InputError(f"--export takes {' or '.join(EXPORTS)}, got {export!r}; type --export folder")
+        raise InputError(f"--export takes {', '.join(EXPORTS)}, got {export!r}; type --export folder")
     reporter = reporter or Reporter()
     experiment = loaded(path, overrides=overrides, seed=seed, smoke=smoke, reporter=reporter)
     job = Run(experiment, folder_of(experiment, out, path), reporter, gpu=card_here)
@@ -357,8 +357,10 @@ class Run:
         check_shared(self.folder)
 
     def export(self, kind: str) -> None:
+        figures = self.folder.read_record(SUMMARY, dict[str, Any]) if self.folder.exists(SUMMARY) else {}
         images = self.of(Generate) if Generate in self.stages else self.of(Distill)
-        self.reporter.say(f"images: {self.folder.url}/{self._mended(lambda: images.export(kind))}")
+        place = self._mended(lambda: images.export(kind, figures))
+        self.reporter.say(f"images: {self.folder.url}/{place}")
 
     def _write_splits(self) -> None:
         content = {

@@ -23,7 +23,7 @@ from .conftest import ROOT
 SWEEPS = ROOT / "sweeps"
 FILES = sorted(SWEEPS.rglob("*.yaml"))
 TEN = ["imagenet", "caltech101", "dtd", "eurosat", "aircraft", "pets", "cars", "sun397", "food101", "flowers102"]
-SEVEN = ["imagenette", "imagenet100", "imagenet", "cub200", "cars", "pets", "eurosat"]
+SEVEN = ["imagenette", "imagenet100", "imagenet", "cub200", "cars", "pets", "eurosat", "celeba"]
 SLOW = (
     "digits.yaml",
     pytest.param("few_shot/pets_lightweight.yaml", marks=pytest.mark.long),

@@ -13,7 +13,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.models import PLAIN, build_model
-from ray_synth.classifier.train import Side, evaluated_at, fit, num_updates, recipe_of
+from ray_synth.classifier.sides import Side
+from ray_synth.classifier.train import evaluated_at, fit, num_updates, recipe_of
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
 from ray_synth.data.transforms import to_model_range

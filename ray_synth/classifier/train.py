@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,12 +18,12 @@ from ray_synth.classifier.memory_bank import MemoryBank
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.models import build_model, load_trainable
 from ray_synth.classifier.predict import accuracy_of, logits_of
+from ray_synth.classifier.sides import Batch, Side
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
-from ray_synth.data.transforms import to_model_range
 from ray_synth.errors import InputError, WorkError
 from ray_synth.seeding import derive_seed
-from ray_synth.training.augment import Augmentation, augment, mix_images, soft_targets
+from ray_synth.training.augment import Augmentation, mix_images, soft_targets
 from ray_synth.training.checkpoint import Checkpoints, Stateful, trainable_state
 from ray_synth.training.loop import Loop, autocast
 from ray_synth.training.recipe import Recipe, Schedule
@@ -33,8 +33,9 @@ MOST_DIAGNOSES = 100  # a small real set has an epoch every other update
 
 
 class Fitted(NamedTuple):
-    """`accuracy` on the validation set; `history` has a row of named numbers per diagnosis, with its `update`; `data`
-    is what was trained on, in the regions as they ended."""
+    """`accuracy` on the validation set; `history` has a row of named numbers per diagnosis, with its `update`
+    (`waiting`: the share of the time that images were waited for, where they are read while training); `data` is what
+    was trained on, in the regions as they ended."""
 
     model: nn.Module
     accuracy: float
@@ -188,6 +189,7 @@ class _Training:
             diverged="the loss is {loss} at update {done}; lower classifier.learning_rate",
         )
         batch = settings.batch_size // 2 if both else settings.batch_size
+        self.began = time.perf_counter()
         self.changes = Augmentation(**settings.augment.model_dump())
         self.sides = [
             Side(images, regions, batch, updates, derive_seed(f"{name} batches", seed), team.device)
@@ -206,7 +208,7 @@ class _Training:
         except InputError as error:
             raise WorkError(f"update {step + 1}: {error}; lower classifier.learning_rate") from None
 
-    def _loss(self, step: int, real: _Batch, synthetic: _Batch) -> torch.Tensor:
+    def _loss(self, step: int, real: Batch, synthetic: Batch) -> torch.Tensor:
         targets, classes = self.settings.targets, self.data.real.num_classes
         clean = torch.cat([real.images, synthetic.images])
         if targets.mixup or targets.cutmix:
@@ -224,7 +226,7 @@ class _Training:
             labels = [soft_targets(y, classes, targets.label_smoothing) for y in labels]
         return self._total(real, synthetic, logits, logits, labels, apart=targets.binary or self.bank is not None)
 
-    def _mixed(self, step: int, place: int, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mixed(self, step: int, place: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         targets = self.settings.targets
         soft = soft_targets(batch.labels, self.data.real.num_classes, targets.label_smoothing)
         seed = derive_seed("mix", self.seed, step, place, self.team.rank)
@@ -237,8 +239,8 @@ class _Training:
 
     def _total(
         self,
-        real: _Batch,
-        synthetic: _Batch,
+        real: Batch,
+        synthetic: Batch,
         logits: torch.Tensor,
         clean: torch.Tensor,
         labels: list[torch.Tensor],
@@ -289,6 +291,8 @@ class _Training:
     def diagnose(self, done: int) -> None:
         with self.loop.averaged():
             row = diagnose(self.model, self._data(), self.validation)
+        if any(side.pixels is None for side in self.sides):
+            row["waiting"] = sum(side.waited for side in self.sides) / max(time.perf_counter() - self.began, 1e-9)
         self.kept.history.append({"update": float(done), **row})
 
     def _data(self) -> TrainingData:
@@ -309,35 +313,3 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, *, binary: bool)
     if not len(logits):
         return logits.sum()
     return F.binary_cross_entropy_with_logits(logits, targets) if binary else F.cross_entropy(logits, targets)
-
-
-class _Batch(NamedTuple):
-    images: torch.Tensor  # float [B,C,H,W] in [-1, 1]
-    labels: torch.Tensor
-    regions: torch.Tensor
-    rows: torch.Tensor  # places in the side
-
-
-class Side:
-    """One side's images and the order in which they come: shuffled passes, one after the other, fixed by the seed."""
-
-    def __init__(
-        self, images: ImageSource, regions: np.ndarray, batch_size: int, updates: int, seed: int, device: torch.device
-    ):
-        self.images = torch.from_numpy(np.ascontiguousarray(images.images())).to(device)  # bytes, a quarter of floats
-        self.labels = torch.from_numpy(images.labels).to(device)
-        self.regions = torch.from_numpy(regions).to(device)
-        self.seed = seed
-        self.batch_size = batch_size if len(images) else 0
-        passes = math.ceil(updates * self.batch_size / max(len(images), 1))
-        rng = np.random.default_rng(seed)
-        order = [rng.permutation(len(images)) for _ in range(passes)] or [np.zeros(0, dtype=np.int64)]
-        self.order = np.concatenate(order).astype(np.int64)
-
-    def batch(self, step: int, team: Team, changes: Augmentation) -> _Batch:
-        """This worker's share of a batch. A change of an image follows from its place in the order."""
-        start = step * self.batch_size
-        places = np.arange(start + team.rank, start + self.batch_size, team.size)
-        rows = torch.from_numpy(self.order[places]).to(self.images.device)
-        images = augment(to_model_range(self.images[rows]), changes, places + self.seed % 2**62)
-        return _Batch(images, self.labels[rows], self.regions[rows], rows)

@@ -44,6 +44,9 @@ class Data(Section):
     )
     columns: Columns = Columns()
     class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
+    attribute: str | None = Field(
+        None, min_length=1, description="for CelebA: whose two values are the classes, such as Heavy_Makeup"
+    )
     image_size: int | None = Field(None, ge=1, le=1024, description="resize to this many pixels a side")
     fit: Literal["stretch", "crop"] = Field(
         "stretch", description="crop: keep proportions, and the middle of the image"
@@ -101,6 +104,8 @@ class Data(Section):
             raise ValueError("columns.image must be empty for kind: webdataset, whose images are members of the shard")
         if self.class_list is not None and (self.kind not in CATALOG or CATALOG[self.kind].layout != "synsets"):
             raise ValueError(f"class_list must be empty for kind: {self.kind}; it picks classes of ImageNet")
+        if self.attribute is not None and (self.kind not in CATALOG or not CATALOG[self.kind].attribute):
+            raise ValueError(f"attribute must be empty for kind: {self.kind}; it picks one of CelebA's")
         self._check_fractions()
         return self
 

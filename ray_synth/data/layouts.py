@@ -23,7 +23,7 @@ from ray_synth.config import Data
 from ray_synth.data.class_folders import SYSTEM, check_links
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import Listing, labels_of, names_by_label, names_of, parts_of, readable, skipped_notes
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Release:
     root: Path
     known: Known
     class_list: Path | None = None
+    attribute: str = ""
 
     def find(self, *places: str, needed_for: str = "") -> Path:
         """The first of these files or folders that exists."""
@@ -83,7 +84,9 @@ def list_known(data: Data) -> Listing:
             listed twice.
     """
     class_list = Path(data.class_list) if data.class_list is not None else None
-    release = Release(kind=data.kind, root=data.root, known=CATALOG[data.kind], class_list=class_list)
+    known = CATALOG[data.kind]
+    attribute = data.attribute or known.attribute
+    release = Release(kind=data.kind, root=data.root, known=known, class_list=class_list, attribute=attribute)
     found = _found(release)
     order = sorted(range(len(found.files)), key=lambda row: str(found.files[row]))
     files = [found.files[row] for row in order]
@@ -246,6 +249,48 @@ def _table(release: Release, name: str) -> dict[str, str]:
             raise InputError(f"{file} has two rows of {match[1]}; take the file of the release")
         table[match[1]] = match[2]
     return table
+
+
+def attribute_table(release: Release) -> Found:
+    """CelebA: tables of (image, 1 or -1 for each attribute) and (image, part), of spaces or commas; two classes."""
+    file = release.find(*_tables_of("list_attr_celeba"), needed_for="the attributes")
+    lines = _text(file).splitlines()
+    lines = lines[1:] if lines and lines[0].strip().isdecimal() else lines  # how many follow
+    names = [name for name in re.split(r"[,\s]+", lines[0].strip()) if name not in ("", "image_id")] if lines else []
+    if release.attribute not in names:
+        raise InputError(
+            f"{release.kind}: no attribute {release.attribute!r} in {file}; {did_you_mean(release.attribute, names)}; "
+            "type --set data.attribute=NAME"
+        )
+    column = 1 + names.index(release.attribute)
+    parts = _parts_of_celeba(release)
+    words = release.attribute.replace("_", " ").lower()
+    found = Found(classes=["-1", "1"], names={"-1": f"not {words}", "1": words})
+    for line in filter(str.strip, lines[1:]):
+        values = re.split(r"[,\s]+", line.strip())
+        if len(values) != 1 + len(names) or values[column] not in ("-1", "1"):
+            raise InputError(f"{file} has a line that is not of the form that the release has: {line.strip()[:80]!r}")
+        if values[0] not in parts:
+            raise InputError(
+                f"{release.kind}: image {values[0]} has attributes and no part; take the files of one release"
+            )
+        found.add(_listed(release.images, values[0], file), values[column], parts[values[0]])
+    return found
+
+
+def _parts_of_celeba(release: Release) -> dict[str, str]:
+    file = release.find(*_tables_of("list_eval_partition"), needed_for="the official split")
+    names = {"0": "train", "1": "val", "2": "test"}
+    rows = [re.split(r"[,\s]+", line.strip()) for line in _text(file).splitlines() if line.strip()]
+    rows = rows[1:] if rows and rows[0][0] == "image_id" else rows
+    wrong = next((row for row in rows if len(row) != 2 or row[1] not in names), None)
+    if wrong is not None:
+        raise InputError(f"{file} must hold lines such as '000001.jpg 0' (0 train, 1 val, 2 test), got {wrong!r}")
+    return {name: names[part] for name, part in rows}
+
+
+def _tables_of(name: str) -> list[str]:
+    return [f"{folder}{name}.{ending}" for folder in ("", "Anno/", "Eval/") for ending in ("txt", "csv")]
 
 
 def cars_devkit(release: Release) -> Found:
@@ -434,5 +479,6 @@ def _images(folder: Path, others: list[str]) -> Sequence[Path]:
 
 
 LAYOUTS = {
-    layout.__name__: layout for layout in (class_folders, split_lists, id_tables, cars_devkit, flowers_mat, synsets)
+    layout.__name__: layout
+    for layout in (class_folders, split_lists, id_tables, attribute_table, cars_devkit, flowers_mat, synsets)
 }

@@ -75,7 +75,7 @@ def sealed_table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema | None 
 
 
 def read_columns(file: IO[bytes], types: Types) -> dict[str, list[Any]]:
-    """Some columns of a file that `sealed_table` wrote. types: those that a column may have.
+    """Some columns of a file that `sealed_table` wrote. types: those that a column may have; null: it may be missing.
 
     Raises:
         ValueError: an extension type, a column of another type, or one that is not what was written.
@@ -85,14 +85,19 @@ def read_columns(file: IO[bytes], types: Types) -> dict[str, list[Any]]:
         raise ValueError(f"it has a column of the type {extension}, which may run code when it is read")
     whole = pq.ParquetFile(file)
     for name, allowed in types.items():
-        found = whole.schema_arrow.field(name).type if name in whole.schema_arrow.names else None
+        found = whole.schema_arrow.field(name).type if name in whole.schema_arrow.names else pa.null()
         if found not in allowed:
-            raise ValueError(f"its column {name} is {found or 'missing'}, and must be {allowed[0]}")
-    table = whole.read(columns=list(types))
-    values: dict[str, list[Any]] = {name: table[name].to_pylist() for name in types}
+            raise ValueError(
+                f"its column {name} is {'missing' if found == pa.null() else found}, and must be {allowed[0]}"
+            )
+    table = whole.read(columns=[name for name in types if name in whole.schema_arrow.names])
+    absent = [None] * len(table)
+    values: dict[str, list[Any]] = {
+        name: table[name].to_pylist() if name in table.column_names else absent for name in types
+    }
     seals = json.loads((whole.metadata.metadata or {}).get(SEALS, b"{}"))  # an older version wrote none
     for name, column in values.items():
-        if not isinstance(seals, dict) or seals.get(name, "") not in ("", _hash(column)):
+        if not isinstance(seals, dict) or (name in seals and seals[name] not in ("", _hash(column))):
             raise ValueError(f"its column {name} is not what was written: its SHA-256 is another")
     return values
 

@@ -45,9 +45,12 @@ SCHEMA = pa.schema(
         ("model_license", pa.string()),
         ("cluster", pa.int64()),
         ("rejected", pa.string()),
+        ("near_copy_distance", pa.float32()),
+        ("clip_probability", pa.float32()),
     ]
 )
 WEIGHED = SCHEMA.append(pa.field("weight", pa.float64()))  # of images that stand for more of their class than others
+SCORES = ("near_copy_distance", "clip_probability")  # of filters; null where none asked; older chunks have none
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
 MARGIN = 1.1
@@ -194,23 +197,24 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_chunk(
-    folder: RunFolder, chunk: Chunk, rows: dict[str, Any], *, place: str = FOLDER, schema: pa.Schema = SCHEMA
+    folder: RunFolder, chunk: Chunk, rows: dict[str, Any], *, place: str = FOLDER, schema: pa.Schema | None = None
 ) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of the schema, one value an image or one for all. place: the
-    plan's folder."""
-    count = len(chunk)
+    """One parquet file, whole or absent. rows: the columns of the schema (default SCHEMA), one value an image or one for all; scores may
+    be left out. place: the plan's folder."""
+    count, rows = len(chunk), dict.fromkeys(SCORES) | rows
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
     rejected = sum(bool(reason) for reason in columns["rejected"])
     chunk = Chunk(chunk.prefix, chunk.label, chunk.start, chunk.stop, rejected)
-    folder.write(f"{place}/{chunk.name}", sealed_table(columns, schema))
+    folder.write(f"{place}/{chunk.name}", sealed_table(columns, SCHEMA if schema is None else schema))
     return chunk
 
 
-def read_chunk(folder: RunFolder, name: str, columns: Sequence[str], place: str = FOLDER) -> dict[str, list[Any]]:
+def read_chunk(folder: RunFolder, chunk: str, columns: Sequence[str], place: str = FOLDER) -> dict[str, list[Any]]:
     """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
-    return read_own(folder, f"{place}/{name}", {column: [WEIGHED.field(column).type] for column in columns})
+    types = {name: [WEIGHED.field(name).type, *([pa.null()] if name in SCORES else [])] for name in columns}
+    return read_own(folder, f"{place}/{chunk}", types)
 
 
 def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:

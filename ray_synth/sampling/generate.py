@@ -21,6 +21,7 @@ from ray_synth.sampling.attempts import Attempts
 from ray_synth.sampling.batches import InBatches, joined, rows_of
 from ray_synth.sampling.chunks import (
     FOLDER,
+    SCORES,
     Chunk,
     Plan,
     Remaining,
@@ -103,7 +104,7 @@ class SampleChunks:
             return b"" if reason in NO_IMAGE else encoded(image, generate.format, generate.quality)
 
         origin = job.origin.each[job.plan.place(chunk.label)[0]] if job.origin.each else job.origin
-        rows = {name: judged[name] for name in ROW} | {
+        rows = {name: judged[name] for name in (*ROW, *SCORES) if name in judged} | {
             "image": list(self.encoders.map(encode, judged["image"], judged["rejected"])),
             "source": "synthetic",
             "model_id": origin.model_id,

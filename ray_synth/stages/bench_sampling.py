@@ -170,7 +170,7 @@ def measure_reading(bench: Bench, made: RunFolder, images: Plan, generator: Gene
 def _some_chunk(bench: Bench, made: RunFolder, images: Plan, generator: Generator[Any]) -> tuple[RunFolder, str, str]:
     """Where it lies, its name, and what it is: one that was sampled now or by the run, or real images as large as
     generated ones where sampling even one chunk would take too long."""
-    from ray_synth.sampling.chunks import FOLDER, SCHEMA, Chunk, encoded, finished_chunks, write_chunk
+    from ray_synth.sampling.chunks import FOLDER, SCHEMA, SCORES, Chunk, encoded, finished_chunks, write_chunk
 
     sampled = bench.folder.list(FOLDER)
     if sampled:
@@ -185,6 +185,6 @@ def _some_chunk(bench: Bench, made: RunFolder, images: Plan, generator: Generato
     pixels = real.images()[..., 0] if shape[2] == 1 else real.images()
     files = [encoded(unified(image, shape), settings.format, settings.quality) for image in pixels]
     numbers = {"label": 0, "seed": 0, "cluster": None}
-    rows = {**dict.fromkeys(SCHEMA.names, ""), **numbers, "image": files}
+    rows = {**dict.fromkeys(SCHEMA.names, ""), **dict.fromkeys(SCORES), **numbers, "image": files}
     chunk = write_chunk(bench.folder, Chunk("0" * 12, 0, 0, len(files)), rows)
     return bench.folder, chunk.name, f"{HERE} on real images of {side} pixels a side"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import RANDOM, Experiment, Method, digest, file_in
+from ray_synth.config import RANDOM, RECOVERED, Experiment, Method, digest, file_in
 from ray_synth.config import Distill as Settings
 from ray_synth.errors import InputError
 from ray_synth.hardware.gpus import FORWARD_AND_BACK, Gpu, table
@@ -281,13 +281,39 @@ class Distill(Stage):
         job = self.job
         return read_synthetic(self.folder, job.plan(method), class_names=job.class_names, shape=job.shape)
 
-    def export(self, kind: str) -> str:
-        """Write the method's images as `folder` or `webdataset`; returns where in the run folder."""
-        from ray_synth.sampling.export import export_images
+    def export(self, kind: str, figures: Mapping[str, Any]) -> str:
+        """Write the method's images, as `sampling.export` has it; returns where in the run folder. figures: of
+        summary.json.
 
-        plan, names = self.job.plan(self.settings.method), self.inputs.class_names
+        Raises:
+            InputError: real images, which an export would say are generated.
+        """
+        from ray_synth import __version__
+        from ray_synth.distill.job import IMAGES
+        from ray_synth.sampling.card import About
+        from ray_synth.sampling.export import Exported, export_images
+
+        s, job = self.settings, self.job
+        if s.method not in RECOVERED:
+            raise InputError(
+                f"the images of distill.method: {s.method} are real ones, and an export says of its images that they "
+                f"are generated; read them from {self.folder.url}/{IMAGES}, a folder for data.kind=parquet"
+            )
+        images = Exported(
+            folder=self.folder,
+            plan=job.plan(s.method),
+            class_names=self.inputs.class_names,
+            extension="png",
+            about=About(
+                name=self.experiment.name,
+                version=__version__,
+                origins=[(f"distilled by {s.method} from {s.teacher.model}", job.teacher, "")],
+                settings={"distill": s.model_dump(mode="json", exclude_defaults=True)},
+                figures=figures,
+            ),
+        )
         with self.inputs.reporter.stage("export", f"writing {self._number:,} images", self._number) as advance:
-            return export_images(self.folder, plan, kind, class_names=names, extension="png", progress=advance)
+            return export_images(images, kind, progress=advance)
 
     def summary(self) -> Mapping[str, Any]:
         return {

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RECORD = "generation.json"
 MAX_REJECTED_LISTED = 1000
+DESCRIBED = {"scheduler", "num_inference_steps", "guidance_scale", "noise_variance", "format", "quality"}  # on a card
 MAX_COMPARED = 20_000  # images of a folder that are looked at before anything starts
 # Bytes a pixel of an image file. jpeg: 110 kB of 512x512 (sweeps/imagenet.yaml); png, webp: reckoned from it.
 BYTES_PER_PIXEL = {"jpeg": 0.42, "png": 1.7, "webp": 0.35}
@@ -530,19 +531,31 @@ class Generate(Stage):
         names, crop = self.inputs.class_names, self.experiment.data.crop
         return chunks.read_synthetic(self.folder, self.images, class_names=names, shape=self.inputs.shape, crop=crop)
 
-    def export(self, kind: str) -> str:
-        """Write the kept images as `folder` or `webdataset`; returns where in the run folder."""
-        from ray_synth.sampling.export import export_images
+    def export(self, kind: str, figures: Mapping[str, Any]) -> str:
+        """Write the kept images as one of `EXPORTS`; returns where in the run folder. figures: of summary.json."""
+        from ray_synth import __version__
+        from ray_synth.sampling.card import About
+        from ray_synth.sampling.export import Exported, export_images
 
+        origin, generate = self.model.origin, self.experiment.generate
+        about = About(
+            name=self.experiment.name,
+            version=__version__,
+            origins=[(each.model_id, each.model_revision, each.model_license) for each in origin.each or (origin,)],
+            settings={} if self.generator.source else generate.model_dump(mode="json", include=DESCRIBED),
+            filters=[name for name, on in generate.filter if on and name != "features"],
+            rejected=self.result().rejected,
+            figures=figures,
+        )
+        images = Exported(
+            folder=self.folder,
+            plan=self.images,
+            class_names=self.inputs.class_names,
+            extension=generate.format,
+            about=about,
+        )
         with self.inputs.reporter.stage("export", f"writing {self.total:,} images", self.total) as advance:
-            return export_images(
-                self.folder,
-                self.images,
-                kind,
-                class_names=self.inputs.class_names,
-                extension=self.experiment.generate.format,
-                progress=advance,
-            )
+            return export_images(images, kind, progress=advance)
 
     # What it takes.
 

@@ -13,7 +13,7 @@ import torch
 
 from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
-from ray_synth.classifier.train import Side
+from ray_synth.classifier.sides import Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits

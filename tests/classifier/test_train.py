@@ -13,7 +13,8 @@ from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier import train
 from ray_synth.classifier.mixture import TrainingData, mix
 from ray_synth.classifier.predict import accuracy_of
-from ray_synth.classifier.train import Side, _Training, fit, num_updates, recipe_of
+from ray_synth.classifier.sides import Side
+from ray_synth.classifier.train import _Training, fit, num_updates, recipe_of
 from ray_synth.config import Classifier, PartitionSettings, Schedule
 from ray_synth.data.images import ImageSet, first_per_class
 from ray_synth.data.splits import Splits

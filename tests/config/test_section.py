@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from ray_synth.config import FORMAT, Classifier, Data, Distill, Experiment, Generate, digest, said
 from ray_synth.config.generator import GENERATORS
 
-DEFAULTS = {2: "cfbe6253cb1143aa"}
+DEFAULTS = {2: "c9b418828b2608f5"}
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -264,7 +264,11 @@ def test_synthetic_images_that_the_first_look_left_out_are_compared_when_they_ar
     assert job.notes[-1].startswith("the first 10 synthetic images per class were compared")
     for label in range(10):
         keys = [job.of(Generate).images.key(label, index) for index in range(20)]
-        rows = dict.fromkeys(chunks.SCHEMA.names, "") | {"key": keys, "image": b"", "label": label}
+        rows = (
+            dict.fromkeys(chunks.SCHEMA.names, "")
+            | dict.fromkeys(chunks.SCORES)
+            | {"key": keys, "image": b"", "label": label}
+        )
         rows |= {"seed": 0, "cluster": 0}
         chunks.write_chunk(job.folder, chunks.Chunk(job.of(Generate).images.chunk_digest[:12], label, 0, 20), rows)
     with pytest.raises(InputError, match=f"synthetic .*{last.name} = test"):

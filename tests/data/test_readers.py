@@ -90,7 +90,7 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(name: str, images: list
 
 def test_every_kind_has_a_reader_and_every_known_data_set_a_source() -> None:
     assert set(READERS) == {*FORMATS, *CATALOG}
-    assert set(CATALOG) <= set(SOURCES)
+    assert set(CATALOG) - {"celeba"} <= set(SOURCES)  # of two classes: its test is below
 
 
 @pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "digits"])
@@ -360,6 +360,7 @@ SMALLEST = {
     "imagenet": (732, 0, 50), "imagenet100": (732, 0, 50), "imagenette": (858, 0, 357), "caltech101": (31, 0, 0),
     "dtd": (40, 40, 40), "eurosat": (2000, 0, 0), "aircraft": (33, 33, 33), "pets": (93, 0, 88), "cars": (24, 0, 24),
     "sun397": (50, 0, 50), "food101": (750, 0, 250), "flowers102": (10, 10, 20), "cub200": (29, 0, 11),
+    "celeba": (16, 16, 16),
 }  # fmt: skip
 
 
@@ -501,6 +502,11 @@ def test_a_known_data_set_that_is_not_whole_is_refused(images: list[Sample], tmp
             "image 2 stands in one .* no row in the other",
         ),
         (sources.write_cub200, "CUB_200_2011/train_test_split.txt", b"1 1\n1 0\n", "has two rows of 1"),
+        (sources.write_celeba, "list_eval_partition.txt", None, "the official split"),
+        (sources.write_celeba, "list_eval_partition.txt", b"000001.jpg 0\n", "image 000002.jpg has attributes and no"),
+        (sources.write_celeba, "list_eval_partition.txt", b"000001.jpg 7\n", "must hold lines such as"),
+        (sources.write_celeba, "list_attr_celeba.txt", b"1\nSmiling\n000001.jpg yes\n", "a line that is not of the"),
+        (sources.write_celeba, "list_attr_celeba.txt", b"", "no attribute 'Smiling'"),
         (sources.write_imagenet100, "imagenet100.txt", b"\n", r"imagenet100.txt names no synset"),
         (sources.write_imagenet, "LOC_val_solution.csv", b"ILSVRC2012_val_1,n01440764 1 2", "no column ImageId"),
         (sources.write_imagenet, "LOC_val_solution.csv", b"ImageId,\xff", "cannot be read as UTF-8"),
@@ -577,6 +583,24 @@ def test_synsets_take_the_words_that_tell_them_apart(images: list[Sample], tmp_p
     assert list_images(data).class_names == ("crane bird", "Cardigan Welsh Corgi", "cardigan")
     (tmp_path / "classnames.txt").write_text("n02012849 crane\nn02113186 Corgi\nn02963159 corgi\n")
     assert list_images(data).class_names == ("crane", "Corgi (n02113186)", "corgi (n02963159)")
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+def test_one_attribute_of_celeba_makes_two_classes(ending: str, images: list[Sample], tmp_path: Path) -> None:
+    data = sources.write_celeba(tmp_path, images, ending=ending)
+    listing = list_images(data)
+    assert listing.class_names == ("not smiling", "smiling")
+    by_name = {f"{s.number + 1:06d}.jpg": s for s in images}
+    for name, label, part in zip(listing.names, listing.labels, listing.parts, strict=True):
+        sample = by_name[Path(name).name]
+        assert (label, part) == (int(sample.label == 2), sample.part)
+    heavy = list_images(data.model_copy(update={"attribute": "Heavy_Makeup"}))
+    assert heavy.class_names == ("not heavy makeup", "heavy makeup")
+    assert [by_name[Path(name).name].number % 2 for name in heavy.names] == heavy.labels.tolist()
+    with pytest.raises(InputError, match=r"no attribute 'smiling' in .*; did you mean Smiling\?; type --set data.attr"):
+        list_images(data.model_copy(update={"attribute": "smiling"}))
+    with pytest.raises(ValueError, match="attribute must be empty for kind: pets"):
+        Data(kind="pets", path="x", attribute="Smiling")
 
 
 def test_cars_have_one_name_in_both_splits(images: list[Sample], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ray_synth.data.readers import list_folder
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
-from ray_synth.sampling.chunks import SCHEMA, Chunk, Plan, encoded, read_synthetic, write_chunk
+from ray_synth.sampling.chunks import SCHEMA, SCORES, Chunk, Plan, encoded, read_synthetic, write_chunk
 
 from ..conftest import DIGITS, TINY
 
@@ -47,6 +47,7 @@ def chunks(root: Path) -> ImageSource:
         mine.insert(1, np.zeros_like(mine[0]))
         for start, stop in ((0, 4), (4, 6)):
             rows: dict[str, Any] = dict.fromkeys(SCHEMA.names, "") | {"label": label, "seed": 0, "cluster": None}
+            rows |= dict.fromkeys(SCORES)
             rows["key"] = [PLAN.key(label, index) for index in range(start, stop)]
             rows["image"] = [encoded(image, "png", 95) for image in mine[start:stop]]
             rows["rejected"] = ["blank" if index == 1 else "" for index in range(start, stop)]

@@ -19,8 +19,9 @@ from ray_synth.errors import InputError, WorkError
 from ray_synth.pipeline import Run
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
+from ray_synth.sampling.card import About
 from ray_synth.sampling.chunks import Plan, finished_chunks, read_chunk, read_synthetic, work_left
-from ray_synth.sampling.export import export_images
+from ray_synth.sampling.export import Exported, export_images
 from ray_synth.sampling.generate import SampleChunks
 from ray_synth.smoke import shrunk
 from ray_synth.stages import Estimate, Generate
@@ -166,7 +167,9 @@ def test_each_generator_has_its_quota_whatever_another_one_lacks(folders: dict[s
     again = read_synthetic(RunFolder(out), more, class_names=run.inputs.class_names, shape=run.inputs.shape)
     assert set(images.sources) < set(again.sources)
     assert again.counts.tolist() == [12] * 10
-    export_images(RunFolder(out), more, "folder", class_names=run.inputs.class_names, extension="png")
+    about = About(name="x", version="1", origins=[])
+    names = run.inputs.class_names
+    export_images(Exported(folder=RunFolder(out), plan=more, class_names=names, extension="png", about=about), "folder")
     assert len(list((out / "export" / "folder" / "torn" / "3").iterdir())) == 6
     exported = {"plain": folders["plain"], "torn": str(out / "export" / "folder" / "torn")}
     assert run_of(tmp_path / "x", exported, **{"generate.images_per_class": 6}).of(Generate).total == 120

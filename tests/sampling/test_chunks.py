@@ -18,6 +18,7 @@ from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import (
     SCHEMA,
+    SCORES,
     Chunk,
     Plan,
     Remaining,
@@ -152,13 +153,20 @@ def test_images_that_exist_are_not_asked_for_beyond_the_last() -> None:
 
 
 def write(folder: RunFolder, chunk: Chunk, rejected: tuple[int, ...] = (), wanted: Plan = PLAN) -> Chunk:
+    seeds = [image_seed(DIGEST, chunk.label, index) for index in range(chunk.start, chunk.stop)]
+    return write_rows(folder, wanted, chunk, chunk.label, seeds, rejected)
+
+
+def write_rows(
+    folder: RunFolder, wanted: Plan, chunk: Chunk, label: int, seeds: list[int], rejected: tuple[int, ...] = ()
+) -> Chunk:
+    """seeds: of which the images are made."""
     indices = range(chunk.start, chunk.stop)
-    seeds = [image_seed(DIGEST, chunk.label, index) for index in indices]
     rows = {
         "key": [wanted.key(chunk.label, index) for index in indices],
         "image": [encoded(np.full((4, 5, 3), seed % 251, dtype=np.uint8), "png", 95) for seed in seeds],
-        "label": chunk.label,
-        "class_name": NAMES[chunk.label],
+        "label": label,
+        "class_name": NAMES[label],
         "source": "synthetic",
         "prompt": "p",
         "negative_prompt": "",
@@ -208,7 +216,9 @@ def test_images_are_cropped_where_the_real_ones_are(tmp_path: Path) -> None:
     wide[:, 4:12] = 255
     folder = RunFolder(tmp_path)
     for chunk in missing([], 10, 10):
-        rows = dict.fromkeys(SCHEMA.names, "") | {"label": chunk.label, "seed": 0, "cluster": None}
+        rows = (
+            dict.fromkeys(SCHEMA.names, "") | dict.fromkeys(SCORES) | {"label": chunk.label, "seed": 0, "cluster": None}
+        )
         keys = [PLAN.key(chunk.label, index) for index in range(10)]
         write_chunk(folder, chunk, rows | {"key": keys, "image": encoded(wide, "png", 95)})
     stretched, cropped = (
@@ -253,7 +263,7 @@ def test_a_row_tells_where_the_image_comes_from(tmp_path: Path) -> None:
     assert (row["source"], row["class_name"], row["rejected"]) == ("synthetic", "../one", "")
     assert set(row) == {
         "key", "image", "label", "class_name", "source", "prompt", "negative_prompt", "seed", "parent_key", "model_id",
-        "model_revision", "model_license", "cluster", "rejected",
+        "model_revision", "model_license", "cluster", "rejected", "near_copy_distance", "clip_probability",
     }  # fmt: skip
 
 

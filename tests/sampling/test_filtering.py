@@ -54,12 +54,13 @@ def test_near_copies_are_found_whatever_was_done_to_them(splits: Splits) -> None
         found = judge.are_copies(list(np.clip(np.round(images), 0, 255).astype(np.uint8)))
         assert found.mean() > 0.9, name
     assert judge.are_copies(list(new)).mean() < 0.05
-    assert judged(
-        Filter(near_copies=True),
-        [real[0], new[0]],
-        [0, 0],
-        Parents(source=splits.generator, keys=[]),
-    ) == ["near_copy", ""]
+    filtered = build_filters(Filter(near_copies=True), ["a", "b"], Parents(source=splits.generator, keys=[]))
+    blank = np.zeros_like(new[0])
+    batch = filtered({"image": [real[0], blank, new[0]], "label": [0, 0, 0], "rejected": ["", "", ""]})
+    assert batch["rejected"] == ["near_copy", "blank", ""]
+    copied, unasked, kept = batch["near_copy_distance"]
+    assert unasked is None
+    assert copied < 0.01 < RealImages(splits.generator).limit < kept
 
 
 PACKAGED = "timm:tf_efficientnet_lite0"
@@ -111,7 +112,8 @@ def test_clip_judges_as_open_clip_by_hand(clip_weights: tuple[str, Path], splits
     filter = Filter(clip={"model": name, "weights": str(weights), "rule": rule, "prompt": "an image of {class}"})
     images = [image.repeat(4, axis=0).repeat(4, axis=1) for image in splits.test.images()[:40]]
     labels = [0, 1] * 20
-    ours = judged(filter, images, labels)
+    batch = build_filters(filter, ["a", "b"], None)({"image": images, "label": labels, "rejected": [""] * 40})
+    ours = batch["rejected"]
     model = open_clip.create_model(name, pretrained=str(weights), weights_only=True).eval()
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).expand(-1, 3, -1, -1).float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
@@ -123,6 +125,7 @@ def test_clip_judges_as_open_clip_by_hand(clip_weights: tuple[str, Path], splits
     kept = p.argmax(axis=1) == labels if rule == "argmax" else p[np.arange(40), labels] > 0.5
     assert ours == ["" if k else "clip" for k in kept]
     assert 0 < sum(kept) < 40
+    np.testing.assert_allclose(batch["clip_probability"], p[np.arange(40), labels], rtol=1e-4)
 
 
 def test_clip_weights_that_are_missing_or_of_another_model_are_named(

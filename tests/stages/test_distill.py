@@ -133,6 +133,19 @@ def test_a_report_shows_every_method(tmp_path: Path) -> None:
     assert list(SECTIONS) == ["distillation", "seconds", "settings"]
 
 
+def test_images_are_exported_and_weigh_what_they_stand_for(tmp_path: Path) -> None:
+    job = run_in(tmp_path, compare=[])
+    stage = job.of(Distill)
+    (tmp_path / "out").mkdir()
+    do(stage.job, job.inputs.splits, until="batches")
+    assert stage.export("folder", {}) == "export/folder"
+    assert len(list((tmp_path / "out" / "export" / "folder").glob("*/*.png"))) == 30
+    read = load_experiment(written(tmp_path), {"generator": {"kind": "folder", "path": "x"}, "distill": None})
+    assert read.distill is None  # what another experiment takes them with
+    with pytest.raises(InputError, match=r"the images of distill.method: random are real ones"):
+        run_in(tmp_path, method="random").of(Distill).export("folder", {})
+
+
 def digests(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("distilled/images/*")}
 
