@@ -1,7 +1,7 @@
 """What students came to in, the table of methods out: accuracies, and what they say beside real and random images.
 
-HLR and IOR are those of DD-Ranking: hard-label recovery, what is lost against all real images with hard labels
-alike; and improvement over random, what is gained over as many random real images with the same kind of labels.
+HLR is told for the teacher's own network, against the teacher; IOR against as many random real images with the same
+kind of labels (`ray_synth.distill.scores`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_synth.distill.job import REAL
+from ray_synth.distill.scores import hard_label_recovery, improvement_over_random
 
 RANDOM = "random"
 
@@ -45,9 +46,9 @@ def metrics_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
         name, values = f"{method}/{labels}/{model}", accuracies[method, labels, model]
         found |= {f"accuracy/{name}": value, f"accuracy/{name}/std": float(np.std(values, ddof=len(values) > 1))}
         if labels == "hard" and model in full:
-            found[f"hlr/{method}/{model}"] = full[model] - value
+            found[f"hlr/{method}/{model}"] = hard_label_recovery(full[model], value)
         if method != RANDOM and (RANDOM, labels, model) in mean:
-            found[f"ior/{name}"] = value - mean[RANDOM, labels, model]
+            found[f"ior/{name}"] = improvement_over_random(value, mean[RANDOM, labels, model])
     return found
 
 

@@ -199,8 +199,8 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
 def write_chunk(
     folder: RunFolder, chunk: Chunk, rows: dict[str, Any], *, place: str = FOLDER, schema: pa.Schema | None = None
 ) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of the schema (default SCHEMA), one value an image or one for
-    all; scores may be left out. place: the plan's folder."""
+    """One parquet file, whole or absent. rows: the columns of the schema (default SCHEMA), one value an image or one
+    for all; scores may be left out. place: the plan's folder."""
     count, rows = len(chunk), dict.fromkeys(SCORES) | rows
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()

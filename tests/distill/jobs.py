@@ -15,7 +15,7 @@ from ray_synth.runs import RunFolder
 
 SMALL: dict[str, Any] = {
     "images_per_class": 3,
-    "compare": ["sre2l", "random"],
+    "compare": ["sre2l", "random", "rded"],
     "teacher": {"model": "resnet8", "epochs": 1, "evaluations": 1, "augment": {"flip": 0.0, "resized_crop": None}},
     "recover": {"iterations": 6, "flip": 0.5, "jitter": 1, "batch_size": 12},
     "posttrain": {"models": ["small_cnn"], "epochs": 3, "repeats": 1, "batch_size": 16},

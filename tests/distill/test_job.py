@@ -32,7 +32,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, splits: Splits) -> Job:
 def test_nothing_is_left_and_images_are_as_asked(done: Job, splits: Splits) -> None:
     folder = RunFolder(done.url)
     assert work_left(folder, done).count == 0
-    for method in ("wmdd", "sre2l", "random"):
+    for method in ("wmdd", "sre2l", "rded", "random"):
         images = read_synthetic(folder, done.plan(method), class_names=done.class_names, shape=done.shape)
         assert images.counts.tolist() == [3] * 10
         rows = [

@@ -82,8 +82,8 @@ def test_what_is_left_is_planned_and_shrinks(tmp_path: Path) -> None:
     stage = job.of(Distill)
     found = work_of(job)
     # 3 images a class: all ten classes fill a batch of 12 by four; SRe2L has every class once in a batch.
-    assert stage.plan == "1 teacher, 10 classes to squeeze, 6 batches to recover, 7 classifiers to train and test"
-    assert (stage.done, stage.total) == (0, 24)
+    assert stage.plan == "1 teacher, 10 classes to squeeze, 6 batches to recover, 9 classifiers to train and test"
+    assert (stage.done, stage.total) == (0, 26)
     priced = plan(found, gpu_rates("L4", job.stages.values()))
     assert priced.images == 2 * 3 * 10
     assert [each.name for each in priced.stages] == ["start", "distill", "report"]
@@ -91,7 +91,7 @@ def test_what_is_left_is_planned_and_shrinks(tmp_path: Path) -> None:
     splits = job.inputs.splits
     (tmp_path / "out").mkdir()
     do(stage.job, splits, until="classes")
-    assert (stage.done, stage.total) == (11, 24)
+    assert (stage.done, stage.total) == (11, 26)
     assert "teacher" not in stage.plan
 
 
@@ -126,8 +126,13 @@ def test_a_report_shows_every_method(tmp_path: Path) -> None:
     )
     page = folder.read("report.html").decode()
     assert "<few>" not in page
-    assert page.count("<img") == 3
-    for words in ("Wasserstein barycenters (WMDD)", "global statistics (SRe2L)", "random real images", "over random"):
+    assert page.count("<img") == 4
+    for words in (
+        "Wasserstein barycenters (WMDD)",
+        "global statistics (SRe2L)",
+        "realistic patches (RDED)",
+        "over random",
+    ):
         assert words in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert list(SECTIONS) == ["distillation", "seconds", "settings"]
