@@ -10,6 +10,7 @@ from ray_synth.classifier.mixture import TrainingData, encoded, mix
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import side_by_side
+from ray_synth.data.packed import near
 from ray_synth.data.source import ImageSource
 from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
@@ -67,8 +68,8 @@ class ExperimentData:
         classifier = setting.applied_to(e.classifier)
         synthetic, features = self._of(setting.generator)
         mixed = mix(
-            self.real,
-            synthetic,
+            near(self.real),
+            near(synthetic),
             counts,
             partition=e.partition.model_copy(update={"num_clusters": setting.num_clusters}),
             seed=derive_seed("partition", e.seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -109,8 +110,41 @@ class FileImages(ImageSource):
     """
 
     items: np.ndarray
-    crop: bool
-    draft: bool = False
+
+    @property
+    def in_files(self) -> bool:  # type: ignore[override]
+        return len(self) > 0 and not isinstance(self.items[0], np.ndarray)
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Raises BrokenImages for files that cannot be read."""
+        return [self._bytes(row) for row in rows.tolist()]
+
+    def _bytes(self, row: int) -> bytes:
+        item = self.items[row]
+        try:
+            return item if isinstance(item, bytes) else item.read_bytes()
+        except OSError as error:
+            raise BrokenImages([Broken(self.name(row), str(error))]) from None
+
+    def stamps(self, rows: np.ndarray) -> list[str]:
+        """Raises BrokenImages for files that are gone."""
+        return [self._stamp(row) for row in rows.tolist()]
+
+    def _stamp(self, row: int) -> str:
+        item = self.items[row]
+        if isinstance(item, bytes):
+            return str(hashlib.sha256(item).hexdigest())
+        found = self._stat(row)
+        return f"{item} {found.st_size} {found.st_mtime_ns}"
+
+    def _stat(self, row: int) -> os.stat_result:
+        try:
+            return os.stat(self.items[row])
+        except OSError as error:
+            raise BrokenImages([Broken(self.name(row), str(error))]) from None
+
+    def bytes_of(self, rows: np.ndarray) -> int:
+        return sum(len(i) if isinstance(i := self.items[row], bytes) else self._stat(row).st_size for row in rows)
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         rows = slice(None) if rows is None else rows

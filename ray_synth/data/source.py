@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -29,6 +29,9 @@ class ImageSource(ABC):
     255.
     """
 
+    in_files: ClassVar[bool] = False  # whether there are encoded bytes behind the pixels, which may be packed
+    crop: bool = False  # whether images of other proportions lose what sticks out
+    draft: bool = False  # whether large JPEGs are decoded at about the size that is asked for
     labels: np.ndarray
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -44,6 +47,18 @@ class ImageSource(ABC):
     @abstractmethod
     def _taken(self, rows: Rows) -> dict[str, Any]:
         """What the subclass holds of these rows. Nothing is decoded."""
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """What lies in the files of these rows, where there are any (`in_files`)."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
+
+    def stamps(self, rows: np.ndarray) -> list[str]:
+        """What tells the files of these rows from others, and from what they were before."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
+
+    def bytes_of(self, rows: np.ndarray) -> int:
+        """How large the files of these rows are, about."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
 
     def within(self, side: int) -> ImageSource:
         """The same images at most `side` pixels high and wide, their proportions kept; smaller ones as they are."""

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -328,11 +328,35 @@ class ChunkImages(ImageSource):
     Rows of many chunks cost as many files.
     """
 
+    in_files: ClassVar[bool] = True
     url: str  # of the run folder
     chunks: tuple[Chunk, ...]
     places: np.ndarray
-    crop: bool
     folder: str = FOLDER  # the plan's
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Each chunk is read once. Raises Spoiled for one that cannot be."""
+        folder, places = RunFolder.on_worker(self.url), self.places[rows]
+        names = [self.chunks[chunk].name for chunk in dict.fromkeys(places[:, 0].tolist())]
+        with ThreadPoolExecutor(READERS) as pool:
+            read = dict(
+                zip(
+                    names,
+                    pool.map(lambda name: read_chunk(folder, name, ["image"], self.folder)["image"], names),
+                    strict=True,
+                )
+            )
+        return [read[self.chunks[chunk].name][row] for chunk, row in places.tolist()]
+
+    def stamps(self, rows: np.ndarray) -> list[str]:
+        """A chunk's name says what lies in it."""
+        return [f"{self.chunks[chunk].name} {row}" for chunk, row in self.places[rows].tolist()]
+
+    def bytes_of(self, rows: np.ndarray) -> int:
+        """Of all images of its chunks, in proportion."""
+        folder, (chunks, number) = RunFolder.on_worker(self.url), np.unique(self.places[rows, 0], return_counts=True)
+        each = [(folder.size(f"{self.folder}/{self.chunks[c].name}"), len(self.chunks[c])) for c in chunks]
+        return sum(size * int(n) // max(1, length) for (size, length), n in zip(each, number, strict=True))
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         """Raises Spoiled for a chunk that cannot be read."""

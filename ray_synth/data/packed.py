@@ -1,0 +1,198 @@
+"""Images in many files in, the same images in few files of this machine out, any of them one read away.
+
+A pack is an Arrow IPC file that is mapped into memory: the encoded bytes of PART images in their order, as they lay in
+their files or chunks. It is named by what lies in it, so it is made once on a machine, whatever is trained on it, and a
+file that changed is packed anew. The operating system keeps in memory what is read often.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_synth.data.decoding import decoded, fitted
+from ray_synth.data.images import ImageSet, held
+from ray_synth.data.source import ImageSource, Rows
+from ray_synth.errors import InputError
+from ray_synth.hardware.machine import cache_folder
+
+PART = 1024  # images of a pack
+OPEN = 4096  # packs that a process keeps open
+READERS = 8  # files that are read at once
+KEPT = "RAY_SYNTH_MAX_PACKED_GIB"  # in the environment: what packs may take of the disk
+SPARED = 0.1  # of a disk that is left free where nothing is said
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedImages(ImageSource):
+    """Images of packs, decoded each time they are asked for. packs: files; places: [N,2] which pack, and the row."""
+
+    packs: tuple[str, ...]
+    places: np.ndarray
+    crop: bool
+    draft: bool = False
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        return [_column(self.packs[pack])[row].as_py() for pack, row in self.places[rows].tolist()]
+
+    def images(self, rows: Rows | None = None) -> np.ndarray:
+        asked = np.arange(len(self))[slice(None) if rows is None else rows]
+        names = [self.name(row) for row in asked]
+        return decoded(self.encoded(asked), names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
+
+    def within(self, side: int) -> ImageSource:
+        """As of files."""
+        return replace(self, shape=(*fitted(self.shape[:2], side), self.shape[2]), draft=True)
+
+    def _taken(self, rows: Rows) -> dict[str, Any]:
+        return {"places": self.places[rows]}
+
+
+def near(source: ImageSource) -> ImageSource:
+    """In memory where that takes a small share of it, else out of packs of this machine."""
+    found = held(source)
+    return found if isinstance(found, ImageSet) else packed(found)
+
+
+def packs_folder() -> Path:
+    """Where packs lie, for all runs of this machine's user: XDG_CACHE_HOME/ray_synth/packs."""
+    return cache_folder() / "ray_synth" / "packs"
+
+
+def packed(
+    source: ImageSource, folder: Path | None = None, *, progress: Callable[[int], None] = lambda images: None
+) -> ImageSource:
+    """The same images out of packs, which are made where they are missing; a source without files as it is.
+
+    Two processes that pack the same share the work: each begins somewhere, and leaves what the other has made.
+
+    Args:
+        progress: called with the number of images that are packed.
+
+    Raises:
+        InputError: a disk with too little room, found before anything is written; a file that cannot be read.
+    """
+    if not source.in_files:
+        return source
+    folder = folder or packs_folder()
+    parts = [np.arange(start, min(start + PART, len(source))) for start in range(0, len(source), PART)]
+    with ThreadPoolExecutor(READERS) as pool:
+        names = list(pool.map(lambda rows: _name(source, rows), parts))
+    files = [folder / name for name in names]
+    missing = [row for row, file in enumerate(files) if not _used(file)]
+    if missing:
+        size = sum(map(source.bytes_of, (parts[row] for row in missing)))
+        _make_room(folder, size, keep=set(names))
+    progress(sum(len(part) for row, part in enumerate(parts) if row not in set(missing)))
+    first = time.monotonic_ns() % max(1, len(missing))
+    for row in [*missing[first:], *missing[:first]]:
+        if not files[row].exists():
+            _write(files[row], source.encoded(parts[row]))
+        progress(len(parts[row]))
+    numbers = np.arange(len(source))
+    return PackedImages(
+        labels=source.labels,
+        class_names=source.class_names,
+        shape=source.shape,
+        sources=source.sources,
+        parts=source.parts,
+        notes=source.notes,
+        depth=source.depth,
+        packs=tuple(map(str, files)),
+        places=np.stack([numbers // PART, numbers % PART], axis=1),
+        crop=source.crop,
+        draft=source.draft,
+    )
+
+
+def _name(source: ImageSource, rows: np.ndarray) -> str:
+    said = "\0".join(source.stamps(rows))
+    return f"{hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:32]}.arrow"
+
+
+def _used(file: Path) -> bool:
+    """Whether it is there; it is then the last to go."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        return False
+    except OSError:  # of another user
+        return file.exists()
+    return True
+
+
+def _make_room(folder: Path, size: int, *, keep: set[str]) -> None:
+    """Packs that were used longest ago go until `size` bytes more are within what may be taken.
+
+    Raises:
+        InputError: they never are.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("*.arrow"))
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        raise InputError(f"images cannot be packed in {folder}: {error}; set XDG_CACHE_HOME to another place") from None
+    most = _most(sum(bytes_ for _, bytes_, _ in there) + max(0, disk.free - int(SPARED * disk.total)))
+    taken = sum(bytes_ for _, bytes_, _ in there)
+    for _, bytes_, file in there:
+        if taken + size <= most:
+            return
+        if file.name not in keep:
+            with suppress(OSError):
+                file.unlink()
+                taken -= bytes_
+    if taken + size > most:
+        raise InputError(
+            f"images of {size / 2**30:.3g} GiB are to be packed in {folder}, where packs may take "
+            f"{most / 2**30:.3g} GiB: free the disk, set XDG_CACHE_HOME to a larger one, or {KEPT} to more"
+        )
+
+
+def _most(room: int) -> int:
+    given = os.environ.get(KEPT, "").strip()
+    if not given:
+        return room
+    try:
+        wanted = float(given)
+    except ValueError:
+        wanted = -1.0
+    if not 0 < wanted < 1e9:
+        raise InputError(f"{KEPT} must be a number of GiB above 0, got {given!r}; type {KEPT}=100, or unset it")
+    return min(room, int(wanted * 2**30))
+
+
+def _write(file: Path, images: Sequence[bytes]) -> None:
+    """Whole or not at all."""
+    table = pa.record_batch({"image": pa.array(images, pa.large_binary())})
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".pack-")
+        with os.fdopen(handle, "wb") as open_file, pa.ipc.new_file(open_file, table.schema) as writer:
+            writer.write_batch(table)
+        os.replace(name, file)
+    except OSError as error:
+        with suppress(OSError, UnboundLocalError):
+            os.unlink(name)
+        raise InputError(
+            f"images cannot be packed in {file.parent}: {error}; set XDG_CACHE_HOME to another place"
+        ) from None
+
+
+@functools.lru_cache(maxsize=OPEN)
+def _column(file: str) -> pa.LargeBinaryArray:
+    """The images of a pack, mapped."""
+    with pa.memory_map(file) as mapped:
+        return pa.ipc.open_file(mapped).get_batch(0).column("image")

@@ -1,0 +1,154 @@
+"""Images out of packs are those of their files and chunks, to the last bit; packed once, and anew when changed."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_synth.data import packed as room
+from ray_synth.data.images import ImageSet
+from ray_synth.data.listing import FileImages
+from ray_synth.data.opening import BrokenImages
+from ray_synth.data.packed import KEPT, PackedImages, packed
+from ray_synth.data.source import ImageSource
+from ray_synth.errors import InputError
+from ray_synth.runs import RunFolder
+from ray_synth.sampling.chunks import work_left
+
+from ..sampling.test_chunks import PLAN, read, write
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 50, 3)).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PART", 8)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileImages:
+    (tmp_path / "images").mkdir()
+    places = []
+    for row, image in enumerate(PIXELS):
+        format = ("png", "jpeg", "webp")[row % 3]
+        places.append(tmp_path / "images" / f"{row:02d}.{format}")
+        Image.fromarray(image).save(places[-1], format=format)
+    items = np.array(places, dtype=object)
+    labels = np.arange(30) % 3
+    return FileImages(
+        items=items, sources=items, labels=labels, class_names=("a", "b", "c"), shape=(24, 24, 3), crop=True
+    )
+
+
+def check_same(ours: ImageSource, theirs: ImageSource) -> None:
+    rows = np.random.default_rng(1).permutation(len(theirs))[:11]
+    assert np.array_equal(ours.images(), theirs.images())
+    assert np.array_equal(ours.images(rows), theirs.images(rows))
+    assert np.array_equal(ours.take(rows).images(slice(2, 5)), theirs.images(rows[2:5]))
+    assert ours.keys() == theirs.keys()
+    assert np.array_equal(ours.labels, theirs.labels)
+    assert ours.name(3) == theirs.name(3)
+
+
+def test_images_of_files_are_the_same_out_of_packs(files: FileImages, tmp_path: Path) -> None:
+    ours = packed(files, tmp_path / "packs")
+    assert isinstance(ours, PackedImages)
+    assert len(list((tmp_path / "packs").iterdir())) == 4
+    check_same(ours, files)
+    check_same(pickle.loads(pickle.dumps(ours)), files)  # noqa: S301  # our own
+    check_same(ours.within(12), files.within(12))
+
+
+def test_images_of_chunks_are_the_same_out_of_packs(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for chunk in work_left([], PLAN).missing:
+        write(folder, chunk)
+    check_same(packed(read(folder), tmp_path / "packs"), read(folder))
+
+
+def test_encoded_images_of_a_shard_are_packed_and_arrays_are_left(tmp_path: Path) -> None:
+    def png(image: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="png")
+        return buffer.getvalue()
+
+    items = np.empty(5, dtype=object)
+    items[:] = [png(image) for image in PIXELS[:5]]
+    known = {"labels": np.arange(5) % 2, "class_names": ("a", "b"), "shape": (40, 50, 3)}
+    check_same(packed(FileImages(items=items, crop=False, **known), tmp_path / "packs"), ImageSet(
+        pixels=PIXELS[:5], labels=np.arange(5) % 2, class_names=("a", "b")))  # fmt: skip
+    arrays = FileImages(items=PIXELS[:5], crop=False, **known)
+    assert packed(arrays, tmp_path / "packs") is arrays
+
+
+def test_what_is_packed_stays_and_what_changed_is_packed_anew(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, written, write = tmp_path / "packs", list[str](), room._write
+    monkeypatch.setattr(room, "_write", lambda file, images: (written.append(file.name), write(file, images)))
+    packed(files, place)
+    gone = next(place.iterdir())
+    gone.unlink()  # killed before it was made
+    written.clear()
+    packed(files, place)
+    assert written == [gone.name]
+    Image.fromarray(255 - PIXELS[9]).save(files.items[9], format="png")
+    os.utime(files.items[9], ns=(1, 1))
+    again = packed(files, place)
+    assert len(list(place.iterdir())) == 5
+    assert np.array_equal(again.images(), files.images())
+
+
+def _pack(images: FileImages, folder: Path, made: list[str]) -> None:
+    packed(images, folder)
+
+
+def test_two_processes_pack_one_set(files: FileImages, tmp_path: Path) -> None:
+    place = tmp_path / "packs"
+    context = multiprocessing.get_context("fork")
+    several = [context.Process(target=_pack, args=(files, place, [])) for _ in range(2)]
+    for each in several:
+        each.start()
+    for each in several:
+        each.join(60)
+        assert each.exitcode == 0
+    assert len(list(place.iterdir())) == 4
+    check_same(packed(files, place), files)
+
+
+def test_packs_that_were_used_longest_ago_go_and_too_small_a_disk_is_said_before(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "packs"
+    halves = [files.take(slice(0, 16)), files.take(slice(16, 30))]
+    sizes = [half.bytes_of(np.arange(len(half))) for half in halves]
+    packed(halves[0], place)
+    for file in place.iterdir():
+        os.utime(file, (1, 1))
+    monkeypatch.setenv(KEPT, str((max(sizes) + 4000) / 2**30))
+    ours = packed(halves[1], place)
+    assert np.array_equal(ours.images(), halves[1].images())
+    assert len(list(place.iterdir())) == 2
+    monkeypatch.setenv(KEPT, str(1000 / 2**30))
+    with pytest.raises(InputError, match=rf"are to be packed in .*set XDG_CACHE_HOME .*or {KEPT}"):
+        packed(halves[0], tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+    monkeypatch.setenv(KEPT, "much")
+    with pytest.raises(InputError, match=f"{KEPT} must be a number of GiB above 0, got 'much'"):
+        packed(halves[0], place)
+
+
+def test_files_that_are_gone_or_break_are_named(files: FileImages, tmp_path: Path) -> None:
+    files.items[4].write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(BrokenImages, match=r"04\.jpeg"):
+        packed(files, tmp_path / "packs").images(np.array([3, 4, 5]))
+    files.items[7].unlink()
+    with pytest.raises(BrokenImages, match=r"07\.jpeg"):
+        packed(files, tmp_path / "packs")
