@@ -15,17 +15,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ray_synth.classifier import sides
+from ray_synth.classifier.experiment_data import ExperimentData
 from ray_synth.classifier.mixture import TrainingData
+from ray_synth.classifier.setting import default_setting
 from ray_synth.classifier.sides import Order, Side
 from ray_synth.classifier.train import fit
-from ray_synth.config import Classifier
+from ray_synth.config import Classifier, load_experiment
+from ray_synth.data import images
 from ray_synth.data.images import ImageSet
 from ray_synth.data.listing import FileImages
 from ray_synth.data.opening import BrokenImages
+from ray_synth.data.packed import PackedImages
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits
 from ray_synth.training.augment import Augmentation
 from ray_synth.training.team import Team
+
+from ..conftest import DIGITS
 
 CPU = torch.device("cpu")
 
@@ -55,15 +61,15 @@ class Watched(FileImages):
 asked: list[int] = []
 
 
-def on_disk(images: ImageSource, folder: Path) -> FileImages:
+def on_disk(source: ImageSource, folder: Path) -> FileImages:
     folder.mkdir()
     files = []
-    for row, image in enumerate(images.images()):
+    for row, image in enumerate(source.images()):
         buffer = io.BytesIO()
         Image.fromarray(image[..., 0]).save(buffer, format="png")
         files.append(folder / f"{row:05d}.png")
         files[-1].write_bytes(buffer.getvalue())
-    known = {"labels": images.labels, "class_names": images.class_names, "shape": images.shape}
+    known = {"labels": source.labels, "class_names": source.class_names, "shape": source.shape}
     return Watched(items=np.array(files, dtype=object), crop=False, sources=np.array(files, dtype=object), **known)
 
 
@@ -76,10 +82,10 @@ def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("too_large")
 def test_images_of_files_come_as_those_in_memory_do(splits: Splits, tmp_path: Path) -> None:
-    images = splits.train.take(np.arange(30))
+    real = splits.train.take(np.arange(30))
     changes, regions = Augmentation(flip=0.5, resized_crop=(0.5, 1.0)), np.arange(30)
-    held = Side(images, regions, 8, 20, 0, CPU)
-    read = Side(on_disk(images, tmp_path / "real"), regions, 8, 20, 0, CPU)
+    held = Side(real, regions, 8, 20, 0, CPU)
+    read = Side(on_disk(real, tmp_path / "real"), regions, 8, 20, 0, CPU)
     for step in [0, 1, 2, 3, 10, 11, 4, 19]:  # also where a training that was killed goes on
         for team in (Team(), Team(rank=1, size=2)):
             ours, theirs = read.batch(step, team, changes), held.batch(step, team, changes)
@@ -127,3 +133,30 @@ def test_a_small_source_is_held_and_read_once(splits: Splits, tmp_path: Path) ->
         side.batch(step, Team(), Augmentation())
     assert asked.count(9) == before + 1
     assert isinstance(side.source, ImageSet)
+
+
+def test_a_setting_of_images_that_memory_does_not_hold_trains_on_packs(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same regions, the same batches, the same weights; what is packed once serves every ratio."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    quick = {"classifier.updates": 10, "classifier.batch_size": 16, "classifier.evaluations": 1}
+    experiment = load_experiment(DIGITS, quick)
+    real, synthetic = splits.train.take(np.arange(60)), splits.generator.take(np.arange(400))
+    held = ExperimentData.of(experiment, real, synthetic, splits.validation)
+    read = ExperimentData.of(
+        experiment, on_disk(real, tmp_path / "real"), on_disk(synthetic, tmp_path / "synthetic"), splits.validation
+    )
+    for ratio in (1.0, 2.0):
+        setting = default_setting(experiment, 10, ratio)
+        expected = fit(*held.at(setting), seed=0)
+        with monkeypatch.context() as little:
+            little.setattr(images, "SHARE", 0.0)
+            data, validation, settings = read.at(setting)
+            assert isinstance(data.real, PackedImages)
+            assert isinstance(data.synthetic, PackedImages)
+            found = fit(data, validation, settings, seed=0)
+        assert np.array_equal(data.synthetic_regions, expected.data.synthetic_regions)
+        for name, tensor in expected.model.state_dict().items():
+            assert torch.equal(tensor, found.model.state_dict()[name]), name
+    assert len(list((tmp_path / "cache" / "ray_synth" / "packs").glob("*.arrow"))) == 2
