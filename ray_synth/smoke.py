@@ -71,6 +71,8 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
         "evaluate": {
             "repeats": 1,
             "features": _features(e.evaluate.features, models),
+            "baselines": e.evaluate.baselines,
+            "ood": {"corruptions": e.evaluate.ood.corruptions},  # other sets have other classes than the digits
             "copies": e.evaluate.copies.model_dump() | {"features": _features(e.evaluate.copies.features, models)},
             "lira": _lira(e.evaluate.lira),
         },

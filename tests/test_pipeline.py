@@ -73,7 +73,12 @@ def test_the_run_folder_holds_what_is_promised(undisturbed: Path) -> None:
     for name in ("experiment.yaml", "estimate.json", "metrics.json", "summary.json", "report.html", "log.txt"):
         assert (undisturbed / name).stat().st_size > 0
     summary = json.loads((undisturbed / "summary.json").read_text())
-    assert set(summary["accuracy"]) == {"real_only", "at_predicted", "best"}
+    compared = {"real_only", "at_predicted", "best"}
+    assert set(summary["accuracy"]) == compared | {"real_only_tuned", "real_only_augmented"}
+    # Nothing of the default space acts on real images alone: what is tuned is what it was, and is not trained again.
+    assert summary["accuracy"]["real_only_tuned"] == summary["accuracy"]["real_only"]
+    weights = {path.name.rsplit("-", 1)[0] for path in (undisturbed / "model" / "runs").glob("*.safetensors")}
+    assert weights == compared | {"real_only_augmented"}
     assert summary["num_generated"] == 80
     assert summary["num_trials"] == 5
     assert set(summary["seconds"]) == {stage.name for stage in stages_asked(load_experiment(DIGITS))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from ray_synth.config import SEARCHED, Classifier, Experiment, changed, digest
 
 RATIO, GENERATOR, ALLOCATION = "synthetic_ratio", "generator", "allocation"
 NOBODY = ""  # whose images a setting takes that takes none, where there are several generators
+OF_BOTH_SIDES = ("lambda_1", "lambda_2")  # of the classifier: terms that need two sides
 TRAINING = 2  # part of digests: raise it where the same setting trains another network than before
 
 
@@ -65,9 +66,18 @@ class Setting:
         allocation = self.allocation or experiment.data.allocation
         return synthetic_counts(real_counts, self.synthetic_ratio, allocation, given)
 
+    def without_synthetic(self, other: Setting) -> Setting:
+        """This setting, of real images alone, with what another one has that acts on these."""
+        return replace(self, classifier={**self.classifier, **acts_alone(other.classifier)})
+
     def applied_to(self, classifier: Classifier) -> Classifier:
         """The classifier section with this setting's values."""
         return changed(classifier, self.classifier)
+
+
+def acts_alone(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of searched settings, by name, those that matter where there are no synthetic images."""
+    return {name: value for name, value in values.items() if name not in (*SEARCHED, *OF_BOTH_SIDES)}
 
 
 def default_setting(

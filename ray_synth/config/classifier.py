@@ -74,6 +74,9 @@ class Augment(Section):
     grayscale: float = Field(0.0, ge=0, le=1)
     blur: float = Field(0.0, ge=0, le=1, description="Gaussian, sigma .1 to 2 at 224 pixels a side")
     solarize: float = Field(0.0, ge=0, le=1, description="pixels above the middle inverted")
+    trivial: float = Field(
+        0.0, ge=0, le=1, description="TrivialAugment: one of 14 changes of shape or colour, as strong as it falls"
+    )
 
     @model_validator(mode="after")
     def _crop(self) -> Augment:

@@ -12,6 +12,7 @@ from ray_synth.config.classifier import Classifier, PartitionSettings
 from ray_synth.config.data import Data
 from ray_synth.config.distill import Distill
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
+from ray_synth.config.ood import Ood
 from ray_synth.config.section import Section, Settings
 from ray_synth.config.sweep import Dimension, Metric, Sweep, check_space
 from ray_synth.config.words import (
@@ -108,6 +109,13 @@ class Evaluate(Section):
         description=f"what the judge of labels, and distances, look through: {FEATURES_SAID}; pixels: for photographs "
         "the packaged network, where it is installed",
     )
+    baselines: tuple[Literal["tuned", "augmented"], ...] = Field(
+        ("tuned", "augmented"),
+        strict=False,
+        description="also trained without synthetic images, as often: with what the sweep found, and with "
+        "TrivialAugment beside that; [] for neither",
+    )
+    ood: Ood = Ood()
     copies: Copies = Copies()
     lira: Lira | None = Field(
         None, description="what a classifier leaks about its training images; {} for the defaults; default: not asked"

@@ -97,15 +97,15 @@ def rows_without_leaks(sets: Mapping[str, Fingerprints], on_leak: str) -> tuple[
         return rows, []
     if on_leak == "refuse":
         raise InputError(
-            f"{_leak(pairs, sets)}; remove one of each, or type --set data.on_leak=drop to take the copies from the "
-            "training side"
+            f"{leak_said(pairs, sets)}; remove one of each, or type --set data.on_leak=drop to take the copies from "
+            "the training side"
         )
     lost: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:  # the row of the earlier set comes first in a pair
         lost[pair.first].add(pair.first_row)
     taken = ", ".join(f"{len(lost[name])} from {name}" for name in sets if lost[name])
     kept = {name: np.setdiff1d(rows[name], sorted(lost[name])) for name in sets}
-    return kept, [f"taken away: {taken}; {_leak(pairs, sets)}"]
+    return kept, [f"taken away: {taken}; {leak_said(pairs, sets)}"]
 
 
 def copies_among(
@@ -160,7 +160,7 @@ def refuse_judged(synthetic: Fingerprints, judged: Mapping[str, Fingerprints]) -
     between = [("synthetic", name) for name in judged]
     pairs = [pair for pair in identical_pairs(sets) if pair.first == "synthetic"]
     if pairs:
-        raise InputError(f"{_leak(pairs, sets)}; remove these synthetic images from generator.path")
+        raise InputError(f"{leak_said(pairs, sets)}; remove these synthetic images from generator.path")
     return near_notes(sets, between)
 
 
@@ -293,7 +293,8 @@ def _nearest(
     return nearest, rows
 
 
-def _leak(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints]) -> str:
+def leak_said(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints]) -> str:
+    """How many images stand in two sets, and the first of them by name."""
     pixels = {sets[pair.first].digests[pair.first_row] for pair in pairs}
     return (
         f"{len(pixels)} image(s) stand in two sets that must be disjoint, in {len(pairs)} pair(s) with identical "

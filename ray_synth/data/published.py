@@ -47,7 +47,13 @@ def published_splits(data: Data) -> Splits:
     if not len(images["generator"]):
         images["generator"] = images["train"]
     note = f"the data are not here: sizes are those published ({known.origin}), classes equally large"
-    return Splits(**images, notes=(note,))
+    return Splits(
+        generator=images["generator"],
+        train=images["train"],
+        validation=images["validation"],
+        test=images["test"],
+        notes=(note,),
+    )
 
 
 def _without_pixels(count: int, classes: int, side: int) -> ImageSet:

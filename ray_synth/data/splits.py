@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,13 +23,19 @@ OFFICIAL = {"validation": "val", "test": "test"}  # sets that a source may bring
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splits:
-    """The four sets. `generator` is the train set itself when data.generator_split is `shared`."""
+    """The four sets. `generator` is the train set itself when data.generator_split is `shared`.
+
+    class_keys: the classes as the source itself calls them, such as synsets; fingerprints: of the sets, by name, where
+    their images are here.
+    """
 
     generator: ImageSource
     train: ImageSource
     validation: ImageSource
     test: ImageSource
     notes: tuple[str, ...] = ()
+    class_keys: tuple[str, ...] | None = None
+    fingerprints: Mapping[str, Fingerprints] = field(default_factory=dict)
 
     def named(self) -> dict[str, ImageSource]:
         return {name: getattr(self, name) for name in ("generator", "train", "validation", "test")}
@@ -55,7 +61,8 @@ def read_splits(data: Data, seed: int) -> Splits:
     if leaks:
         sets = {name: sets[name].take(kept[name]) for name in sets}
         fingerprints = {name: fingerprints[name].take(kept[name]) for name in sets}
-    return _splits(sets, fingerprints, _official(listing.parts), [*notes, *leaks])
+    found = _splits(sets, fingerprints, _official(listing.parts), [*notes, *leaks])
+    return replace(found, class_keys=listing.class_keys)
 
 
 def split(images: ImageSource, data: Data, seed: int) -> Splits:
@@ -90,7 +97,15 @@ def _splits(
         raise InputError(f"no image is left for the {empty[0]} set; add images or remove the copies of those it had")
     if official:
         notes = [*notes, f"official set(s): {' and '.join(official)}; the others are drawn from the official train set"]
-    return Splits(**{"generator": train, **sets}, notes=(*notes, *near_notes(fingerprints)))
+    found = {"generator": train, **sets}
+    return Splits(
+        generator=found["generator"],
+        train=train,
+        validation=found["validation"],
+        test=found["test"],
+        notes=(*notes, *near_notes(fingerprints)),
+        fingerprints=fingerprints,
+    )
 
 
 def _chosen(

@@ -11,11 +11,14 @@ from ray_synth.evaluators.context import EvaluationContext
 from ray_synth.evaluators.copies import copies
 from ray_synth.evaluators.fidelity import label_fidelity, spectral_distance
 from ray_synth.evaluators.lira import membership
+from ray_synth.evaluators.ood import corruption, shifted
 from ray_synth.evaluators.seen import feature_distance
 
 Evaluator = Callable[[EvaluationContext], Iterator[tuple[str, float]]]
 EVALUATORS: dict[str, Evaluator] = {
     "final_accuracy": final_accuracy,
+    "ood": shifted,
+    "corruption": corruption,
     "label_fidelity": label_fidelity,
     "spectral_distance": spectral_distance,
     "feature_distance": feature_distance,

@@ -9,10 +9,13 @@ from markupsafe import Markup
 
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.accuracy import accuracy
+from ray_synth.report.sections.calibration import calibration
+from ray_synth.report.sections.classes import classes
 from ray_synth.report.sections.copies import copies
 from ray_synth.report.sections.distances import distances
 from ray_synth.report.sections.failures import failures
 from ray_synth.report.sections.finetuning import finetuning
+from ray_synth.report.sections.gains import gains
 from ray_synth.report.sections.images import images
 from ray_synth.report.sections.membership import membership
 from ray_synth.report.sections.methods import methods
@@ -21,6 +24,7 @@ from ray_synth.report.sections.proxies import proxies
 from ray_synth.report.sections.search import search
 from ray_synth.report.sections.seconds import seconds
 from ray_synth.report.sections.settings import settings
+from ray_synth.report.sections.shifts import shifts
 from ray_synth.report.sections.shown import Shown
 from ray_synth.report.sections.training import training
 from ray_synth.report.sections.trials import trials
@@ -31,6 +35,10 @@ SECTIONS: dict[str, Section] = {
     "prediction": prediction,
     "failures": failures,
     "accuracy": accuracy,
+    "gains": gains,
+    "classes": classes,
+    "calibration": calibration,
+    "shifts": shifts,
     "training": training,
     "finetuning": finetuning,
     "images": images,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.config import digest
+from ray_synth.config import Ood, digest
 from ray_synth.errors import PartlyDone
 from ray_synth.hardware.measure import Measure
 from ray_synth.stages.finetune import Finetune
@@ -16,16 +17,19 @@ from ray_synth.stages.generate import Generate
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import SUMMARY
-from ray_synth.stages.train import COMPARED, Train
+from ray_synth.stages.train import AUGMENTED, COMPARED, TUNED, Train
 from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:
+    from ray_synth.data.ood import FurtherSet
+    from ray_synth.data.source import ImageSource
     from ray_synth.evaluators.context import EvaluationContext
     from ray_synth.evaluators.shadows import Recipe
     from ray_synth.hardware.gpus import Gpu
     from ray_synth.stages.bench import Bench
 
 METRICS, DETAILS = "metrics.json", "evaluation.json"
+CORRUPTION_SECONDS = 0.005  # of an image of 224 pixels a side
 SPECTRUM_PIXELS = 224 * 224 * 3  # of the image whose spectrum gpus.yaml has
 
 
@@ -40,14 +44,24 @@ class Evaluate(Stage):
     concludes = True
 
     def __init__(self, inputs: Inputs, others: Mapping[type[Stage], Stage]):
-        """Raises InputError for shadow models that cannot be trained."""
+        """Raises InputError for shadow models that cannot be trained, and further test sets that cannot be read or do
+        not match."""
         super().__init__(inputs, others)
+        self.further: tuple[FurtherSet, ...] = ()
+        if not inputs.described:
+            from ray_synth.data.ood import further_sets
+
+            self.further = further_sets(self.experiment.evaluate.ood, self.experiment.data, inputs.splits)
         lira = self.experiment.evaluate.lira
         if lira is not None and not inputs.described:
             from ray_synth.evaluators.shadows import check_pool
 
             generator = self.of(Finetune).generator if lira.synthetic else None
             check_pool(inputs.splits.train.counts, generator)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return [f"{each.name}: {note}" for each in self.further for note in each.notes]
 
     @property
     def digest(self) -> str:
@@ -70,7 +84,12 @@ class Evaluate(Stage):
                 for word in (word_at_hand(settings.features, self.inputs.shape), settings.copies.word)
             ),
             *([self.experiment.evaluate.lira] if self.experiment.evaluate.lira else []),
+            *([settings.ood, self._further_digests] if settings.ood != Ood() else []),
         )
+
+    @functools.cached_property
+    def _further_digests(self) -> list[str]:
+        return [each.digest for each in self.further]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -82,7 +101,11 @@ class Evaluate(Stage):
 
         looked_at = min(self._synthetic, MOST_LOOKED_AT)
         reading = f"reading the {len(self.inputs.splits.test):,} test images, once, and {looked_at:,} synthetic ones"
-        lira = self.experiment.evaluate.lira
+        ood, lira = self.experiment.evaluate.ood, self.experiment.evaluate.lira
+        if self.further:
+            reading += f", {self._further_images:,} of {', '.join(each.name for each in self.further)}"
+        if ood.corrupted:
+            reading += f", {self._corrupted:,} corrupted ones in {len(ood.corrupted)} ways and 5 strengths"
         if lira is None:
             return reading
         half = len(self.inputs.splits.train) // 2
@@ -100,7 +123,26 @@ class Evaluate(Stage):
         images = self.of(Generate)
         return images.number_for(self.of(Train).top_ratio) // max(1, len(images.generators))
 
+    @property
+    def _further_images(self) -> int:
+        """Of the further sets; of ImageNet's that are not here, as many as their authors say."""
+        from ray_synth.data.ood import PUBLISHED_SIZES
+
+        unseen = self.inputs.described and self.experiment.evaluate.ood.imagenet is not None
+        return sum(PUBLISHED_SIZES.values()) if unseen else sum(len(each.images) for each in self.further)
+
+    @property
+    def _corrupted(self) -> int:
+        return min(self.experiment.evaluate.ood.images, len(self.inputs.splits.test))
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        sets = self.experiment.evaluate.ood.sets if self.inputs.described else ()
+        return [f"how many images {', '.join(sets)} hold is not known here: they are not counted"] if sets else []
+
     def tasks(self) -> Sequence[Tasks]:
+        from ray_synth.data.corruptions import STRENGTHS
+        from ray_synth.evaluators.answers import AT_ONCE
         from ray_synth.evaluators.context import MOST_LOOKED_AT
         from ray_synth.evaluators.table import EVALUATORS, TAKES
 
@@ -109,6 +151,10 @@ class Evaluate(Stage):
         train = self.of(Train)
         tests, synthetic = train.total * len(self.inputs.splits.test), min(self._synthetic, MOST_LOOKED_AT)
         takes = {name: TAKES[name](tests, synthetic) if name in TAKES else {} for name in EVALUATORS}
+        made = len(self.experiment.evaluate.ood.corrupted) * len(STRENGTHS) * self._corrupted
+        passes = -(-train.total // AT_ONCE)
+        takes["ood"] = {"test_image": train.total * self._further_images} if self._further_images else {}
+        takes["corruption"] = {"test_image": train.total * made, "corrupted_image": passes * made} if made else {}
         takes["membership"] = self._shadows_take()
         evaluators = [Task(name=name, takes=each) for name, each in takes.items()]
         return (self.of(Generate).reading(train.top_ratio), Tasks(tasks=evaluators))
@@ -158,6 +204,10 @@ class Evaluate(Stage):
             features=self.inputs.on_workers.evaluate.features,
             copies=self.inputs.on_workers.evaluate.copies,
             shadows=self._recipe(),
+            same=train.same,
+            further=self.further,
+            corruptions=self.experiment.evaluate.ood.corrupted,
+            corrupted_images=self.experiment.evaluate.ood.images,
         )
 
     def _recipe(self) -> Recipe | None:
@@ -184,8 +234,8 @@ class Evaluate(Stage):
     def summary(self) -> Mapping[str, Any]:
         from ray_synth.evaluators.table import failed_in
 
-        metrics = self.metrics()
-        measured, failed = [name for name in COMPARED if f"accuracy/{name}" in metrics], failed_in(metrics)
+        metrics, failed = self.metrics(), failed_in(self.metrics())
+        measured = [name for name in (*COMPARED, TUNED, AUGMENTED) if f"accuracy/{name}" in metrics]
         return {
             "accuracy": {name: metrics[f"accuracy/{name}"] for name in measured},
             "accuracy_std": {name: metrics[f"accuracy/{name}/std"] for name in measured},
@@ -209,6 +259,11 @@ class Evaluate(Stage):
             "evaluate": gpu.overheads["report"].times(2, note="the judge, a small network"),
             "test_image": looked_at,
             "judged_image": gpu.overheads["judged_image"].times(float(np.prod(shape)) / SPECTRUM_PIXELS),
+            "corrupted_image": Measure(
+                value=CORRUPTION_SECONDS * float(np.prod(shape)) / SPECTRUM_PIXELS + 3e-4,
+                sigma=0.3,
+                origin="measured on one CPU core at 224 pixels a side",
+            ),
         }
 
     def calibrate(self, bench: Bench) -> None:
@@ -240,3 +295,15 @@ class Evaluate(Stage):
         begin = time.monotonic()
         logits_of(model, judged)
         bench.note("test_image", (time.monotonic() - begin) / len(judged), 0.2)
+        self._calibrate_corruptions(bench, judged)
+
+    def _calibrate_corruptions(self, bench: Bench, images: ImageSource) -> None:
+        from ray_synth.data.corruptions import corrupted
+
+        names = self.experiment.evaluate.ood.corrupted
+        few = images.take(slice(64))
+        begin = time.monotonic()
+        for name in names:
+            corrupted(few, name, 3, seed=0).images()
+        if names:
+            bench.note("corrupted_image", (time.monotonic() - begin) / len(names) / len(few), 0.2)

@@ -329,6 +329,14 @@ class Sweep(Stage):
     def best(self) -> Setting:
         return self.result().best.setting
 
+    @property
+    def best_alone(self) -> Setting:
+        """The best setting that was tried without synthetic images."""
+        from ray_synth.sweep.ledger import best_trial
+
+        alone = [t for t in self.trials if t.status == "complete" and t.setting.synthetic_ratio == 0]
+        return best_trial(alone, self.settings.metric).setting if alone else self.best
+
     def result(self) -> SweepResult:
         from ray_synth.sweep.ledger import SweepResult
 

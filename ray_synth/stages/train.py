@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
 
 SETTINGS, REGIONS = "model/settings.json", "model/regions.json"
 COMPARED = ("real_only", "at_predicted", "best")
+TUNED, AUGMENTED = "real_only_tuned", "real_only_augmented"
+WITH_TRIVIAL = {"augment.trivial": 1.0}
 
 
 class Train(Stage):
-    """Real images alone, the predicted ratio, and the best setting of the sweep, each with several seeds."""
+    """Real images alone, the predicted ratio, and the best setting of the sweep, each with several seeds; and real
+    images alone once more, as the sweep would have them and with classical augmentation."""
 
     name = "train"
     purpose = "Train the final classifiers: real only, at the predicted ratio, at the swept best"
@@ -54,15 +58,54 @@ class Train(Stage):
         else:
             tried = sweep.expected_settings(sweep.ledger).values()
             best = at(max((setting.synthetic_ratio for setting in tried), default=0.0))
-        return dict(zip(COMPARED, (at(0.0), at(estimate.ratio), best), strict=True))
+        return dict(zip(COMPARED, (at(0.0), at(estimate.ratio), best), strict=True)) | self._baselines(at(0.0), best)
+
+    def _baselines(self, alone: Setting, best: Setting) -> dict[str, Setting]:
+        """Ratio 0 with what the sweep found, and with TrivialAugment beside that.
+
+        The first is the best of the sweep's trials without synthetic images, where that is another setting than the
+        default one; else what the best setting has in common with it. What acts on synthetic images alone (the ratio,
+        lambda 1 and 2, regions, whose images) is left as it was, so that equal trainings are equal settings.
+        """
+        asked, sweep = self.experiment.evaluate.baselines, self.of(Sweep)
+        tuned = alone
+        if sweep.complete:
+            tuned = next((s for s in map(alone.without_synthetic, (sweep.best_alone, best)) if s != alone), alone)
+        augmented = replace(tuned, classifier={**tuned.classifier, **WITH_TRIVIAL})
+        found = {"tuned": (TUNED, tuned), "augmented": (AUGMENTED, augmented)}
+        return dict(found[name] for name in found if name in asked)
+
+    @property
+    def same(self) -> dict[str, str]:
+        """Names of baselines whose setting is that of another: they are not trained twice. Before the sweep is through,
+        what it may find is taken for another setting."""
+        from ray_synth.classifier.setting import acts_alone
+
+        searched, settings = acts_alone(self.experiment.sweep.searched), self.settings()
+        first: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for name, setting in settings.items():
+            if name == TUNED and searched and not self.of(Sweep).complete:
+                continue
+            other = first.setdefault(setting.digest, name)
+            if other != name and name not in COMPARED:
+                found[name] = other
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is trained."""
+        return tuple(name for name in self.settings() if name not in self.same)
 
     def trainings(self) -> Iterator[Training]:
         from ray_synth.classifier.final import Training
 
-        for name, setting in self.settings().items():
+        settings = self.settings()
+        for name in self.names:
             for repeat in range(self.experiment.evaluate.repeats):
                 seed = derive_seed("final", self.experiment.seed, repeat)
-                yield Training(name=f"{name}-{repeat}", setting=setting, seed=seed, diagnosed=repeat == 0)
+                looked_at = repeat == 0 and name in COMPARED
+                yield Training(name=f"{name}-{repeat}", setting=settings[name], seed=seed, diagnosed=looked_at)
 
     @property
     def digest(self) -> str:
@@ -99,7 +142,7 @@ class Train(Stage):
     def overview(self) -> str:
         c = self.experiment.classifier
         budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
-        trainings = len(COMPARED) * self.experiment.evaluate.repeats
+        trainings = self.total
         return f"final       {trainings} trainings of {budget}, then the test set is read once"
 
     # What is left.
@@ -113,13 +156,15 @@ class Train(Stage):
     @property
     def plan(self) -> str:
         left, workers = self.total - self.done, self.experiment.classifier.num_workers
-        return f"{left} final trainings: real only, at the predicted ratio, at the swept best" + (
+        words = {TUNED: "real only as the sweep would have it", AUGMENTED: "real only with classical augmentation"}
+        also = "".join(f", {words[name]}" for name in self.names if name in words)
+        return f"{left} final trainings: real only, at the predicted ratio, at the swept best{also}" + (
             f", on {workers} workers" if workers > 1 else ""
         )
 
     @property
     def total(self) -> int:
-        return len(COMPARED) * self.experiment.evaluate.repeats
+        return len(self.names) * self.experiment.evaluate.repeats
 
     @property
     def top_ratio(self) -> float:

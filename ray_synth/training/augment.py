@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ray_synth.data.decoding import LUMA
+from ray_synth.training.trivial import trivial_augment
 
 BRIGHTNESS = CONTRAST = SATURATION = 0.4
 HUE = 0.1
@@ -24,7 +25,7 @@ CACHED = 2**17  # pixel values that a CPU changes at once
 # One column of uniform numbers per decision, so that one setting does not move another's draws.
 DRAWS = (
     *("flip", "area", "aspect", "top", "left", "jitter", "brightness", "contrast", "saturation", "hue"),
-    *("grayscale", "blur", "sigma", "solarize"),
+    *("grayscale", "blur", "sigma", "solarize", "trivial", "change", "strength", "sign"),
 )
 Draws = dict[str, np.ndarray]
 
@@ -39,6 +40,7 @@ class Augmentation:
     grayscale: float = 0.0
     blur: float = 0.0
     solarize: float = 0.0
+    trivial: float = 0.0
 
 
 def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
@@ -62,8 +64,8 @@ def _splitmix(z: np.ndarray) -> np.ndarray:
 def augment(images: torch.Tensor, settings: Augmentation, seeds: np.ndarray) -> torch.Tensor:
     """float [B,C,H,W] in [-1, 1] -> the same, changed; the input is left as it was. seeds: int64 [B].
 
-    In this order: crop, flip, colour jitter, greyscale, blur, solarize. What is about colour leaves out images that do
-    not have three channels.
+    In this order: crop, flip, colour jitter, greyscale, blur, solarize, one change of TrivialAugment. What is about
+    colour leaves out images that do not have three channels.
     """
     if len(images) == 0 or settings == Augmentation():
         return images
@@ -87,6 +89,7 @@ def _changed(images: torch.Tensor, settings: Augmentation, draws: Draws) -> torc
         ("grayscale", settings.grayscale if images.shape[1] == 3 else 0.0, lambda x, rows: _luma(x).expand_as(x)),
         ("blur", settings.blur, lambda x, rows: gaussian_blur(x, blur_sigmas(draws, rows, min(height, width)))),
         ("solarize", settings.solarize, lambda x, rows: torch.where(x >= 0, -x, x)),
+        ("trivial", settings.trivial, lambda x, rows: _one_change(x, draws, rows)),
     ):
         rows = np.flatnonzero(draws[name] < probability)
         if len(rows) == len(images):
@@ -95,6 +98,10 @@ def _changed(images: torch.Tensor, settings: Augmentation, draws: Draws) -> torc
             index = torch.from_numpy(rows).to(images.device)
             images = images.index_put((index,), change(images[index], rows))
     return images
+
+
+def _one_change(images: torch.Tensor, draws: Draws, rows: np.ndarray) -> torch.Tensor:
+    return trivial_augment(images, draws["change"][rows], draws["strength"][rows], draws["sign"][rows])
 
 
 def crop_boxes(draws: Draws, area: tuple[float, float], height: int, width: int) -> np.ndarray:

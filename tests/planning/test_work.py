@@ -70,7 +70,7 @@ def test_the_demo_is_counted_as_it_runs(tmp_path: Path) -> None:
     assert run.of(Generate).generator.denoising_steps == 20
     assert len(tasks(work, "sweep")) == 24
     assert total(work, "update") + total(work, "update_one_side") == 24 * 400
-    assert len(tasks(work, "train")) == 9
+    assert len(tasks(work, "train")) == 12
     assert run.of(Generate).pilot.sum() == 800
     assert work.complete == ()
     assert not (tmp_path / "out").exists()
@@ -264,7 +264,7 @@ def test_what_comes_after_a_stage_that_is_redone_is_redone(
     assert work.complete == NAMES[:complete]
     assert bool(tasks(work, "estimate")) == (complete < 3)
     assert bool(tasks(work, "sweep")) == (complete < 4)
-    assert len(tasks(work, "train")) == (0 if complete == 7 else 3 * int(changes.get("evaluate.repeats", 3)))  # type: ignore[call-overload]
+    assert len(tasks(work, "train")) == (0 if complete == 7 else 4 * int(changes.get("evaluate.repeats", 3)))  # type: ignore[call-overload]
     assert bool(tasks(work, "evaluate")) == bool(tasks(work, "report")) == (complete < 7)
     known = not any("not known yet" in note for note in work.notes)
     assert known == (complete >= 3)
