@@ -248,6 +248,61 @@ def generate(
     _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Generate.name, export=export)
 
 
+Reported = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="EXPERIMENT.yaml|RUNFOLDER",
+        help="the experiment file or its run folder; or several finished run folders, to be compared",
+    ),
+]
+
+
+@app.command(short_help="Write report.html; or compare several runs on one page")
+def report(
+    experiments: Reported,
+    set_: Set = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="DIR|FILE.html",
+            help="of one: its run folder; of several: where the page goes, default comparison.html beside the first",
+        ),
+    ] = None,
+    seed: Seed = None,
+    smoke: Smoke = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Example: ray-synth report sweeps/digits.yaml --out runs/digits
+
+    \b
+    Several finished runs side by side, on one page:
+    ray-synth report runs/digits runs/digits-seed1 --out comparison.html
+
+    Write report.html, after the stages that it needs; or compare the runs of several folders, which are only read.
+    Accuracies on different test sets are shown apart.
+    """
+    from ray_synth.stages import Report
+
+    if len(experiments) == 1:
+        _perform(_Words(experiments[0], set_, out, seed, smoke, allow_pickle), until=Report.name)
+        return
+    from ray_synth.progress import Reporter
+
+    reporter = Reporter()
+    with _exit_codes(reporter):
+        from ray_synth.errors import InputError
+
+        if set_ or smoke or allow_pickle or seed is not None:
+            raise InputError(
+                "--set, --seed, --smoke and --allow-pickle belong to one run; several are compared as they are: type "
+                f"ray-synth report {' '.join(experiments)}"
+            )
+        from ray_synth.report.compare import compare
+
+        reporter.say(f"comparison: {compare(experiments, out)}")
+
+
 MaybeExperimentFile = Annotated[str | None, typer.Argument(metavar="[EXPERIMENT.yaml]", help="the experiment file")]
 Real = Annotated[
     Path | None, typer.Option("--real", metavar="DIR", help="real images, DIR/class_name/*.png|jpg|jpeg|webp")

@@ -48,6 +48,8 @@ def print_summary(summary: Summary) -> None:
         table.add_row("swept best generator", summary.more.get("best_generator") or "none: real images alone")
     for label, name in (
         ("real data only", "real_only"),
+        ("real data only, tuned", "real_only_tuned"),
+        ("real data only, TrivialAugment", "real_only_augmented"),
         ("at the predicted ratio", "at_predicted"),
         ("at the best", "best"),
     ):

@@ -25,6 +25,7 @@ class OodSet(Section):
     path: HomePath | None = Field(None, description="the file or folder that holds the images")
     columns: Columns = Columns()
     class_list: HomePath | None = Field(None, description="for ImageNet: a file with the synsets to keep, one a line")
+    attribute: str | None = Field(None, min_length=1, description="for CelebA, as data.attribute")
     part: Literal["test", "val", "train", "all"] | None = Field(
         None, description="of a source with an official split; default: its test images, where it has any, else all"
     )
@@ -44,7 +45,9 @@ class OodSet(Section):
     @property
     def data(self) -> Data:
         """The section that reads it."""
-        return Data(kind=self.kind, path=self.path, columns=self.columns, class_list=self.class_list)
+        return Data(
+            kind=self.kind, path=self.path, columns=self.columns, class_list=self.class_list, attribute=self.attribute
+        )
 
 
 class Ood(Section):

@@ -17,10 +17,11 @@ from ray_synth.seeding import derive_seed
 MOST_IN_MATRIX = 50  # classes, up to which evaluation.json has whole confusion matrices
 MOST_CONFUSED = 3  # classes that a class is mostly taken for
 MORE_THAN_FIVE = 5  # classes, above which the five largest logits mean something
-REAL_ONLY, BEST = "real_only", "best"
+REAL_ONLY, PREDICTED, BEST = "real_only", "at_predicted", "best"
 TUNED, AUGMENTED = "real_only_tuned", "real_only_augmented"
 # Gain -> with and without what gave it.
 GAINS = {
+    "predicted": (PREDICTED, REAL_ONLY),
     "total": (BEST, REAL_ONLY),
     "tuning": (TUNED, REAL_ONLY),
     "synthetic": (BEST, TUNED),
@@ -31,8 +32,8 @@ GAINS = {
 def final_accuracy(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """Of each setting: `accuracy/NAME`, `/std` over repeats (ddof=1; 0 for one), `/low` and `/high` of a 95 % interval
     over images and repeats; `accuracy_top5/NAME`, where there are more than five classes; `balanced_accuracy/NAME`;
-    `calibration_error/NAME` (15 bins). `gain/total`, `/tuning`, `/synthetic` and `/augmentation`, each with `/low` and
-    `/high`, paired by images and repeats.
+    `calibration_error/NAME` (15 bins). `gain/predicted`, `/total`, `/tuning`, `/synthetic` and `/augmentation`, each
+    with `/low` and `/high`, paired by images and repeats.
     """
     said = with_same(context.answers.get(ALL, {}), context.same)
     right = {name: each.predicted == context.test.labels for name, each in said.items()}

@@ -14,6 +14,7 @@ from ray_synth.features.encoders import encoder_of
 from ray_synth.features.families import MAX_SIDE, pooled
 from ray_synth.metrics.fidelity import frechet_distance, gaussian_wasserstein2, precision_recall, shrunk_stats
 from ray_synth.metrics.kernels import kernel_distance
+from ray_synth.metrics.projection import principal_plane
 from ray_synth.metrics.transport import transport
 from ray_synth.nodes import on_gpu_node
 
@@ -21,6 +22,7 @@ MOST_COMPARED = 5000  # images a side: distances are between all pairs
 MOST_MOVED = 1000  # images a side of W2, which solves a transport problem
 NEIGHBOURS = 3  # of precision and recall
 MOST_SHRUNK = 20  # classes whose covariances are shrunk, each in a second or two; of more the figure is left out
+MOST_SHOWN = 400  # images a side of the plane that the report draws
 FEWEST = 10  # images of a class a side; of fewer nothing is said
 
 
@@ -70,7 +72,10 @@ def feature_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
         if min(map(len, of_class)) >= FEWEST:
             yield from _distances(f"feature_distance/class/{name}", of_class[0], of_class[1], notes, shrunk=shrunk)
     counts = {"real_images": len(real), "synthetic_images": len(synthetic), "features": real.shape[1]}
-    context.details["feature_distance"] = {**seen_by, **counts, "notes": _in_short(notes)}
+    details = {**seen_by, **counts, "notes": _in_short(notes)}
+    if real.shape[1] > 1:
+        details["embedding"] = _embedding((real, synthetic), sets)
+    context.details["feature_distance"] = details
 
 
 def _distances(
@@ -93,6 +98,18 @@ def _distances(
     yield f"{prefix}/recall", covered.recall
     rows = [np.linspace(0, len(each) - 1, min(len(each), MOST_MOVED)).astype(int) for each in (real, synthetic)]
     yield f"{prefix}/wasserstein", transport(real[rows[0]], synthetic[rows[1]]).value
+
+
+def _embedding(features: Sequence[np.ndarray], sets: Sequence[ImageSource]) -> dict[str, Any]:
+    """Both sets on the plane of `principal_plane`: x, y and label of up to 400 images a side, evenly from all."""
+    plane = principal_plane(*features)
+    found: dict[str, Any] = {"shares": list(plane.shares)}
+    for name, points, images in zip(("real", "synthetic"), (plane.real, plane.synthetic), sets, strict=True):
+        rows = np.linspace(0, len(points) - 1, min(len(points), MOST_SHOWN)).astype(int)
+        scale = max(float(np.abs(points).max()), 1e-12)
+        digits = 3 - int(np.floor(np.log10(scale)))  # a page is drawn to a thousandth
+        found[name] = [[*np.round(points[row], digits).tolist(), int(images.labels[row])] for row in rows]
+    return found
 
 
 def _in_short(notes: list[str]) -> list[str]:

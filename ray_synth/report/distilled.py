@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ray_synth.report.html import write_page
-from ray_synth.report.sections.distillation import Distilled, distillation, seconds, settings
+from ray_synth.report.page import page
+from ray_synth.report.sections.distillation import Distilled, accuracies, distillation, seconds, settings
 from ray_synth.report.sections.shown import Shown
 from ray_synth.runs import RunFolder
 
 SECTIONS: dict[str, Callable[[Distilled], Shown]] = {
+    "accuracies": accuracies,
     "distillation": distillation,
     "seconds": seconds,
     "settings": settings,
@@ -18,5 +19,6 @@ SECTIONS: dict[str, Callable[[Distilled], Shown]] = {
 
 def write_distilled(folder: RunFolder, results: Distilled) -> None:
     """Write report.html. Text from outside (class names, settings) is escaped."""
-    shown = [section(results) for section in SECTIONS.values()]
-    write_page(folder, shown, name=results.name, question="which few images stand for all?")
+    question = f"{results.name}: which few images stand for all?"
+    shown = [(name, section(results)) for name, section in SECTIONS.items()]
+    folder.write("report.html", page(question, question, shown).encode())

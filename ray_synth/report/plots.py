@@ -1,8 +1,7 @@
-"""Results in, matplotlib figures out; `as_svg` and `as_image` give what a page can hold, `write_picture` a file."""
+"""Results in, matplotlib figures out; `as_svg` gives what a page can hold, `write_picture` a file."""
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import textwrap
@@ -25,8 +24,6 @@ from matplotlib.ticker import LogFormatter
 
 from ray_synth.bound.result import ClassEstimate, RatioEstimate, Spectra
 from ray_synth.bound.theorem import risk_bound
-from ray_synth.data.images import first_per_class
-from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.report.fonts import families_for, missing_in, spell
 from ray_synth.report.methods import NAMES, class_said, classes_differ, in_order
@@ -346,41 +343,6 @@ def _drawing(figure: Figure) -> Iterator[str]:
         yield missing
 
 
-def side_by_side(real: ImageSource, synthetic: ImageSource, each: int = 8, max_classes: int = 20) -> Figure:
-    """A row per class: `each` real images, then `each` synthetic ones, the first of both. Of more classes than there is
-    room for, those with synthetic images come first."""
-    labels = np.sort(np.argsort(synthetic.counts == 0, kind="stable")[:max_classes])
-    classes, class_names = len(labels), [_plain(real.class_names[label], 30) for label in labels]
-    with matplotlib.rc_context(style_for(class_names)):
-        figure = Figure(figsize=(7.6, 0.42 * classes + 0.5), layout="constrained")
-        for column, (title, images) in enumerate((("real", real), ("synthetic", synthetic))):
-            shown, centres = picture_rows(images, labels, each)
-            axes = figure.add_subplot(1, 2, column + 1)
-            axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
-            axes.set_title(title, fontsize=10)
-            axes.set_xticks([])
-            for side in axes.spines.values():
-                side.set_visible(False)
-            axes.set_yticks(centres if column == 0 else [], class_names if column == 0 else [])
-            axes.tick_params(length=0)
-    return figure
-
-
-def picture_rows(images: ImageSource, labels: np.ndarray, each: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `each` images of some classes in one picture, a row per class: uint8 [h,w] or [h,w,C], and the middle
-    of each row."""
-    rows = first_per_class(images.labels, np.full(images.num_classes, each))
-    height, width, channels = images.shape
-    pad = max(1, width // 8)
-    canvas = np.full((len(labels) * (height + pad), each * (width + pad), channels), 255, dtype=np.uint8)
-    for row, label in enumerate(labels):
-        for i, image in enumerate(images.images(rows[images.labels[rows] == label])):
-            y, x = row * (height + pad), i * (width + pad)
-            canvas[y : y + height, x : x + width] = image
-    shown = canvas[..., 0] if channels == 1 else canvas
-    return shown, np.arange(len(labels)) * (height + pad) + height / 2
-
-
 def as_svg(figure: Figure) -> str:
     """The <svg> element, without a date, so that equal figures are equal bytes."""
     buffer = io.StringIO()
@@ -388,13 +350,3 @@ def as_svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", metadata=NO_DATE)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def as_image(figure: Figure, dpi: int = 130) -> str:
-    """A data URL: PNG, or SVG where letters are left to the fonts of whoever looks at it."""
-    buffer = io.BytesIO()
-    with _drawing(figure) as missing:
-        kind = "svg" if missing else "png"
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=NO_DATE if missing else None)
-    name = "svg+xml" if missing else "png"
-    return f"data:image/{name};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from ray_synth.bound.result import Ranked, RatioEstimate
 from ray_synth.data.source import ImageSource
 from ray_synth.partition import RegionReport
+from ray_synth.report.decision import Asked, Cost
 from ray_synth.report.summary import Summary
 from ray_synth.sampling.generation import Generation
 from ray_synth.sweep.ledger import Trial
@@ -24,9 +23,11 @@ class RunResults:
 
     metrics: name -> number, as in metrics.json; details: evaluator -> what it says beside them. settings: the
     experiment's, as YAML has them. histories: setting -> what was measured while its first training ran. regions: of
-    the best setting. search: what the sweep did. adapters: class -> losses while the generator was fine-tuned;
+    the best setting. importances: setting -> share of the spread of the trials that it explains; metric: what the sweep
+    maximised. adapters: class -> losses while the generator was fine-tuned;
     adapter_samples: step -> a PNG of what the first one makes. ranking: of several generators; the estimate is the
-    first one's, the synthetic images those of the best setting's.
+    first one's, the synthetic images those of the best setting's. cost: seconds of images and trainings here. asked:
+    what the commands of another run are made from.
     """
 
     summary: Summary
@@ -39,8 +40,11 @@ class RunResults:
     settings: Mapping[str, Any]
     histories: Mapping[str, History]
     regions: RegionReport
-    search: Figure
+    importances: Mapping[str, float] = field(default_factory=dict)
+    metric: str = "accuracy"
     adapters: Mapping[str, Sequence[Mapping[str, float | None]]] = field(default_factory=dict)
     adapter_samples: Mapping[str, bytes] = field(default_factory=dict)
     ranking: Sequence[Ranked] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    asked: Asked | None = None

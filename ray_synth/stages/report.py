@@ -21,9 +21,11 @@ from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:
     from ray_synth.hardware.gpus import Gpu
+    from ray_synth.report.decision import Asked, Cost
     from ray_synth.stages.bench import Bench
 
 REPORT = "report.html"
+PAGE = 2  # what the page looks like: another number makes the pages of finished runs anew
 
 
 class Report(Stage):
@@ -44,11 +46,12 @@ class Report(Stage):
         said = summary_of(self.others) | {"seconds": {}}
         if Distill in self.others:
             distill = self.of(Distill)
-            return digest("report", said, [distill.job.made(method) for method in distill.settings.methods])
+            return digest("report", PAGE, said, [distill.job.made(method) for method in distill.settings.methods])
         from ray_synth.sweep.ledger import LEDGER
 
         return digest(
             "report",
+            PAGE,
             said,
             self.of(Evaluate).metrics(),
             self.of(Generate).result().to_dict(),
@@ -117,11 +120,36 @@ class Report(Stage):
             settings=self.experiment.model_dump(mode="json"),
             histories=train.histories(),
             regions=self.folder.read_record(REGIONS, RegionReport),
-            search=sweep.picture(),
+            importances=sweep.importances(),
+            metric=self.experiment.sweep.metric,
             adapters=self.of(Finetune).histories(),
             adapter_samples=self.of(Finetune).samples(),
+            cost=self._cost(),
+            asked=self._asked(),
         )
         write_report(self.folder, results)
+
+    def _cost(self) -> Cost:
+        """What images and trainings took in this run."""
+        from ray_synth.report.decision import Cost
+
+        made, record = self.of(Generate).result().made, self.folder.stage(Generate.name)
+        image = record.seconds / made if record is not None and made and self.inputs.available is None else None
+        grows = self.experiment.classifier.budget == "epochs"
+        return Cost.of(self.of(Sweep).trials, image=image, grows=grows)
+
+    def _asked(self) -> Asked:
+        from ray_synth.report.decision import Asked
+
+        e = self.experiment
+        return Asked(
+            place=self.folder.url,
+            seed=e.seed,
+            shots=e.data.shots,
+            max_ratio=e.sweep.max_ratio,
+            images_per_class=e.generate.images_per_class,
+            more=self.inputs.available is None,
+        )
 
     def show(self) -> None:
         print(f"report: {self.folder.url}/{REPORT}")

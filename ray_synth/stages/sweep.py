@@ -360,11 +360,15 @@ class Sweep(Stage):
     def picture(self) -> Figure:
         """What the search did."""
         from ray_synth.report.search import search_picture
+
+        return search_picture(self.trials, self.importances(), self.settings.metric)
+
+    def importances(self) -> Mapping[str, float]:
+        """Share of the trials' spread that each setting explains, the largest first."""
         from ray_synth.sweep.ledger import Ledger
         from ray_synth.sweep.search import importances
 
-        ledger, metric = Ledger(self.folder), self.settings.metric
-        return search_picture(ledger.trials, importances(ledger, self.space, metric), metric)
+        return importances(Ledger(self.folder), self.space, self.settings.metric)
 
     def _draw(self) -> None:
         """Pictures beside the table, for who asks for the sweep alone."""

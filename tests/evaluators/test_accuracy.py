@@ -93,7 +93,7 @@ def test_the_test_set_is_read_once_for_each_classifier(test: ImageSet) -> None:
 
 def test_accuracies_gains_and_what_is_the_same(test: ImageSet) -> None:
     labels = test.labels
-    rows = {"real_only": 140, "real_only_augmented": 105, "best": 70}
+    rows = {"real_only": 140, "real_only_augmented": 105, "at_predicted": 91, "best": 70}
     classifiers = [
         (name, Told(logits_for(wrong_at(labels, np.arange(some + 14 * repeat)))))
         for name, some in rows.items()
@@ -107,7 +107,8 @@ def test_accuracies_gains_and_what_is_the_same(test: ImageSet) -> None:
     assert found["gain/tuning"] == found["gain/tuning/low"] == found["gain/tuning/high"] == 0
     assert found["gain/total"] == found["gain/synthetic"] == pytest.approx(70 / 700)
     assert found["gain/augmentation"] == pytest.approx(35 / 700)
-    for gain in ("total", "synthetic", "augmentation"):
+    assert found["gain/predicted"] == pytest.approx(49 / 700)
+    for gain in ("total", "predicted", "synthetic", "augmentation"):
         assert 0 < found[f"gain/{gain}/low"] < found[f"gain/{gain}"] < found[f"gain/{gain}/high"]
     # Paired: the same images are wrong in both, so the gain is surer than two accuracies apart.
     apart = found["accuracy/best/high"] - found["accuracy/best/low"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from ray_synth.bound.proxies import proxy_table
 from ray_synth.bound.theorem import optimal_strength
@@ -50,7 +49,6 @@ def results(digits: ImageSet) -> RunResults:
         regions=RegionReport(
             num_regions=20, sizes=(1, 5, 9), empty=0, with_real=0.5, covered_synthetic=0.25, purity=0.75
         ),
-        search=Figure(),
     )  # fmt: skip
 
 
@@ -66,17 +64,18 @@ def headings(text: str) -> list[str]:
 def test_every_section_is_there_and_words_are_escaped(tmp_path: Path, results: RunResults) -> None:
     text = page(tmp_path, results)
     assert headings(text) == [
-        "Accuracy on the test set", "While training", "Real and synthetic images", "What each method says",
-        "The search", "Trials", "Seconds per stage", "Settings",
+        'Use about 4 synthetic images per real image (2 to 8): <span class="gain">+10.0 points (±4.2)</span>',
+        "Prediction and sweep", "Accuracy on the test set", "Real and synthetic images", "While training", "The search",
+        "Trials", "What each method says", "Seconds per stage", "Settings",
     ]  # fmt: skip
     assert '<tr><td>best of the sweep</td><td class="n">5.5</td><td class="n">0.9100</td>' in text
     assert '<tr><td>finetune</td><td class="n">1.0</td></tr>' in text
-    assert "<p>Warning: &lt;few&gt; images</p>" in text
+    assert '<p class="warning">Warning: &lt;few&gt; images</p>' in text
     assert "name: &lt;script&gt;" in text
     assert "Set aside because they end their worker each time: 0/3." in text
     assert "75.0 % of those" in text
     assert "hold\n1 to 9 images (median 5)" in text
-    assert text.count("<svg") == 3
+    assert text.count('<svg class="plot"') == 3
     assert "evaluators" not in text
 
 
@@ -93,6 +92,7 @@ def test_the_closed_form_stands_under_every_proxy_and_its_bound_beside_the_curve
     low, high = min(row.ratio for row in rows), max(row.ratio for row in rows)
     assert f"The ratio of the closed form under every proxy: {low:.3g} to {high:.3g}" in headings(text)
     assert "<tr><td>FID = 0.5</td>" in text
+    assert "D by FID, lowest at " in text
     assert "pixels [0, 255]: σ² = 5.2e+03; 1d: r = 0.7" in text
     assert f"the median under D by RAPSD, FID, W2, MMD, each σ² and decay: {low:.3g} to {high:.3g}" in text
     figure = ratio_curve(replace(results.estimate, methods={"closed_form": terms}), results.trials, 5.5, 4.0)
@@ -153,6 +153,8 @@ def test_the_closest_pairs_stand_beside_each_other(tmp_path: Path, results: RunR
     assert f"Compared by SSCD (digest {'f' * 16})" in text
     assert '<img alt="real image a&lt;b&gt;.png" src="data:image/png;base64,BBBB">' in text
     assert "cat: 0.250 <b>copy</b><br>of dog" in text
+    details["copies"]["pairs"] = [pair | {"copy": False}]
+    assert "<b>copy</b>" not in page(tmp_path, results, metrics=numbers, details=details)
 
 
 def test_what_a_classifier_leaks_is_shown_with_what_few_images_cannot_tell(tmp_path: Path, results: RunResults) -> None:
@@ -171,5 +173,5 @@ def test_what_a_classifier_leaks_is_shown_with_what_few_images_cannot_tell(tmp_p
     assert '<td class="n">14.5 % (12.1 to 17.1)</td><td class="n">withheld: too few images to tell</td>' in text
     assert "the 800 decisions on non-members" in text
     assert "none is 0.12 %" in text
-    assert text.count("<svg") == 4
+    assert text.count('<svg class="plot"') == 4
     assert "Few shots" not in page(tmp_path, results, metrics=leaks | {"lira/images_per_class": 17.0})

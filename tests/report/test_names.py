@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,42 +15,46 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from ray_synth.data.images import ImageSet
+from ray_synth.bound.result import ClassEstimate
 from ray_synth.progress import Reporter
 from ray_synth.report.fonts import families_for, missing_in
-from ray_synth.report.plots import as_image, as_svg, side_by_side, write_picture
+from ray_synth.report.plots import as_svg, estimate_picture, write_picture
 from ray_synth.report.trials import live_table
 from ray_synth.runs import RunFolder
 from ray_synth.sweep.ledger import Ledger, Setting, Trial
 
+from ..estimates import curve_of, estimate_of
+
 ODD = ("[/i]", "[red]", ":cat:", "$x$", "$\\frac{", "a_b^c", "<b>&amp;", "%s {0}", "=1+1")
 
 
-def images_of(names: Sequence[str]) -> ImageSet:
-    pixels = np.random.default_rng(0).integers(0, 255, (len(names), 8, 8, 3), dtype=np.uint8)
-    return ImageSet(pixels=pixels, labels=np.arange(len(names)), class_names=tuple(names))
-
-
 def drawn(names: Sequence[str]) -> Figure:
-    return side_by_side(images_of(names), images_of(names), each=1)
+    classes = tuple(
+        ClassEstimate(
+            label=label, num_real=5, num_synthetic=5, ratio=1.0, interval=None, recall_real_only=label / 10, recall=0.9,
+            distance=None,
+        )
+        for label in range(len(names))
+    )  # fmt: skip
+    curve = curve_of([0, 16], [0.2, 0.1], [0.1, 0.1], [0.3, 0.2])
+    return estimate_picture(estimate_of(curve, classes=classes), names)
 
 
 def words(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(Text)}
 
 
-@settings(max_examples=8, derandomize=True, deadline=None)
+@settings(max_examples=3, derandomize=True, deadline=None)
 @given(names=st.lists(st.text(max_size=12) | st.sampled_from(ODD), min_size=1, max_size=3))
 def test_any_name_is_drawn(names: list[str]) -> None:
     figure = drawn(names)
     assert as_svg(figure).startswith("<svg")
-    assert as_image(figure).startswith("data:image/")
 
 
 def test_a_name_is_no_formula() -> None:
     figure = drawn(ODD)
     assert set(ODD) <= words(figure)
-    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    assert not any(text.get_parse_math() for text in figure.findobj(Text) if text.get_text() in ODD)
 
 
 def test_letters_that_no_font_has_stay_text_where_the_page_is_read() -> None:
@@ -61,9 +63,6 @@ def test_letters_that_no_font_has_stay_text_where_the_page_is_read() -> None:
     if not missing_in(figure):
         pytest.skip("an installed font has it")
     assert f">{letter}x</text>" in as_svg(figure)
-    kind, _, data = as_image(figure).partition(";base64,")
-    assert (kind, f"{letter}x" in base64.b64decode(data).decode()) == ("data:image/svg+xml", True)
-    assert as_image(drawn(["cat"])).startswith("data:image/png")
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
-
 from ray_synth.config.yaml import as_yaml
 from ray_synth.data.source import ImageSource
 from ray_synth.distill.results import table_of
-from ray_synth.report.plots import as_image, picture_rows, style_for
+from ray_synth.report.pictures import class_rows
 from ray_synth.report.sections.shown import Shown, table
 
 NAMES = {
@@ -24,7 +20,6 @@ NAMES = {
     "k_center": "k-center",
     "random": "random real images",
 }
-EACH, MOST_CLASSES = 10, 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +35,7 @@ class Distilled:
     seconds: Mapping[str, float]
 
 
-def distillation(results: Distilled) -> Shown:
+def accuracies(results: Distilled) -> Shown:
     def cell(number: float | None) -> str:
         return "" if number is None else f"{number:+.4f}"
 
@@ -57,36 +52,20 @@ def distillation(results: Distilled) -> Shown:
         for row in table_of(results.metrics)
     ]
     head = ("images", "labels", "classifier", "accuracy", "± std", "over random", "against all real")
-    pictures = {NAMES.get(method, method): as_image(sheet(images)) for method, images in results.images.items()}
-    numbers = {name: len(images) for name, images in results.images.items()}
+    return table("Trained on a few images a class", head, rows, numbers=range(3, 7))
+
+
+def distillation(results: Distilled) -> Shown:
+    rows = {NAMES.get(method, method): class_rows(results.real, images) for method, images in results.images.items()}
     return Shown(
         "distillation.html",
         {
-            "table": table("Trained on a few images a class", head, rows, numbers=range(3, 7)).values,
-            "pictures": pictures,
-            "count": max(numbers.values()),
+            "methods": rows,
+            "count": max(map(len, results.images.values())),
             "real": len(results.real),
             "teacher": results.metrics.get("accuracy/real"),
         },
     )
-
-
-def sheet(images: ImageSource) -> Figure:
-    """A row per class, of the first classes and images."""
-    labels = np.arange(min(images.num_classes, MOST_CLASSES))
-    most = min(EACH, int(images.counts.max()))
-    canvas, centres = picture_rows(images, labels, most)
-    names = [images.class_names[label][:30] for label in labels]
-    with matplotlib.rc_context(style_for(names)):
-        figure = Figure(figsize=(1.4 + 0.45 * most, 0.46 * len(labels) + 0.2), layout="constrained")
-        axes = figure.add_subplot()
-        axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
-        axes.set_xticks([])
-        axes.set_yticks(centres, names)
-        axes.tick_params(length=0)
-        for side in axes.spines.values():
-            side.set_visible(False)
-    return figure
 
 
 def seconds(results: Distilled) -> Shown:

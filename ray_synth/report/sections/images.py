@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ray_synth.report.plots import as_image, side_by_side
+from ray_synth.report.pictures import class_rows
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.shown import Shown
 
 
 def images(results: RunResults) -> Shown:
     killers = [each.key for each in results.generation.rejected_keys if each.reason == "killed_worker"]
+    rows = class_rows(results.real, results.synthetic)
     return Shown(
         "images.html",
         {
@@ -17,6 +18,7 @@ def images(results: RunResults) -> Shown:
             "fidelity": results.summary.label_fidelity,
             "withheld": results.details.get("label_fidelity", {}).get("withheld"),
             "judge": results.metrics.get("label_fidelity/judge_accuracy"),
-            "pictures": as_image(side_by_side(results.real, results.synthetic)),
+            "rows": rows,
+            "others": results.real.num_classes - len(rows),
         },
     )

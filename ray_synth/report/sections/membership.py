@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from ray_synth.report.plots import BLUE, GREY, ORANGE, STYLE, plain_logarithm
+from ray_synth.report.charts import Chart, log_axis, percent
 from ray_synth.report.results import RunResults
-from ray_synth.report.sections.shown import Shown, drawn
+from ray_synth.report.sections.shown import Shown
 
 FEW_SHOTS = 16  # images a class, up to which most is leaked (Tobaben et al., 2024)
-COLORS = {"real": ORANGE, "synthetic": BLUE}
+COLORS = {"real": "orange", "synthetic": "blue"}
 RATES = {"1 %": "tpr_at_1_percent", ".1 %": "tpr_at_0.1_percent"}
 
 
@@ -36,7 +34,7 @@ def membership(results: RunResults) -> Shown | None:
         "membership.html",
         {
             "rows": rows,
-            "roc": drawn(roc_figure(metrics)),
+            "roc": roc_figure(metrics),
             "shadows": int(metrics["lira/shadows"]),
             "shots": shots,
             "few": shots <= FEW_SHOTS,
@@ -58,23 +56,25 @@ def _rate(metrics: Mapping[str, float], on: str, name: str) -> str:
     return f"{100 * value:.3g} % ({100 * low:.3g} to {100 * high:.3g})"
 
 
-def roc_figure(metrics: Mapping[str, float]) -> Figure:
+def roc_figure(metrics: Mapping[str, float]) -> Markup:
     """A curve for each kind of training images over that of guessing. metrics: with `lira/WHICH/roc/FPR`."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-        axes, least = figure.subplots(), 1.0
-        for on, color in COLORS.items():
-            start = f"lira/{on}/roc/"
-            points = sorted((float(k.removeprefix(start)), v) for k, v in metrics.items() if k.startswith(start))
-            if points:
-                fpr, tpr = np.asarray(points).T
-                least = min(least, float(fpr[0]))
-                axes.plot(fpr, np.where(tpr > 0, tpr, np.nan), color=color, lw=1.6, label=f"trained on {on} images")
-        axes.plot([least, 1], [least, 1], color=GREY, lw=1, ls="--", label="guessing")
-        axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.05))
-        for axis in (axes.xaxis, axes.yaxis):
-            plain_logarithm(axis)
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-        return figure
+    curves = {}
+    for on in COLORS:
+        start = f"lira/{on}/roc/"
+        points = [(float(k.removeprefix(start)), v) for k, v in metrics.items() if k.startswith(start)]
+        curves[on] = sorted(point for point in points if point[1] > 0)
+    least = min((fpr for curve in curves.values() for fpr, _ in curve), default=1e-3)
+    shares = [least, 1.0]
+    chart = Chart(
+        x=log_axis("false positive rate", shares, percent),
+        y=log_axis("true positive rate", shares, percent),
+        height=380,
+    )
+    for on, kind in COLORS.items():
+        if curves[on]:
+            fpr, tpr = zip(*curves[on], strict=True)
+            chart.line(fpr, tpr, kind, f"trained on {on} images")
+            tips = [f"{on}: {percent(t)} found at {percent(f)} false positives" for f, t in curves[on]]
+            chart.dots(fpr, tpr, f"{kind} small", tips=tips)
+    chart.line(shares, shares, "grey dashed", "guessing")
+    return chart.svg("ROC of membership inference, both rates logarithmic; the rates in question are in the table")

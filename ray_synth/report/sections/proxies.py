@@ -1,9 +1,21 @@
-"""The closed form under every reading of its terms: a row per discrepancy, a column per σ² and decay."""
+"""The closed form under every reading of its terms: its bound, and a row per discrepancy, a column per σ² and decay."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ray_synth.bound.result import RatioEstimate
+from ray_synth.bound.theorem import risk_bound
+from ray_synth.report.charts import Chart, log_axis, number, ratio_axis
 from ray_synth.report.results import RunResults
-from ray_synth.report.sections.shown import Shown, table
+from ray_synth.report.sections.shown import Shown
+
+KINDS = ("green", "orange thin", "blue thin", "grey thin", "ink thin")
+WORST = 100.0  # times its least, up to which the bound is drawn
 
 
 def proxies(results: RunResults) -> Shown | None:
@@ -22,4 +34,27 @@ def proxies(results: RunResults) -> Shown | None:
     ]
     low, high = min(ratios.values()), max(ratios.values())
     title = f"The ratio of the closed form under every proxy: {low:.3g} to {high:.3g}"
-    return table(title, head, rows, numbers=range(1, len(head)))
+    values = {"title": title, "head": head, "rows": rows, "figure": _bounds(results.estimate, found)}
+    return Shown("proxies.html", values, short="The closed form")
+
+
+def _bounds(estimate: RatioEstimate, found: Sequence[Mapping[str, Any]]) -> Markup:
+    """The bound over its least, boldly with the paper's own proxies (Shidani et al., 2025, section 6)."""
+    shown = [row for row in found if (row["noise"], row["decay"]) == (found[0]["noise"], found[0]["decay"])]
+    top = estimate.max_ratio
+    ratios = np.exp2(np.linspace(np.log2(1 + top / 200), np.log2(1 + top), 120)) - 1
+    axis = log_axis("bound over its least", [1.0, WORST])
+    chart = Chart(x=ratio_axis(top), y=axis, height=240)
+    for row, kind in zip(shown, KINDS, strict=False):
+        bound = risk_bound(
+            ratios,
+            discrepancy=row["distance"],
+            noise_variance=row["noise_variance"],
+            num_real=estimate.num_real,
+            decay=row["exponent"],
+        )
+        least = bound / np.min(bound)
+        seen = least <= WORST
+        label = f"D by {row['discrepancy']}, lowest at {number(float(row['ratio']))}"
+        chart.line(ratios[seen], least[seen], kind, label)
+    return chart.svg("the closed form's bound over the ratio, relative to its least, for each discrepancy")

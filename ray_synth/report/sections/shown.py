@@ -13,8 +13,11 @@ from ray_synth.report.plots import as_svg
 
 @dataclass(frozen=True)
 class Shown:
+    """short: what leads to it from the page's head; default: its heading."""
+
     template: str
     values: Mapping[str, object]
+    short: str = ""
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[int] = ()) -> Shown:

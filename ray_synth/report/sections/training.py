@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from markupsafe import Markup
 
-import matplotlib
-from matplotlib.figure import Figure
+from ray_synth.report.charts import Chart, linear_axis, number, small
+from ray_synth.report.results import RunResults
+from ray_synth.report.sections.shown import Shown
 
-from ray_synth.report.plots import BLUE, GREY, ORANGE, STYLE
-from ray_synth.report.results import History, RunResults
-from ray_synth.report.sections.shown import Shown, drawn
-
-COLORS = {"real_only": GREY, "at_predicted": BLUE, "best": ORANGE}
+COLORS = {"real_only": "grey", "at_predicted": "blue", "best": "orange dashed"}
 PANELS = {
     "bound/discrepancy": "discrepancy",
     "bound/robustness": "robustness of synthetic",
@@ -22,21 +19,29 @@ PANELS = {
 def training(results: RunResults) -> Shown | None:
     if not results.histories:
         return None
-    return Shown("training.html", {"curves": drawn(_curves(results.histories)), "regions": results.regions})
+    panels = Markup("").join(found for name in PANELS if (found := _panel(results, name)) is not None)
+    return Shown("training.html", {"curves": panels, "regions": results.regions})
 
 
-def _curves(histories: Mapping[str, History]) -> Figure:
-    """A panel per quantity, a line per setting; a setting without synthetic images has no terms to show."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 3.0), layout="constrained")
-        for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-            for setting, history in histories.items():
-                points = [(row["update"], row[name]) for row in history if name in row]
-                if points:
-                    color = COLORS.get(setting)
-                    axes.plot(*zip(*points, strict=True), color=color, lw=1.5, label=setting.replace("_", " "))
-                    axes.annotate(f"{points[-1][1]:.3g}", points[-1], color=color, fontsize=8)
-            axes.set_title(title, fontsize=10)
-            axes.set_xlabel("update")
-        axes.legend(frameon=False, fontsize=8)
-        return figure
+def _panel(results: RunResults, name: str) -> Markup | None:
+    """A line per setting; a setting without synthetic images has no terms to show."""
+    lines = {
+        setting: [(row["update"], row[name]) for row in history if name in row]
+        for setting, history in results.histories.items()
+    }
+    points = [point for line in lines.values() for point in line]
+    if not points:
+        return None
+    x, y = (
+        linear_axis("update", [0, *(update for update, _ in points)], snug=True),
+        linear_axis("", [value for _, value in points]),
+    )
+    chart, said = Chart(x=x, y=y), PANELS[name]
+    for setting, line in lines.items():
+        if line:
+            updates, values = zip(*line, strict=True)
+            word, kind = setting.replace("_", " "), COLORS.get(setting, "green")
+            chart.line(updates, values, kind, f"{word}: {number(values[-1])} in the end")
+            tips = [f"{word}, update {update:.0f}: {number(value)}" for update, value in line]
+            chart.dots(updates, values, f"{kind} small", tips=tips)
+    return small(said, chart.svg(f"{said} over the updates of a training"))
