@@ -20,7 +20,7 @@ from ray_synth.hardware.machine import usable_cpus
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.export import EXPORTS
-from ray_synth.stages import STAGES, Generate, Sweep, stages_until
+from ray_synth.stages import Distill, Generate, Sweep, stages_asked, stages_until
 from ray_synth.stages.finetune import Finetune
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
@@ -149,7 +149,7 @@ class Run:
         try:
             if not described:
                 self._check_classifier()
-            for kind in STAGES:
+            for kind in stages_asked(experiment):
                 self.stages[kind] = kind(self.inputs, self.stages)
             self._check_clusters()
         except BaseException:
@@ -159,7 +159,7 @@ class Run:
 
     def until(self, name: str | None = None) -> list[Stage]:
         """The stages up to one, in their order."""
-        return [self.stages[kind] for kind in stages_until(name)]
+        return [self.stages[kind] for kind in stages_asked(self.experiment, name)]
 
     def of(self, kind: type[Other]) -> Other:
         """One of its stages."""
@@ -184,6 +184,11 @@ class Run:
         for word in words - {"pixels", "auto"}:
             encoder_of(word, device="cpu")
 
+    def _sweep(self) -> Sweep:
+        """Raises InputError where the file asks for none."""
+        stages_asked(self.experiment, Sweep.name)
+        return self.of(Sweep)
+
     def check_places(self) -> None:
         """Raise InputError where trials, final trainings or what a stage holds in a GPU's memory find no room on this
         machine. A cluster is asked later."""
@@ -197,12 +202,15 @@ class Run:
         cpus, gpus = usable_cpus(), torch.cuda.device_count()
         TrialSlots.of(self.experiment.sweep, cpus=cpus, gpus=gpus)
         check_workers("classifier.num_workers", self.experiment.classifier.num_workers, cpus, gpus)
-        check_workers("generator.finetune.num_workers", self.of(Finetune).generator.fit_workers, cpus, gpus)
+        if Finetune in self.stages:
+            check_workers("generator.finetune.num_workers", self.of(Finetune).generator.fit_workers, cpus, gpus)
         for stage in self.stages.values():
             if stage.lacking:
                 raise InputError(stage.lacking)
 
     def _check_clusters(self) -> None:
+        if Generate not in self.stages:
+            return
         partition, classes = self.experiment.partition, len(self.inputs.class_names)
         samples = len(self.inputs.splits.train) + int(self.of(Generate).most_per_class.sum())
         if partition.clusters(classes) > samples:
@@ -234,7 +242,7 @@ class Run:
             self.folder.check_free_for(self.experiment)
             self.check_places()
             if extend is not None:
-                self.of(Sweep).extend(extend)
+                self._sweep().extend(extend)
             if os.environ.get("RAY_ADDRESS"):
                 self._check_cluster()
             if (left := self.folder.leave_old_format()) is not None:
@@ -350,7 +358,8 @@ class Run:
 
     def export(self, kind: str) -> None:
         figures = self.folder.read_record(SUMMARY, dict[str, Any]) if self.folder.exists(SUMMARY) else {}
-        place = self._mended(lambda: self.of(Generate).export(kind, figures))
+        images = self.of(Generate) if Generate in self.stages else self.of(Distill)
+        place = self._mended(lambda: images.export(kind, figures))
         self.reporter.say(f"images: {self.folder.url}/{place}")
 
     def _write_splits(self) -> None:

@@ -20,6 +20,7 @@ from ray_synth.config import (
     Classifier,
     Data,
     Dimension,
+    Distill,
     Experiment,
     Lira,
     PartitionSettings,
@@ -75,12 +76,43 @@ def shrunk(experiment: Experiment, models: Path) -> Experiment:
             "copies": e.evaluate.copies.model_dump() | {"features": _features(e.evaluate.copies.features, models)},
             "lira": _lira(e.evaluate.lira),
         },
+        "distill": e.distill and _distill(e.distill),
     }
     return Experiment.model_validate(raw)
 
 
 def _lira(lira: Lira | None) -> dict[str, Any] | None:
     return {**lira.model_dump(), "shadows": SHADOWS} if lira is not None else None
+
+
+def _distill(distill: Distill) -> dict[str, Any]:
+    """Methods and labels stay; networks are small ones that have BatchNorm."""
+    raw = distill.model_dump()
+    models = tuple(
+        dict.fromkeys(
+            "resnet8" if model.startswith(("resnet", "timm")) else "small_cnn" for model in distill.posttrain.models
+        )
+    )
+    raw["images_per_class"] = min(distill.images_per_class, 2)
+    raw["teacher"] |= {
+        "model": "resnet8",
+        "weights": None,
+        "image_size": None,
+        "updates": UPDATES,
+        "epochs": min(distill.teacher.epochs, EPOCHS),
+        "evaluations": 1,
+        "batch_size": min(distill.teacher.batch_size, BATCH),
+        "num_workers": 1,
+    }
+    raw["recover"] |= {"iterations": min(distill.recover.iterations, 5), "jitter": 1}
+    raw["relabel"]["top_k"] = distill.relabel.top_k and min(distill.relabel.top_k, 5)
+    raw["posttrain"] |= {
+        "models": models,
+        "repeats": 1,
+        "epochs": min(distill.posttrain.epochs, 3),
+        "batch_size": BATCH,
+    }
+    return raw
 
 
 def _data(data: Data) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import ray_synth as rs
-from ray_synth.stages import STAGES
+from ray_synth.config import load_experiment
+from ray_synth.stages import stages_asked
 
 from .conftest import DIGITS, TINY
 
@@ -80,7 +81,7 @@ def test_the_run_folder_holds_what_is_promised(undisturbed: Path) -> None:
     assert weights == compared | {"real_only_augmented"}
     assert summary["num_generated"] == 80
     assert summary["num_trials"] == 5
-    assert set(summary["seconds"]) == {stage.name for stage in STAGES}
+    assert set(summary["seconds"]) == {stage.name for stage in stages_asked(load_experiment(DIGITS))}
     assert len(keys(undisturbed)) == len(set(keys(undisturbed))) == 80
     rows = (undisturbed / "sweep" / "trials.csv").read_text().splitlines()
     assert len(rows) == 6
@@ -163,7 +164,7 @@ def test_killed_in_every_stage_it_continues_to_the_same_end(undisturbed: Path, t
     """One run, killed in each of its stages in turn, and begun again by the same command each time. It samples with one
     actor, the undisturbed one with one a CPU."""
     out, one_actor = tmp_path / "run", {"generate.num_actors": 1}
-    for stage in [stage.name for stage in STAGES]:
+    for stage in [stage.name for stage in stages_asked(load_experiment(DIGITS))]:
         with subprocess.Popen(
             command(out, **one_actor), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ray_synth.classifier.clip_lora import build_clip, check_clip
 from ray_synth.classifier.weights import misfit, packaged_name, starting_weights
-from ray_synth.config import RANDOM, Classifier
+from ray_synth.config import RANDOM, SMALL_RESNET, Classifier
 from ray_synth.errors import InputError
 from ray_synth.features.clip import image_statistics
 from ray_synth.features.packaged import enlarged
@@ -94,8 +95,55 @@ PLAIN: dict[str, tuple[Callable[[tuple[int, int, int], int], nn.Module], str]] =
 }
 
 
+class SmallResNet(nn.Module):
+    """The residual network for images of 32 pixels (He et al., 2016, section 4.2): float [B,3,H,W] -> [B,K].
+
+    layers: 6n + 2, n blocks in each of three stages; width: channels of the first, 16 as published.
+    """
+
+    def __init__(self, layers: int, width: int, num_classes: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        blocks, channels = list[nn.Module](), width
+        for stage in range(3):
+            for place in range((layers - 2) // 6):
+                out = width * 2**stage
+                blocks.append(_Block(channels, out, stride=2 if stage and not place else 1))
+                channels = out
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(F.relu(self.bn1(self.conv1(images))))
+        logits: torch.Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions beside the identity, which takes every other pixel and lacks channels where they change."""
+
+    def __init__(self, channels: int, out: int, *, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.lacks = stride, out - channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        beside = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.lacks))
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + beside)
+
+
 def residual_network(name: str, size: Size, num_classes: int) -> nn.Module:
-    """torchvision's resnet18 or resnet50; a 3x3 stem of stride 1 and no pooling for images of at most 64 pixels."""
+    """torchvision's resnet18 or resnet50, with a 3x3 stem of stride 1 and no pooling for images of at most 64 pixels;
+    or a `SmallResNet`."""
+    if small := re.fullmatch(SMALL_RESNET, name):
+        return SmallResNet(int(small[1]), 16 * int(small[2] or 1), num_classes)
     import_torchvision()
     import torchvision
 

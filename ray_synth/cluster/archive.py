@@ -21,7 +21,7 @@ MAX_BYTES = 200 * 2**20
 
 def kept_files() -> tuple[str, ...]:
     """The small files of a run folder, as its stages name them."""
-    return tuple(file for stage in STAGES for file in stage.keeps)
+    return tuple(dict.fromkeys(file for stage in STAGES for file in stage.keeps))
 
 
 def packed(folder: RunFolder) -> str:

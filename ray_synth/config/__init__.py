@@ -1,7 +1,8 @@
 """An experiment file in, a checked `Experiment` out: one model per section, unknown keys refused by name."""
 
-from ray_synth.config.classifier import Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
+from ray_synth.config.classifier import SMALL_RESNET, Augment, Classifier, Lora, PartitionSettings, Schedule, Targets
 from ray_synth.config.data import FORMATS, Columns, Data
+from ray_synth.config.distill import RECOVERED, Distill, Method, PostTrain, Recover, Relabel, Teacher
 from ray_synth.config.experiment import Copies, Evaluate, Experiment, Lira, with_absolute_paths
 from ray_synth.config.file import load_experiment
 from ray_synth.config.finetune import LoraTraining
@@ -33,8 +34,10 @@ __all__ = [
     "GENERATORS",
     "IMAGENET_SETS",
     "RANDOM",
+    "RECOVERED",
     "SAMPLING",
     "SEARCHED",
+    "SMALL_RESNET",
     "Augment",
     "Captions",
     "Classifier",
@@ -46,6 +49,7 @@ __all__ = [
     "DiffusersSettings",
     "Diffusion",
     "Dimension",
+    "Distill",
     "Evaluate",
     "Experiment",
     "Filter",
@@ -55,13 +59,18 @@ __all__ = [
     "Lira",
     "Lora",
     "LoraTraining",
+    "Method",
     "Ood",
     "OodSet",
     "PartitionSettings",
+    "PostTrain",
+    "Recover",
+    "Relabel",
     "Schedule",
     "StableDiffusion",
     "Sweep",
     "Targets",
+    "Teacher",
     "VisualGuidance",
     "changed",
     "digest",

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from ray_synth.config.section import Section
 from ray_synth.config.words import FEATURES, FEATURES_SAID, HomePath, encoder_in, file_in
 
+# Layers, six for each block of each stage and two more; and how many times as wide as published.
+SMALL_RESNET = r"resnet(8|14|20|32|44|56)(?:x([1-8]))?"
+
 
 class PartitionSettings(Section):
     """The k-means regions of (Nguyen et al., 2025, Eq. 7), over real and synthetic images together."""
@@ -96,8 +99,8 @@ class Classifier(Section):
 
     model: str = Field(
         "small_cnn",
-        description="small_cnn, compact_cnn, resnet18, resnet50, timm:NAME, timm:NAME:/path/to/weights "
-        "or open_clip:NAME",
+        description="small_cnn, compact_cnn, resnet18, resnet50, resnet8 to resnet56 for small images (resnet20x2: "
+        "twice as wide), timm:NAME, timm:NAME:/path/to/weights or open_clip:NAME",
     )
     weights: HomePath | None = Field(
         None,
@@ -151,10 +154,11 @@ class Classifier(Section):
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:
-        if not re.fullmatch(r"(small|compact)_cnn|resnet18|resnet50|(timm|open_clip):[A-Za-z0-9._/-]+", name):
+        known = rf"(small|compact)_cnn|resnet18|resnet50|{SMALL_RESNET}|(timm|open_clip):[A-Za-z0-9._/-]+"
+        if not re.fullmatch(known, name):
             raise ValueError(
-                "model must be 'small_cnn', 'compact_cnn', 'resnet18', 'resnet50', 'timm:NAME' or 'open_clip:NAME', "
-                f"got {name!r}; type --set classifier.model=small_cnn"
+                "model must be 'small_cnn', 'compact_cnn', 'resnet18', 'resnet50', 'resnet20' (or 8 to 56), "
+                f"'timm:NAME' or 'open_clip:NAME', got {name!r}; type --set classifier.model=small_cnn"
             )
         return name
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ray_synth.catalog import CATALOG
 from ray_synth.config.classifier import Classifier, PartitionSettings
 from ray_synth.config.data import Data
+from ray_synth.config.distill import Distill
 from ray_synth.config.generator import GENERATORS, Diffusion, Generate, Generator, kind_of
 from ray_synth.config.ood import Ood
 from ray_synth.config.section import Section, Settings
@@ -134,6 +135,9 @@ class Experiment(Section):
     estimate: Estimate = Estimate()
     sweep: Sweep = Sweep()
     evaluate: Evaluate = Evaluate()
+    distill: Distill | None = Field(
+        None, description="bring the real images down to a few a class; {} for the defaults; default: not asked"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("clip_probability", pa.float32()),
     ]
 )
+WEIGHED = SCHEMA.append(pa.field("weight", pa.float64()))  # of images that stand for more of their class than others
 SCORES = ("near_copy_distance", "clip_probability")  # of filters; null where none asked; older chunks have none
 _NAME = re.compile(r"([0-9a-f]{12})-(\d{5})-(\d{8})-(\d{8})(?:-(\d{5}))?\.parquet")
 READERS = 8  # files that are opened at once
@@ -69,6 +70,7 @@ class Plan:
     # Names of several generators side by side: what is said of classes is said of the first one's, then of the next
     # one's, and a chunk's `label` counts them through.
     generators: tuple[str, ...] = ()
+    folder: str = FOLDER  # of the run folder, in which the chunks lie
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +120,7 @@ class Remaining:
 
 def finished_chunks(folder: RunFolder, plan: Plan) -> list[Chunk]:
     """The chunks of this plan that lie in the run folder, in order of class and index."""
-    found = (_NAME.fullmatch(name) for name in folder.list(FOLDER))
+    found = (_NAME.fullmatch(name) for name in folder.list(plan.folder))
     prefix = plan.chunk_digest[:12]
     return sorted(Chunk(prefix, int(m[2]), int(m[3]), int(m[4]), int(m[5] or 0)) for m in found if m and m[1] == prefix)
 
@@ -194,23 +196,25 @@ def _gaps(present: Sequence[Chunk], end: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def write_chunk(folder: RunFolder, chunk: Chunk, rows: dict[str, Any]) -> Chunk:
-    """One parquet file, whole or absent. rows: the columns of SCHEMA, one value an image or one for all; scores may be
-    left out."""
+def write_chunk(
+    folder: RunFolder, chunk: Chunk, rows: dict[str, Any], *, place: str = FOLDER, schema: pa.Schema | None = None
+) -> Chunk:
+    """One parquet file, whole or absent. rows: the columns of the schema (default SCHEMA), one value an image or one
+    for all; scores may be left out. place: the plan's folder."""
     count, rows = len(chunk), dict.fromkeys(SCORES) | rows
     columns = {
         name: list(value) if isinstance(value, list | np.ndarray) else [value] * count for name, value in rows.items()
     }
     rejected = sum(bool(reason) for reason in columns["rejected"])
     chunk = Chunk(chunk.prefix, chunk.label, chunk.start, chunk.stop, rejected)
-    folder.write(f"{FOLDER}/{chunk.name}", sealed_table(columns, SCHEMA))
+    folder.write(f"{place}/{chunk.name}", sealed_table(columns, SCHEMA if schema is None else schema))
     return chunk
 
 
-def read_chunk(folder: RunFolder, chunk: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+def read_chunk(folder: RunFolder, chunk: str, columns: Sequence[str], place: str = FOLDER) -> dict[str, list[Any]]:
     """Columns of a chunk, by the name of its file. Raises Spoiled where they are not those that were written."""
-    types = {name: [SCHEMA.field(name).type, *([pa.null()] if name in SCORES else [])] for name in columns}
-    return read_own(folder, f"{FOLDER}/{chunk}", types)
+    types = {name: [WEIGHED.field(name).type, *([pa.null()] if name in SCORES else [])] for name in columns}
+    return read_own(folder, f"{place}/{chunk}", types)
 
 
 def read_own(folder: RunFolder, name: str, types: Types) -> dict[str, list[Any]]:
@@ -266,9 +270,9 @@ def read_rows(folder: RunFolder, plan: Plan, columns: Sequence[str]) -> Iterator
     def read(task: tuple[Chunk, int]) -> list[Row]:
         chunk, first = task
         try:
-            values = read_chunk(folder, chunk.name, wanted)
+            values = read_chunk(folder, chunk.name, wanted, plan.folder)
             if values["key"] != [plan.key(chunk.label, index) for index in range(chunk.start, chunk.stop)]:
-                raise _spoiled(folder, f"{FOLDER}/{chunk.name}", "does not hold the keys that its name says")
+                raise _spoiled(folder, f"{plan.folder}/{chunk.name}", "does not hold the keys that its name says")
         except Spoiled as error:
             spoiled.append(error)
             return []
@@ -301,7 +305,7 @@ def rejected_counts(
     """
 
     def read(chunk: Chunk) -> list[tuple[str, str]]:
-        values = read_chunk(folder, chunk.name, ["key", "rejected"])
+        values = read_chunk(folder, chunk.name, ["key", "rejected"], plan.folder)
         return [pair for pair in zip(values["key"], values["rejected"], strict=True) if pair[1]]
 
     counts: Counter[str] = Counter()
@@ -328,6 +332,7 @@ class ChunkImages(ImageSource):
     url: str  # of the run folder
     chunks: tuple[Chunk, ...]
     places: np.ndarray
+    folder: str = FOLDER  # the plan's
 
     def encoded(self, rows: np.ndarray) -> list[bytes]:
         """Each chunk is read once. Raises Spoiled for one that cannot be."""
@@ -335,7 +340,11 @@ class ChunkImages(ImageSource):
         names = [self.chunks[chunk].name for chunk in dict.fromkeys(places[:, 0].tolist())]
         with ThreadPoolExecutor(READERS) as pool:
             read = dict(
-                zip(names, pool.map(lambda name: read_chunk(folder, name, ["image"])["image"], names), strict=True)
+                zip(
+                    names,
+                    pool.map(lambda name: read_chunk(folder, name, ["image"], self.folder)["image"], names),
+                    strict=True,
+                )
             )
         return [read[self.chunks[chunk].name][row] for chunk, row in places.tolist()]
 
@@ -346,7 +355,7 @@ class ChunkImages(ImageSource):
     def bytes_of(self, rows: np.ndarray) -> int:
         """Of all images of its chunks, in proportion."""
         folder, (chunks, number) = RunFolder.on_worker(self.url), np.unique(self.places[rows, 0], return_counts=True)
-        each = [(folder.size(f"{FOLDER}/{self.chunks[c].name}"), len(self.chunks[c])) for c in chunks]
+        each = [(folder.size(f"{self.folder}/{self.chunks[c].name}"), len(self.chunks[c])) for c in chunks]
         return sum(size * int(n) // max(1, length) for (size, length), n in zip(each, number, strict=True))
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
@@ -357,12 +366,12 @@ class ChunkImages(ImageSource):
 
         def read(asked: np.ndarray) -> None:
             name = self.chunks[chunks[asked[0]]].name
-            images = read_chunk(folder, name, ["image"])["image"]
+            images = read_chunk(folder, name, ["image"], self.folder)["image"]
             try:
                 for row in asked:
                     out[row] = unified(_decoded(images[places[row]]), self.shape, crop=self.crop)
             except Exception as error:  # whatever Pillow makes of other bytes
-                raise _spoiled(folder, f"{FOLDER}/{name}", f"cannot be read (an image of it: {error})") from None
+                raise _spoiled(folder, f"{self.folder}/{name}", f"cannot be read (an image of it: {error})") from None
 
         with ThreadPoolExecutor(READERS) as pool:
             for _ in pool.map(read, np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1) if len(order) else []):
@@ -399,6 +408,7 @@ def read_synthetic(
         chunks=tuple(chunk for chunk, _ in found),
         places=np.stack([np.repeat(np.arange(len(found)), each), np.array(rows, dtype=np.int64)], axis=1),
         crop=crop,
+        folder=plan.folder,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ray_synth.config import Experiment
 from ray_synth.errors import InputError
+from ray_synth.stages.distill import Distill
 from ray_synth.stages.estimate import Estimate
 from ray_synth.stages.evaluate import Evaluate
 from ray_synth.stages.finetune import Finetune
@@ -14,6 +16,7 @@ from ray_synth.stages.train import Train
 
 __all__ = [
     "STAGES",
+    "Distill",
     "Estimate",
     "Evaluate",
     "Finetune",
@@ -25,7 +28,7 @@ __all__ = [
     "stages_until",
 ]
 
-STAGES: list[type[Stage]] = [Finetune, Generate, Estimate, Sweep, Train, Evaluate, Report]
+STAGES: list[type[Stage]] = [Finetune, Generate, Estimate, Sweep, Train, Evaluate, Distill, Report]
 
 
 def stages_until(name: str | None, *, said: str = "until") -> list[type[Stage]]:
@@ -40,3 +43,18 @@ def stages_until(name: str | None, *, said: str = "until") -> list[type[Stage]]:
     if name not in names:
         raise InputError(f"{said} must be one of {', '.join(names)}, got {name!r}")
     return STAGES[: names.index(name) + 1]
+
+
+def stages_asked(experiment: Experiment, until: str | None = None) -> list[type[Stage]]:
+    """The stages that a file asks for, up to one, in their order.
+
+    Raises:
+        InputError: no stage of that name, or one that the file does not ask for.
+    """
+    asked = [stage for stage in stages_until(until) if stage.asked(experiment)]
+    if until is not None and until not in [stage.name for stage in asked]:
+        there = experiment.distill is not None
+        why = "has a distill section, and so asks for nothing else" if there else "has no distill section"
+        cure = "null" if there else "{}"
+        raise InputError(f"{experiment.name} {why}: it has no stage {until}; type --set distill={cure}")
+    return asked

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ray_synth.config import digest
+from ray_synth.config import Experiment, digest
 from ray_synth.hardware.measure import Measure
+from ray_synth.stages.distill import Distill
 from ray_synth.stages.estimate import Estimate
 from ray_synth.stages.evaluate import Evaluate
 from ray_synth.stages.finetune import Finetune
@@ -32,18 +33,26 @@ class Report(Stage):
 
     name = "report"
     purpose = "Write report.html"
-    needs = (Generate, Estimate, Sweep, Train, Evaluate)
+    needs = (Generate, Estimate, Sweep, Train, Evaluate, Distill)
     keeps = (REPORT, "log.txt")
     figures = (REPORT,)
 
+    @classmethod
+    def asked(cls, experiment: Experiment) -> bool:
+        return True
+
     @property
     def digest(self) -> str:
+        said = summary_of(self.others) | {"seconds": {}}
+        if Distill in self.others:
+            distill = self.of(Distill)
+            return digest("report", PAGE, said, [distill.job.made(method) for method in distill.settings.methods])
         from ray_synth.sweep.ledger import LEDGER
 
         return digest(
             "report",
             PAGE,
-            summary_of(self.others) | {"seconds": {}},
+            said,
             self.of(Evaluate).metrics(),
             self.of(Generate).result().to_dict(),
             self.of(Estimate).result().to_dict(),
@@ -62,10 +71,36 @@ class Report(Stage):
     def tasks(self) -> Sequence[Tasks]:
         if self.complete:
             return ()
-        images = self.of(Generate).reading(self.of(Train).top_ratio)
-        return (images, Tasks(tasks=(Task(name=REPORT, takes={"report": 1}),)))
+        page = Tasks(tasks=(Task(name=REPORT, takes={"report": 1}),))
+        if Distill in self.others:
+            return (page,)
+        return (self.of(Generate).reading(self.of(Train).top_ratio), page)
 
     def run(self, advance: Callable[[int], None]) -> None:
+        if Distill in self.others:
+            self._write_distilled()
+        else:
+            self._write()
+        advance(1)
+
+    def _write_distilled(self) -> None:
+        from ray_synth.report.distilled import write_distilled
+        from ray_synth.report.sections.distillation import Distilled
+
+        distill = self.of(Distill)
+        write_distilled(
+            self.folder,
+            Distilled(
+                name=self.experiment.name,
+                metrics=distill.metrics(),
+                real=self.inputs.splits.train,
+                images={method: distill.images(method) for method in distill.settings.methods},
+                settings=self.experiment.model_dump(mode="json"),
+                seconds=summary_of(self.others)["seconds"],
+            ),
+        )
+
+    def _write(self) -> None:
         from ray_synth.partition import RegionReport
         from ray_synth.report.html import write_report
         from ray_synth.report.results import RunResults
@@ -93,7 +128,6 @@ class Report(Stage):
             asked=self._asked(),
         )
         write_report(self.folder, results)
-        advance(1)
 
     def _cost(self) -> Cost:
         """What images and trainings took in this run."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from ray_synth.config import Experiment
 from ray_synth.hardware.measure import Measure
 from ray_synth.stages.inputs import Inputs
 from ray_synth.tasks import Alternative, Tasks
@@ -51,6 +52,17 @@ class Stage(ABC):
 
     # What it is.
 
+    @classmethod
+    def asked(cls, experiment: Experiment) -> bool:
+        """Whether the file asks for it: all stages are, but for those that an experiment which distils has no use
+        for."""
+        return experiment.distill is None
+
+    def _followed(self) -> list[Stage]:
+        """The stages that its digest follows from, of those that the file asks for."""
+        read = self.needs if self.reads is None else self.reads
+        return [self.others[kind] for kind in read if kind in self.others]
+
     @property
     @abstractmethod
     def digest(self) -> str:
@@ -87,8 +99,7 @@ class Stage(ABC):
     @property
     def complete(self) -> bool:
         """Whether a run would leave it out."""
-        read = self.needs if self.reads is None else self.reads
-        if not all(self.others[kind].complete for kind in read):
+        if not all(stage.complete for stage in self._followed()):
             return False
         return self.folder.is_complete(self.name, self.digest) and self.ready
 
@@ -106,8 +117,7 @@ class Stage(ABC):
     def begun(self) -> bool:
         """Whether what lies in the run folder is of these settings."""
         record = self.folder.stage(self.name)
-        read = self.needs if self.reads is None else self.reads
-        known = all(self.others[kind].complete for kind in read)
+        known = all(stage.complete for stage in self._followed())
         return record is not None and known and record.digest == self.digest
 
     @abstractmethod

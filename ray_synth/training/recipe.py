@@ -31,14 +31,15 @@ class Recipe:
     """How a model is trained, over `updates` updates.
 
     clip_norm: the largest l2 norm of all gradients together. ema_decay: of the average of the weights; 0: none.
-    fused: AdamW in one kernel, which rounds differently. most_skipped: updates in a row that may be left out because
-    their gradients are not finite; 0: nobody looks.
+    betas: of AdamW. fused: AdamW in one kernel, which rounds differently. most_skipped: updates in a row that may be
+    left out because their gradients are not finite; 0: nobody looks.
     """
 
     updates: int
     learning_rate: float
     optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
     schedule: Schedule = Schedule()
     clip_norm: float = math.inf
     ema_decay: float = 0.0
@@ -68,4 +69,4 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return Lamb(trained, **common)
     if recipe.fused:
         common["fused"] = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
-    return torch.optim.AdamW(trained, **common)
+    return torch.optim.AdamW(trained, betas=recipe.betas, **common)

@@ -22,7 +22,7 @@ from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import Chunk, write_chunk
 from ray_synth.sampling.generation import Generation
-from ray_synth.stages import STAGES, Estimate, Finetune, Generate, Sweep, Train
+from ray_synth.stages import Estimate, Finetune, Generate, Sweep, Train, stages_asked
 from ray_synth.stages.takes import sides_of
 from ray_synth.sweep.ledger import Ledger
 from ray_synth.sweep.search import Search
@@ -35,7 +35,7 @@ from .conftest import rates_of
 
 TINY = {"data.shots": 4, "generate.images_per_class": 8, "generate.chunk_size": 3, "generator.steps": 30}
 SHORT = {"sweep.num_trials": 6}
-NAMES = tuple(stage.name for stage in STAGES)
+NAMES = tuple(stage.name for stage in stages_asked(load_experiment(DIGITS)))
 
 
 def run_in(out: Path, **changes: object) -> Run:
