@@ -153,6 +153,7 @@ def next_steps(summary: Summary, asked: Asked) -> list[tuple[str, str]]:
         why = "Take the images along, for a training of your own"
         steps.append((why, f"ray-synth generate {place} --export folder"))
     why = "See whether it holds with other real images, trainings and seeds"
-    other = shlex.quote(f"{asked.place.rstrip('/')}-seed{asked.seed + 1}")
+    begun = asked.place.rstrip("/").removesuffix(f"-seed{asked.seed}")
+    other = shlex.quote(f"{begun}-seed{asked.seed + 1}")
     steps.append((why, f"{run} --seed {asked.seed + 1} --out {other}"))
     return steps

@@ -111,6 +111,12 @@ def test_what_to_type_next_can_be_typed(changes: dict[str, Any]) -> None:
         verb.make_context(words[1], words[2:])  # all its words are known
 
 
+def test_another_seed_has_a_folder_of_its_own() -> None:
+    for place, seed, other in (("runs/x/", 0, "runs/x-seed1"), ("runs/x-seed1", 1, "runs/x-seed2")):
+        (_, command) = next_steps(summary_of(), replace(ASKED, place=place, seed=seed))[-1]
+        assert command == f"ray-synth run {place} --seed {seed + 1} --out {other}"
+
+
 def test_an_answer_at_the_largest_ratio_asks_for_a_larger_one() -> None:
     at_top = summary_of(predicted_ratio=16.0)
     commands = [command for _, command in next_steps(at_top, ASKED)]
