@@ -21,6 +21,7 @@ from ray_synth.report.sections.membership import membership
 from ray_synth.report.sections.methods import methods
 from ray_synth.report.sections.predicted_classes import predicted_classes
 from ray_synth.report.sections.prediction import prediction
+from ray_synth.report.sections.provenance import provenance
 from ray_synth.report.sections.proxies import proxies
 from ray_synth.report.sections.search import search
 from ray_synth.report.sections.seconds import seconds
@@ -55,6 +56,7 @@ SECTIONS: dict[str, Section] = {
     "trials": trials,
     "methods": methods,
     "proxies": proxies,
+    "provenance": provenance,
     "seconds": seconds,
     "settings": settings,
 }

@@ -66,7 +66,7 @@ def test_every_section_is_there_and_words_are_escaped(tmp_path: Path, results: R
     assert headings(text) == [
         'Use about 4 synthetic images per real image (2 to 8): <span class="gain">+10.0 points (±4.2)</span>',
         "Prediction and sweep", "Accuracy on the test set", "Real and synthetic images", "While training", "The search",
-        "Trials", "What each method says", "Seconds per stage", "Settings",
+        "Trials", "What each method says", "Where the images come from", "Seconds per stage", "Settings",
     ]  # fmt: skip
     assert '<tr><td>best of the sweep</td><td class="n">5.5</td><td class="n">0.9100</td>' in text
     assert '<tr><td>finetune</td><td class="n">1.0</td></tr>' in text
@@ -175,3 +175,16 @@ def test_what_a_classifier_leaks_is_shown_with_what_few_images_cannot_tell(tmp_p
     assert "none is 0.12 %" in text
     assert text.count('<svg class="plot"') == 4
     assert "Few shots" not in page(tmp_path, results, metrics=leaks | {"lira/images_per_class": 17.0})
+
+
+def test_the_page_says_where_images_come_from(results: RunResults, tmp_path: Path) -> None:
+    generate = {"generate": {"filter": {"blank": True, "near_copies": True, "features": "pixels", "clip": None}}}
+    text = page(tmp_path, results, settings=generate)
+    assert "Where the images come from" in headings(text)
+    for said in (
+        "1,600 kept of 1,602 made",
+        "blank, near_copies",
+        "1 flat, 1 killed_worker",
+        "not said; ask who made it",
+    ):
+        assert said in text
