@@ -22,7 +22,7 @@ from ray_synth.runtime import ray_session
 
 from .conftest import DIGITS, write_folder
 
-VERBS = ["run", "finetune", "generate", "estimate", "sweep", "train", "evaluate", "report", "plan", "submit"]
+VERBS = ["distill", "run", "finetune", "generate", "estimate", "sweep", "train", "evaluate", "report", "plan", "submit"]
 
 
 def ray_synth(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -24,4 +24,4 @@ def provenance(results: RunResults) -> Shown:
             "source type trainedAlgorithmicMedia)",
         ),
     ]
-    return table("Where the images come from", ("", "what is known"), rows)
+    return table("Where the images come from", ("of the images", "what is known"), rows)
