@@ -96,9 +96,11 @@ def write_cell(file: Path, cell: Cell) -> None:
 
 
 class Bench:
-    """The data, the teacher and what it sees, made once and kept in a folder."""
+    """The data, the teacher and what it sees, made once and kept in a folder. iterations: of recovering."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, iterations: int = SETTINGS.recover.iterations):
+        self.recover = SETTINGS.recover.model_copy(update={"iterations": iterations})
+        self.kept = "" if iterations == SETTINGS.recover.iterations else f"-{iterations}"
         listing = list_npz(Path(os.environ["RAY_SYNTH_DATA"]) / "cifar10_dev_10k5k.npz")
         assert listing.parts is not None
         self.names = tuple(listing.class_names)
@@ -140,7 +142,7 @@ class Bench:
 
     def made(self, method: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [10 m,H,W,C], class by class, and the weights of the images."""
-        file = Path(self.folder.url) / f"{method}-{images}-{seed}.npz"
+        file = Path(self.folder.url) / f"{method}-{images}-{seed}{self.kept}.npz"
         if not file.exists():
             pixels, weights = self._make(method, images, seed)
             aside = file.with_suffix(".tmp.npz")
@@ -178,8 +180,8 @@ class Bench:
         recovery = Recovery(
             self.tapped,
             target,
-            Weights.of(kind, SETTINGS.recover),
-            SETTINGS.recover,
+            Weights.of(kind, self.recover),
+            self.recover,
             seeds=seeds,
             shape=self.shape,
         )
@@ -212,9 +214,9 @@ class Bench:
         return Cell(images=images, method=method, labels=labels, seed=seed, accuracy=accuracy, seconds=seconds)
 
 
-def asked(methods: list[str]) -> Iterator[tuple[int, str, str, int]]:
-    for seed in range(3):
-        for images in (1, 10):
+def asked(methods: list[str], seeds: list[int], sizes: list[int]) -> Iterator[tuple[int, str, str, int]]:
+    for seed in seeds:
+        for images in sizes:
             for method in methods:
                 for labels in ("soft", "hard"):
                     yield images, method, labels, seed
@@ -251,13 +253,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("tests/benchmarks/distill.csv"))
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", choices=list(EPOCHS), default=list(EPOCHS), help="a class")
+    parser.add_argument("--iterations", type=int, default=SETTINGS.recover.iterations, help="of recovering")
     parser.add_argument("--table", action="store_true", help="show what the file holds")
     arguments = parser.parse_args()
     if arguments.table:
         print_table(read_cells(arguments.out))
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    bench = Bench(arguments.folder)
+    bench = Bench(arguments.folder, arguments.iterations)
     there = {cell.key for cell in read_cells(arguments.out)}
     if (0, "real", "hard", 0) not in there:
         begin = time.monotonic()
@@ -266,7 +271,7 @@ def main() -> None:
             arguments.out,
             Cell(images=0, method="real", labels="hard", seed=0, accuracy=accuracy, seconds=time.monotonic() - begin),
         )
-    for key in asked(arguments.methods.split(",")):
+    for key in asked(arguments.methods.split(","), arguments.seeds, arguments.sizes):
         if key not in there:
             cell = bench.cell(*key)
             write_cell(arguments.out, cell)
