@@ -34,6 +34,7 @@ from ray_synth.classifier.train import fit
 from ray_synth.config import Distill, Method
 from ray_synth.data.arrays import list_npz
 from ray_synth.data.images import ImageSet
+from ray_synth.data.transforms import to_model_range
 from ray_synth.distill.barycenter import wasserstein_barycenter
 from ray_synth.distill.chosen import chosen_images
 from ray_synth.distill.posttrain import train_student
@@ -246,6 +247,37 @@ def print_table(cells: list[Cell]) -> None:
             print(f"| {row.method} | {row.labels} | {row.accuracy:.3f} ± {row.std:.3f} | {ior} | {hlr} |")
 
 
+def picture(bench: Bench, file: Path, *, classes: tuple[int, ...] = (0, 1, 4, 8), images: int = 10) -> None:
+    """As Liu et al., 2025, Figure 6: real images (dots) and distilled ones (triangles) where the teacher sees them, on
+    the two axes on which the real ones are spread most."""
+    import matplotlib.pyplot as plt
+    from sklearn.decomposition import PCA
+
+    real = [bench.summaries[label].features[:400] for label in classes]
+    plane = PCA(n_components=2, random_state=0).fit(np.concatenate(real))
+    shown = {
+        "random": "random real images",
+        "sre2l": "SRe2L",
+        "wmdd_uniform": "WMDD, uniform",
+        "wmdd_free": "WMDD, free",
+    }
+    figure, panels = plt.subplots(1, len(shown), figsize=(11, 3.1), sharex=True, sharey=True, layout="constrained")
+    for axes, (method, title) in zip(panels, shown.items(), strict=True):
+        pixels, _ = bench.made(method, images, 0)
+        with torch.no_grad():
+            seen = bench.tapped(to_model_range(torch.from_numpy(pixels))).features.numpy()
+        for number, label in enumerate(classes):
+            color = f"C{number}"
+            axes.scatter(*plane.transform(real[number]).T, s=3, color=color, alpha=0.25, linewidths=0)
+            own = plane.transform(seen[label * images : (label + 1) * images])
+            axes.scatter(*own.T, s=42, marker="^", color=color, edgecolors="black", linewidths=0.7,
+                         label=bench.names[label])  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set(xticks=[], yticks=[])
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -257,12 +289,16 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", choices=list(EPOCHS), default=list(EPOCHS), help="a class")
     parser.add_argument("--iterations", type=int, default=SETTINGS.recover.iterations, help="of recovering")
     parser.add_argument("--table", action="store_true", help="show what the file holds")
+    parser.add_argument("--picture", type=Path, help="where the teacher sees the images of seed 0, ten a class")
     arguments = parser.parse_args()
     if arguments.table:
         print_table(read_cells(arguments.out))
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     bench = Bench(arguments.folder, arguments.iterations)
+    if arguments.picture:
+        picture(bench, arguments.picture)
+        return
     there = {cell.key for cell in read_cells(arguments.out)}
     if (0, "real", "hard", 0) not in there:
         begin = time.monotonic()
