@@ -153,7 +153,7 @@ def test_images_are_exported_and_weigh_what_they_stand_for(tmp_path: Path) -> No
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Whole files: one that is being written has a name of its own, which begins with a dot, and is gone in a moment."""
+    """Whole files: the name of one that is being written begins with a dot, and is gone in a moment."""
     images = out.glob("distilled/images/[!.]*")
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in images}
 
