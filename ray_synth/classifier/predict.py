@@ -25,12 +25,6 @@ def logits_of(model: nn.Module, images: ImageSource | np.ndarray) -> torch.Tenso
     return torch.cat(parts)
 
 
-def top_accuracy(logits: torch.Tensor, labels: np.ndarray, k: int = 1) -> float:
-    """Share of the rows whose label is among the k largest logits: [N,K], [N]."""
-    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return float((best == torch.from_numpy(labels)[:, None]).any(dim=1).double().mean())
-
-
 def balanced_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
     """Mean over the classes of the share of a class that is classified right: [N,K], [N]."""
     right = (logits.argmax(1).numpy() == labels).astype(np.float64)

@@ -15,6 +15,8 @@ from ray_synth.config import SEARCHED, Classifier, Experiment, changed, digest
 
 RATIO, GENERATOR, ALLOCATION = "synthetic_ratio", "generator", "allocation"
 NOBODY = ""  # whose images a setting takes that takes none, where there are several generators
+COMPARED = REAL_ONLY, PREDICTED, BEST = ("real_only", "at_predicted", "best")  # names of what is trained in the end
+TUNED, AUGMENTED = "real_only_tuned", "real_only_augmented"  # baselines beside them
 OF_BOTH_SIDES = ("lambda_1", "lambda_2")  # of the classifier: terms that need two sides
 TRAINING = 2  # part of digests: raise it where the same setting trains another network than before
 

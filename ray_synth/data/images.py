@@ -41,15 +41,7 @@ def in_memory(source: ImageSource) -> ImageSet:
     """All images, decoded at once. Raises InputError where they are more than memory holds."""
     if isinstance(source, ImageSet):
         return source
-    return ImageSet(
-        pixels=source.images(),
-        labels=source.labels,
-        class_names=source.class_names,
-        sources=source.sources,
-        parts=source.parts,
-        notes=source.notes,
-        depth=source.depth,
-    )
+    return ImageSet(pixels=source.images(), **source.described())
 
 
 def held(source: ImageSource) -> ImageSource:

@@ -16,7 +16,7 @@ from ray_synth.data.decoding import Item, Size, broken_among, decoded, fitted, l
 from ray_synth.data.depth import Depth
 from ray_synth.data.images import ImageSet, in_memory
 from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages
-from ray_synth.data.source import ImageSource, Rows
+from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError, near_misses, one_spelling
 
 Label = int | str
@@ -103,16 +103,13 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FileImages(ImageSource):
-    """Images that are decoded each time they are asked for.
-
-    items: [N] files or encoded bytes, or arrays; draft: large JPEGs are decoded at about the size that is asked for.
-    """
+class FileImages(EncodedImages):
+    """Images that are decoded each time they are asked for. items: [N] files or encoded bytes, or arrays."""
 
     items: np.ndarray
 
     @property
-    def in_files(self) -> bool:  # type: ignore[override]
+    def in_files(self) -> bool:
         return len(self) > 0 and not isinstance(self.items[0], np.ndarray)
 
     def encoded(self, rows: np.ndarray) -> list[bytes]:

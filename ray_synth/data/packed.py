@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from ray_synth.data.decoding import decoded, fitted
 from ray_synth.data.images import ImageSet, held
-from ray_synth.data.source import ImageSource, Rows
+from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError
 from ray_synth.hardware.machine import cache_folder
 
@@ -72,20 +72,15 @@ def packs_folder() -> Path:
     return cache_folder() / "ray_synth" / "packs"
 
 
-def packed(
-    source: ImageSource, folder: Path | None = None, *, progress: Callable[[int], None] = lambda images: None
-) -> ImageSource:
+def packed(source: ImageSource, folder: Path | None = None) -> ImageSource:
     """The same images out of packs, which are made where they are missing; a source without files as it is.
 
     Two processes that pack the same share the work: each begins somewhere, and leaves what the other has made.
 
-    Args:
-        progress: called with the number of images that are packed.
-
     Raises:
         InputError: a disk with too little room, found before anything is written; a file that cannot be read.
     """
-    if not source.in_files:
+    if not isinstance(source, EncodedImages) or not source.in_files:
         return source
     folder = folder or packs_folder()
     parts = [np.arange(start, min(start + PART, len(source))) for start in range(0, len(source), PART)]
@@ -96,21 +91,14 @@ def packed(
     if missing:
         size = sum(map(source.bytes_of, (parts[row] for row in missing)))
         _make_room(folder, size, keep=set(names))
-    progress(sum(len(part) for row, part in enumerate(parts) if row not in set(missing)))
     first = time.monotonic_ns() % max(1, len(missing))
     for row in [*missing[first:], *missing[:first]]:
-        if not files[row].exists():
+        if not _used(files[row]):
             _write(files[row], source.encoded(parts[row]))
-        progress(len(parts[row]))
     numbers = np.arange(len(source))
     return PackedImages(
-        labels=source.labels,
-        class_names=source.class_names,
+        **source.described(),
         shape=source.shape,
-        sources=source.sources,
-        parts=source.parts,
-        notes=source.notes,
-        depth=source.depth,
         packs=tuple(map(str, files)),
         places=np.stack([numbers // PART, numbers % PART], axis=1),
         crop=source.crop,
@@ -118,19 +106,20 @@ def packed(
     )
 
 
-def _name(source: ImageSource, rows: np.ndarray) -> str:
+def _name(source: EncodedImages, rows: np.ndarray) -> str:
     said = "\0".join(source.stamps(rows))
     return f"{hashlib.sha256(said.encode(errors='surrogateescape')).hexdigest()[:32]}.arrow"
 
 
 def _used(file: Path) -> bool:
-    """Whether it is there; it is then the last to go."""
+    """Whether it is there, and whole as far as its ends tell; it is then the last to go."""
     try:
-        os.utime(file)
-    except FileNotFoundError:
+        with pa.memory_map(str(file)) as mapped:
+            pa.ipc.open_file(mapped)
+    except (OSError, pa.ArrowException):
         return False
-    except OSError:  # of another user
-        return file.exists()
+    with suppress(OSError):  # of another user
+        os.utime(file)
     return True
 
 

@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,9 +29,6 @@ class ImageSource(ABC):
     255.
     """
 
-    in_files: ClassVar[bool] = False  # whether there are encoded bytes behind the pixels, which may be packed
-    crop: bool = False  # whether images of other proportions lose what sticks out
-    draft: bool = False  # whether large JPEGs are decoded at about the size that is asked for
     labels: np.ndarray
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -48,18 +45,6 @@ class ImageSource(ABC):
     def _taken(self, rows: Rows) -> dict[str, Any]:
         """What the subclass holds of these rows. Nothing is decoded."""
 
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """What lies in the files of these rows, where there are any (`in_files`)."""
-        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
-
-    def stamps(self, rows: np.ndarray) -> list[str]:
-        """What tells the files of these rows from others, and from what they were before."""
-        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
-
-    def bytes_of(self, rows: np.ndarray) -> int:
-        """How large the files of these rows are, about."""
-        raise NotImplementedError(f"{type(self).__name__} has no encoded images")
-
     def within(self, side: int) -> ImageSource:
         """The same images at most `side` pixels high and wide, their proportions kept; smaller ones as they are."""
         height, width = fitted(self.shape[:2], side)
@@ -69,16 +54,18 @@ class ImageSource(ABC):
 
     def _shrunk(self, shape: tuple[int, int, int]) -> ImageSource:
         """These images in a smaller shape. Nothing is decoded."""
-        return Shrunk(
-            labels=self.labels,
-            class_names=self.class_names,
-            shape=shape,
-            sources=self.sources,
-            parts=self.parts,
-            notes=self.notes,
-            depth=self.depth,
-            whole=self,
-        )
+        return Shrunk(**self.described(), shape=shape, whole=self)
+
+    def described(self) -> dict[str, Any]:
+        """What is known of the images beside their pixels and their shape, for another source of the same."""
+        return {
+            "labels": self.labels,
+            "class_names": self.class_names,
+            "sources": self.sources,
+            "parts": self.parts,
+            "notes": self.notes,
+            "depth": self.depth,
+        }
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,6 +124,35 @@ class ImageSource(ABC):
         """Hash of the set: class names, and every image with its label, in any order."""
         joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
         return hashlib.sha256(joined.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedImages(ImageSource):
+    """Images of which the encoded bytes lie somewhere, and may be packed.
+
+    crop: whether images of other proportions lose what sticks out; draft: large JPEGs are decoded at about the size
+    that is asked for.
+    """
+
+    crop: bool
+    draft: bool = False
+
+    @property
+    def in_files(self) -> bool:
+        """Whether there are such bytes indeed."""
+        return True
+
+    @abstractmethod
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """What lies in the files of these rows."""
+
+    @abstractmethod
+    def stamps(self, rows: np.ndarray) -> list[str]:
+        """What tells the files of these rows from others, and from what they were before."""
+
+    @abstractmethod
+    def bytes_of(self, rows: np.ndarray) -> int:
+        """How large the files of these rows are, about."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

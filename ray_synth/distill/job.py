@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ray_synth.config import RECOVERED, Distill, Method, digest
 from ray_synth.distill.recover import groups_of
@@ -83,17 +84,26 @@ class Job:
 
     # What a file is a function of.
 
-    @property
+    @cached_property
     def teacher(self) -> str:
         return digest("teacher", self.settings.teacher, self.seed, self.data, self.validation, list(self.files))
 
-    @property
+    @cached_property
     def squeezed(self) -> str:
         s = self.settings
         return digest("squeezed", METHODS, self.teacher, s.variant, s.weights, s.images_per_class, list(s.methods))
 
     def made(self, method: Method) -> str:
         """Of a method's images."""
+        if method not in self._made:
+            self._made[method] = self._of_images(method)
+        return self._made[method]
+
+    @cached_property
+    def _made(self) -> dict[Method, str]:
+        return {}
+
+    def _of_images(self, method: Method) -> str:
         s = self.settings
         told: list[str] = [s.weights] if method == "wmdd" else []
         told += [s.variant] if method in RECOVERED else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -45,27 +46,27 @@ class Tapped:
             raise InputError(
                 "the teacher has no linear layer to take features before; type --set distill.teacher.model=resnet18"
             )
-        self._moments: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._features: list[torch.Tensor] = []
-        for norm in self.norms:
-            norm.register_forward_pre_hook(self._look)
-        linear[-1].register_forward_pre_hook(lambda module, inputs: self._features.append(inputs[0].flatten(1)))
+        self.last = linear[-1]
 
-    def _look(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        x = inputs[0].double() if self.exact else inputs[0]
+    def _moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Variance and mean of each image's own pixels."""
+        x = x.double() if self.exact else x
         pixels = tuple(range(2, x.ndim))
-        if not pixels:
-            self._moments.append((x, torch.zeros_like(x)))
-            return
-        variance, mean = torch.var_mean(x, pixels, correction=0)
-        self._moments.append((mean, variance))
+        return torch.var_mean(x, pixels, correction=0) if pixels else (torch.zeros_like(x), x)
 
     def __call__(self, images: torch.Tensor) -> Seen:
         """images: float [B,C,H,W] in [-1, 1]."""
-        self._moments, self._features = [], []
-        logits = self.model(images)
-        means, variances = zip(*self._moments, strict=True)
-        return Seen(logits, self._features[-1], list(means), list(variances))
+        moments, features = list[tuple[torch.Tensor, torch.Tensor]](), list[torch.Tensor]()
+        # For this pass alone: others ask the same model too, and nothing is kept of what it says to them.
+        with ExitStack() as hooks:
+            for norm in self.norms:
+                looked = norm.register_forward_pre_hook(lambda _, inputs: moments.append(self._moments(inputs[0])))
+                hooks.callback(looked.remove)
+            looked = self.last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].flatten(1)))
+            hooks.callback(looked.remove)
+            logits = self.model(images)
+        variances, means = zip(*moments, strict=True)
+        return Seen(logits, features[-1], list(means), list(variances))
 
     @functools.cached_property
     def global_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import AUGMENTED, BEST, PREDICTED, REAL_ONLY, TUNED
 from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.answers import ALL, Answers
 from ray_synth.evaluators.context import EvaluationContext
@@ -17,8 +18,6 @@ from ray_synth.seeding import derive_seed
 MOST_IN_MATRIX = 50  # classes, up to which evaluation.json has whole confusion matrices
 MOST_CONFUSED = 3  # classes that a class is mostly taken for
 MORE_THAN_FIVE = 5  # classes, above which the five largest logits mean something
-REAL_ONLY, PREDICTED, BEST = "real_only", "at_predicted", "best"
-TUNED, AUGMENTED = "real_only_tuned", "real_only_augmented"
 # Gain -> with and without what gave it.
 GAINS = {
     "predicted": (PREDICTED, REAL_ONLY),
@@ -37,14 +36,15 @@ def final_accuracy(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """
     said = with_same(context.answers.get(ALL, {}), context.same)
     right = {name: each.predicted == context.test.labels for name, each in said.items()}
-    drawn = dict(zip(said, _drawn(list(right.values()), context.seed).T, strict=True))
+    drawn = drawn_anew(right, "accuracy", context.seed)
     for name, each in said.items():
         yield from measured(f"accuracy/{name}", right[name], drawn[name])
         if context.test.num_classes > MORE_THAN_FIVE:
             yield f"accuracy_top5/{name}", float(each.in_five.mean())
         yield f"balanced_accuracy/{name}", float(np.nanmean(recalls(right[name], context.test)))
         yield f"calibration_error/{name}", float(np.mean([c.error for c in _calibrations(each, right[name])]))
-    yield from _gains(right, drawn)
+    for gain, (name, without) in GAINS.items():
+        yield from gained(f"gain/{gain}", name, without, right, drawn)
     if said:
         context.details["final_accuracy"] = {
             "interval": f"{100 * CONFIDENCE:.0f} %, {DRAWS:,} draws of test images and of repeats",
@@ -61,11 +61,12 @@ def with_same(said: Mapping[str, Answers], same: Mapping[str, str]) -> dict[str,
     return {**said, **{name: said[other] for name, other in same.items() if other in said}}
 
 
-def _drawn(right: Sequence[np.ndarray], seed: int) -> np.ndarray:
-    """[M] of [R,N] -> [draws,M]"""
+def drawn_anew(right: Mapping[str, np.ndarray], *seed: str | int) -> dict[str, np.ndarray]:
+    """Of each setting's [R,N] its mean over images and repeats that are drawn anew, the same for all. [draws] each"""
     if not right:
-        return np.empty((DRAWS, 0))
-    return resampled_means(np.stack(right), seed=derive_seed("accuracy", seed))
+        return {}
+    drawn = resampled_means(np.stack(list(right.values())), seed=derive_seed(*seed))
+    return dict(zip(right, drawn.T, strict=True))
 
 
 def measured(prefix: str, right: np.ndarray, drawn: np.ndarray) -> Iterator[tuple[str, float]]:
@@ -78,14 +79,16 @@ def measured(prefix: str, right: np.ndarray, drawn: np.ndarray) -> Iterator[tupl
     yield f"{prefix}/high", found.high
 
 
-def _gains(right: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
-    for gain, (name, without) in GAINS.items():
-        if name in right and without in right:
-            value = float(right[name].mean() - right[without].mean())
-            found = interval(value, drawn[name] - drawn[without])
-            yield f"gain/{gain}", found.value
-            yield f"gain/{gain}/low", found.low
-            yield f"gain/{gain}/high", found.high
+def gained(
+    prefix: str, name: str, without: str, right: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """What one setting is right at more than another, with its interval; nothing where one of them is not there."""
+    if name in right and without in right:
+        value = float(right[name].mean() - right[without].mean())
+        found = interval(value, drawn[name] - drawn[without])
+        yield prefix, found.value
+        yield f"{prefix}/low", found.low
+        yield f"{prefix}/high", found.high
 
 
 def recalls(right: np.ndarray, images: ImageSource) -> np.ndarray:

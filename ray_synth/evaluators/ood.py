@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import BEST, REAL_ONLY
 from ray_synth.data.corruptions import STRENGTHS, constants_for, corrupted
 from ray_synth.data.ood import FurtherSet
-from ray_synth.evaluators.accuracy import BEST, MORE_THAN_FIVE, REAL_ONLY, measured, with_same
+from ray_synth.evaluators.accuracy import MORE_THAN_FIVE, drawn_anew, gained, measured, with_same
 from ray_synth.evaluators.answers import ALL, Answers, Question, answers
 from ray_synth.evaluators.context import EvaluationContext, first_rows
-from ray_synth.metrics.intervals import interval, resampled_means
 from ray_synth.seeding import derive_seed
 
 
@@ -43,7 +43,7 @@ def _of_set(each: FurtherSet, said: Mapping[str, Answers], context: EvaluationCo
     clean = with_same(context.answers[ALL if each.among is None else each.name], context.same)
     same_classes = np.flatnonzero(np.isin(context.test.labels, each.classes))
     right = {name: answered.predicted == each.images.labels for name, answered in said.items()}
-    drawn = dict(zip(right, _drawn(right, "ood", each.name, context.seed).T, strict=True))
+    drawn = drawn_anew(right, "ood", each.name, context.seed)
     for name in right:
         yield from measured(f"ood/{each.name}/{name}", right[name], drawn[name])
         if len(each.classes) > MORE_THAN_FIVE:
@@ -51,8 +51,7 @@ def _of_set(each: FurtherSet, said: Mapping[str, Answers], context: EvaluationCo
         on_test = clean[name].take(same_classes).predicted == context.test.labels[same_classes]
         yield f"ood/{each.name}/{name}/clean", float(on_test.mean())
         yield f"ood/{each.name}/{name}/remains", _remains(right[name].mean(), on_test.mean())
-    if REAL_ONLY in right and BEST in right:
-        yield from _gain(f"ood/{each.name}/gain", right, drawn)
+    yield from gained(f"ood/{each.name}/gain", BEST, REAL_ONLY, right, drawn)
 
 
 def corruption(context: EvaluationContext) -> Iterator[tuple[str, float]]:
@@ -85,30 +84,17 @@ def corruption(context: EvaluationContext) -> Iterator[tuple[str, float]]:
         means[name] = {one: np.mean(right[one], axis=0) for one in right}
     everything = {one: np.mean([means[name][one] for name in means], axis=0) for one in clean}
     for name, right_share in {**means, "mean": everything}.items():
-        drawn = dict(zip(right_share, _drawn(right_share, "corruption", name, context.seed).T, strict=True))
+        drawn = drawn_anew(right_share, "corruption", name, context.seed)
         for one, share in right_share.items():
             yield from measured(f"corruption/{name}/{one}", share, drawn[one])
             yield f"corruption/{name}/{one}/remains", _remains(share.mean(), clean[one])
-        if REAL_ONLY in right_share and BEST in right_share:
-            yield from _gain(f"corruption/{name}/gain", right_share, drawn)
+        yield from gained(f"corruption/{name}/gain", BEST, REAL_ONLY, right_share, drawn)
     context.details["corruption"] = {
         "images": len(clean_images),
         "constants": constants_for(context.test.shape),
         "clean": clean,
         "strengths": strengths,
     }
-
-
-def _drawn(right: Mapping[str, np.ndarray], *names: str | int) -> np.ndarray:
-    return resampled_means(np.stack(list(right.values())), seed=derive_seed(*names))
-
-
-def _gain(prefix: str, right: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
-    value = float(right[BEST].mean() - right[REAL_ONLY].mean())
-    found = interval(value, drawn[BEST] - drawn[REAL_ONLY])
-    yield prefix, found.value
-    yield f"{prefix}/low", found.low
-    yield f"{prefix}/high", found.high
 
 
 def _remains(shifted: float, clean: float) -> float:

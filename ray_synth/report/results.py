@@ -26,7 +26,7 @@ class RunResults:
     the best setting. importances: setting -> share of the spread of the trials that it explains; metric: what the sweep
     maximised. adapters: class -> losses while the generator was fine-tuned;
     adapter_samples: step -> a PNG of what the first one makes. ranking: of several generators; the estimate is the
-    first one's, the synthetic images those of the best setting's. cost: seconds of images and trainings here. asked:
+    first one's, the synthetic images those of the best setting's. filters: names of those of the images. cost: seconds of images and trainings here. asked:
     what the commands of another run are made from.
     """
 
@@ -48,3 +48,4 @@ class RunResults:
     details: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
     asked: Asked | None = None
+    filters: Sequence[str] = ()

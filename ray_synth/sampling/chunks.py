@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ray_synth.data.decoding import room_for, unified
 from ray_synth.data.parquet import Types, read_columns, sealed_table
-from ray_synth.data.source import ImageSource, Rows
+from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
 
@@ -322,13 +322,12 @@ def rejected_counts(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ChunkImages(ImageSource):
+class ChunkImages(EncodedImages):
     """Images of chunks, decoded each time they are asked for. places: [N,2] which chunk, and the row in it.
 
     Rows of many chunks cost as many files.
     """
 
-    in_files: ClassVar[bool] = True
     url: str  # of the run folder
     chunks: tuple[Chunk, ...]
     places: np.ndarray

@@ -245,7 +245,8 @@ class Distill(Stage):
     def run(self, advance: Callable[[int], None]) -> None:
         from ray_synth.distill.actors import distill
 
-        done, left = self.done, self.left
+        left = self.left
+        done = self.job.count - left.count
         advance(done)
         if left.count:  # else it was killed between the last of them and the results
             self.inputs.start_ray()

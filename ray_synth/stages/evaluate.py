@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ray_synth.classifier.setting import AUGMENTED, COMPARED, TUNED
 from ray_synth.config import Ood, digest
 from ray_synth.errors import PartlyDone
 from ray_synth.hardware.measure import Measure
@@ -17,7 +18,7 @@ from ray_synth.stages.generate import Generate
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import SUMMARY
-from ray_synth.stages.train import AUGMENTED, COMPARED, TUNED, Train
+from ray_synth.stages.train import Train
 from ray_synth.tasks import Task, Tasks
 
 if TYPE_CHECKING:

@@ -531,6 +531,11 @@ class Generate(Stage):
         names, crop = self.inputs.class_names, self.experiment.data.crop
         return chunks.read_synthetic(self.folder, self.images, class_names=names, shape=self.inputs.shape, crop=crop)
 
+    @property
+    def filters(self) -> list[str]:
+        """Names of those that look at the images."""
+        return [name for name, on in self.experiment.generate.filter if on and name != "features"]
+
     def export(self, kind: str, figures: Mapping[str, Any]) -> str:
         """Write the kept images as one of `EXPORTS`; returns where in the run folder. figures: of summary.json."""
         from ray_synth import __version__
@@ -543,7 +548,7 @@ class Generate(Stage):
             version=__version__,
             origins=[(each.model_id, each.model_revision, each.model_license) for each in origin.each or (origin,)],
             settings={} if self.generator.source else generate.model_dump(mode="json", include=DESCRIBED),
-            filters=[name for name, on in generate.filter if on and name != "features"],
+            filters=self.filters,
             rejected=self.result().rejected,
             figures=figures,
         )

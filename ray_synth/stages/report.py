@@ -126,6 +126,7 @@ class Report(Stage):
             adapter_samples=self.of(Finetune).samples(),
             cost=self._cost(),
             asked=self._asked(),
+            filters=self.of(Generate).filters,
         )
         write_report(self.folder, results)
 

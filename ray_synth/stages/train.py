@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_synth.classifier.setting import GENERATOR, TRAINING
+from ray_synth.classifier.setting import AUGMENTED, COMPARED, GENERATOR, TRAINING, TUNED
 from ray_synth.config import digest
 from ray_synth.hardware.measure import Measure
 from ray_synth.seeding import derive_seed
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ray_synth.hardware.gpus import Gpu
 
 SETTINGS, REGIONS = "model/settings.json", "model/regions.json"
-COMPARED = ("real_only", "at_predicted", "best")
-TUNED, AUGMENTED = "real_only_tuned", "real_only_augmented"
 WITH_TRIVIAL = {"augment.trivial": 1.0}
 
 

@@ -152,3 +152,11 @@ def test_files_that_are_gone_or_break_are_named(files: FileImages, tmp_path: Pat
     files.items[7].unlink()
     with pytest.raises(BrokenImages, match=r"07\.jpeg"):
         packed(files, tmp_path / "packs")
+
+
+def test_a_pack_that_was_cut_short_is_made_anew(files: FileImages, tmp_path: Path) -> None:
+    place = tmp_path / "packs"
+    packed(files, place)
+    file = next(place.iterdir())
+    file.write_bytes(file.read_bytes()[:-100])
+    check_same(packed(files, place), files)

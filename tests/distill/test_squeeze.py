@@ -110,3 +110,15 @@ def test_global_statistics_are_the_running_ones() -> None:
     means, variances = Tapped(model).global_statistics
     assert len(means) == len(variances) == sum(norm.num_features for norm in norm_layers(model))
     assert torch.equal(means[:16], model.network.bn1.running_mean)
+
+
+def test_nothing_is_kept_of_what_others_ask_the_teacher(digits: ImageSet) -> None:
+    """Soft labels and patches ask the same model, thousands of times."""
+    model = build_model(Classifier(model="resnet8"), digits.shape, digits.class_names, seed=0)
+    tapped, images = Tapped(model), to_model_range(torch.from_numpy(digits.images(slice(4))))
+    first = tapped(images)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    model(images[:2])
+    again = tapped(images)
+    for one, other in zip((*first.means, first.features), (*again.means, again.features), strict=True):
+        assert torch.equal(one, other)

@@ -178,8 +178,7 @@ def test_what_a_classifier_leaks_is_shown_with_what_few_images_cannot_tell(tmp_p
 
 
 def test_the_page_says_where_images_come_from(results: RunResults, tmp_path: Path) -> None:
-    generate = {"generate": {"filter": {"blank": True, "near_copies": True, "features": "pixels", "clip": None}}}
-    text = page(tmp_path, results, settings=generate)
+    text = page(tmp_path, results, filters=["blank", "near_copies"])
     assert "Where the images come from" in headings(text)
     for said in (
         "1,600 kept of 1,602 made",

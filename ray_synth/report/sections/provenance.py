@@ -7,15 +7,14 @@ from ray_synth.report.sections.shown import Shown, table
 
 
 def provenance(results: RunResults) -> Shown:
-    made, generate = results.generation, results.settings.get("generate", {})
-    filters = [name for name, on in generate.get("filter", {}).items() if on and name != "features"]
+    made = results.generation
     aside = ", ".join(f"{count:,} {reason}" for reason, count in made.rejected.items())
     rows = [
         ("generator", made.model_id),
         ("revision", made.model_revision),
         ("its licence", made.model_license or "not said; ask who made it before images are passed on"),
         ("images", f"{made.kept:,} kept of {made.made:,} made"),
-        ("filters", ", ".join(filters) or "none"),
+        ("filters", ", ".join(results.filters) or "none"),
         ("set aside", aside or "none"),
         ("each image", "follows from generator, class and index; its row has key, prompt, seed, model, revision"),
         (
