@@ -26,8 +26,8 @@ class RunResults:
     the best setting. importances: setting -> share of the spread of the trials that it explains; metric: what the sweep
     maximised. adapters: class -> losses while the generator was fine-tuned;
     adapter_samples: step -> a PNG of what the first one makes. ranking: of several generators; the estimate is the
-    first one's, the synthetic images those of the best setting's. filters: names of those of the images. cost: seconds of images and trainings here. asked:
-    what the commands of another run are made from.
+    first one's, the synthetic images those of the best setting's. filters: names of those of the images. cost: seconds
+    of images and trainings here. asked: what the commands of another run are made from.
     """
 
     summary: Summary
