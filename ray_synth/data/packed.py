@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ PART = 1024  # images of a pack
 OPEN = 4096  # packs that a process keeps open
 READERS = 8  # files that are read at once
 KEPT = "RAY_SYNTH_MAX_PACKED_GIB"  # in the environment: what packs may take of the disk
+ASIDE = ".pack-"  # begins the name of a pack that is being written
 SPARED = 0.1  # of a disk that is left free where nothing is said
 
 
@@ -131,12 +132,12 @@ def _make_room(folder: Path, size: int, *, keep: set[str]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("*.arrow"))
+        there = sorted(_kept_in(folder))
         disk = shutil.disk_usage(folder)
     except OSError as error:
         raise InputError(f"images cannot be packed in {folder}: {error}; set XDG_CACHE_HOME to another place") from None
-    most = _most(sum(bytes_ for _, bytes_, _ in there) + max(0, disk.free - int(SPARED * disk.total)))
     taken = sum(bytes_ for _, bytes_, _ in there)
+    most = _most(taken + max(0, disk.free - int(SPARED * disk.total)))
     for _, bytes_, file in there:
         if taken + size <= most:
             return
@@ -149,6 +150,14 @@ def _make_room(folder: Path, size: int, *, keep: set[str]) -> None:
             f"images of {size / 2**30:.3g} GiB are to be packed in {folder}, where packs may take "
             f"{most / 2**30:.3g} GiB: free the disk, set XDG_CACHE_HOME to a larger one, or {KEPT} to more"
         )
+
+
+def _kept_in(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each pack was used, its bytes and its file; those too that were being written when a process was killed."""
+    for file in (*folder.glob("*.arrow"), *folder.glob(f"{ASIDE}*")):
+        with suppress(FileNotFoundError):  # another process was here
+            found = file.stat()
+            yield found.st_mtime, found.st_size, file
 
 
 def _most(room: int) -> int:
@@ -168,7 +177,7 @@ def _write(file: Path, images: Sequence[bytes]) -> None:
     """Whole or not at all."""
     table = pa.record_batch({"image": pa.array(images, pa.large_binary())})
     try:
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".pack-")
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=ASIDE)
         with os.fdopen(handle, "wb") as open_file, pa.ipc.new_file(open_file, table.schema) as writer:
             writer.write_batch(table)
         os.replace(name, file)

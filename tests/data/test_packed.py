@@ -160,3 +160,15 @@ def test_a_pack_that_was_cut_short_is_made_anew(files: FileImages, tmp_path: Pat
     file = next(place.iterdir())
     file.write_bytes(file.read_bytes()[:-100])
     check_same(packed(files, place), files)
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_oldest(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "packs"
+    place.mkdir()
+    (place / ".pack-cut").write_bytes(b"x" * 5000)
+    os.utime(place / ".pack-cut", (1, 1))
+    monkeypatch.setenv(KEPT, str((files.bytes_of(np.arange(30)) + 4000) / 2**30))
+    check_same(packed(files, place), files)
+    assert not (place / ".pack-cut").exists()
