@@ -142,7 +142,7 @@ def _verb(stage: type[Stage]) -> Any:
 
     command.__doc__ = (
         f"Example: ray-synth {stage.name} sweeps/digits.yaml --out runs/digits\n\n"
-        f"    {stage.purpose}, after the stages that it needs. {stage.how}"
+        f"    {stage.purpose}, after the stages that it needs."
     )
     verb = typer.Typer(rich_markup_mode=None)
     verb.command(stage.name, short_help=stage.purpose)(command)
@@ -223,18 +223,19 @@ def run(
     _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), dry_run=dry_run)
 
 
+Export = Annotated[
+    str | None,
+    typer.Option("--export", metavar="folder|webdataset|huggingface", help="also write the images to OUT/export"),
+]
+
+
 @app.command(short_help="Generate the synthetic images")
 def generate(
     experiment: ExperimentFile,
     set_: Set = None,
     out: Out = None,
     seed: Seed = None,
-    export: Annotated[
-        str | None,
-        typer.Option(
-            "--export", metavar="folder|webdataset|huggingface", help="also write the kept images to OUT/export"
-        ),
-    ] = None,
+    export: Export = None,
     smoke: Smoke = False,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -246,6 +247,26 @@ def generate(
     from ray_synth.stages import Generate
 
     _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Generate.name, export=export)
+
+
+@app.command(short_help="Bring the real images down to a few a class, and train on these")
+def distill(
+    experiment: ExperimentFile,
+    set_: Set = None,
+    out: Out = None,
+    seed: Seed = None,
+    export: Export = None,
+    smoke: Smoke = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Example: ray-synth distill sweeps/wmdd/cifar10.yaml --out runs/wmdd --export folder
+
+    Bring the real images down to a few a class, and train classifiers on these: for an experiment with a distill
+    section, which asks for no generator and no sweep. Run it again to continue after a kill.
+    """
+    from ray_synth.stages import Distill
+
+    _perform(_Words(experiment, set_, out, seed, smoke, allow_pickle), until=Distill.name, export=export)
 
 
 Reported = Annotated[

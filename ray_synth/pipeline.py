@@ -71,6 +71,8 @@ def run(
     job = Run(experiment, folder_of(experiment, out, path), reporter, gpu=card_here)
     if dry_run:
         return job.check()
+    if export is not None and Distill in job.stages:
+        job.of(Distill).check_export()
     result = job.perform(until, extend=extend)
     if export is not None:
         job.export(export)

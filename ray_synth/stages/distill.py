@@ -34,7 +34,6 @@ class Distill(Stage):
 
     name = "distill"
     purpose = "Bring the real images down to a few a class, and train classifiers on these"
-    how = "For an experiment with a distill section, which asks for no generator and no sweep."
     keeps = figures = (METRICS, SUMMARY)
     named_by_content = True
     concludes = True
@@ -282,24 +281,27 @@ class Distill(Stage):
         job = self.job
         return read_synthetic(self.folder, job.plan(method), class_names=job.class_names, shape=job.shape)
 
+    def check_export(self) -> None:
+        """Raise InputError for real images, which an export would say are generated."""
+        from ray_synth.distill.job import IMAGES
+
+        if self.settings.method not in RECOVERED:
+            raise InputError(
+                f"the images of distill.method: {self.settings.method} are real ones, and an export says of its images "
+                f"that they are generated; leave --export out, and read them from {self.folder.url}/{IMAGES}, a folder "
+                "for data.kind=parquet"
+            )
+
     def export(self, kind: str, figures: Mapping[str, Any]) -> str:
         """Write the method's images, as `sampling.export` has it; returns where in the run folder. figures: of
         summary.json.
-
-        Raises:
-            InputError: real images, which an export would say are generated.
         """
         from ray_synth import __version__
-        from ray_synth.distill.job import IMAGES
         from ray_synth.sampling.card import About
         from ray_synth.sampling.export import Exported, export_images
 
+        self.check_export()
         s, job = self.settings, self.job
-        if s.method not in RECOVERED:
-            raise InputError(
-                f"the images of distill.method: {s.method} are real ones, and an export says of its images that they "
-                f"are generated; read them from {self.folder.url}/{IMAGES}, a folder for data.kind=parquet"
-            )
         images = Exported(
             folder=self.folder,
             plan=job.plan(s.method),

@@ -49,10 +49,6 @@ class Generate(Stage):
 
     name = "generate"
     purpose = "Generate the synthetic images"
-    how = (
-        "Run it again to continue after a kill, or with another generate.images_per_class to make the images that are "
-        "missing."
-    )
     needs = (Finetune,)
     reads = ()  # settings say what an image is
     unit = "image"

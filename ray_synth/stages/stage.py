@@ -21,7 +21,7 @@ Other = TypeVar("Other", bound="Stage")
 class Stage(ABC):
     """One stage of one run. Asking it anything but `run` writes nothing.
 
-    name: of the verb, the record and `seconds`. purpose: a sentence of the verb's help; how: more of it. needs: stages
+    name: of the verb, the record and `seconds`. purpose: a sentence of the verb's help. needs: stages
     that are done before it. reads: those of them whose results its digest follows from; default all. named_by_content:
     the outputs' own names say of which settings they are. unit: what the bar counts; default tasks. keeps: small files
     that `submit` brings home. figures: files that are moved aside before a stage that they rest on is redone.
@@ -30,7 +30,6 @@ class Stage(ABC):
 
     name: ClassVar[str]
     purpose: ClassVar[str]
-    how: ClassVar[str] = ""
     needs: ClassVar[tuple[type[Stage], ...]] = ()
     reads: ClassVar[tuple[type[Stage], ...] | None] = None
     named_by_content: ClassVar[bool] = False

@@ -40,7 +40,6 @@ class Sweep(Stage):
 
     name = "sweep"
     purpose = "Search the ratio and the classifier's settings with Ray Tune and Optuna"
-    how = "Run it again to continue after a kill: finished trials are kept, and those that were cut off are run again."
     needs = (Generate, Estimate)
     reads = (Estimate,)
     keeps = ("sweep/trials.csv", *(f"sweep/{name}.svg" for name in PICTURES))

@@ -149,7 +149,8 @@ def test_images_are_exported_and_weigh_what_they_stand_for(tmp_path: Path) -> No
     read = load_experiment(written(tmp_path), {"generator": {"kind": "folder", "path": "x"}, "distill": None})
     assert read.distill is None  # what another experiment takes them with
     with pytest.raises(InputError, match=r"the images of distill.method: random are real ones"):
-        run_in(tmp_path, method="random").of(Distill).export("folder", {})
+        run(written(tmp_path), out=tmp_path / "early", overrides={"distill.method": "random"}, export="folder")
+    assert not (tmp_path / "early").exists()  # before anything starts
 
 
 def digests(out: Path) -> dict[str, str]:
