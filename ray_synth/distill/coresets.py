@@ -1,15 +1,14 @@
 """Features of one class in, the rows of a few real images out that stand for it: what a distilled set must beat.
 
-Each takes (features [n,d], num, seed) and gives distinct rows, int64 [num]. The rows of `random`, `herding` and
-`k_center` for a lower `num` are the first of those for a higher one.
+Each takes (features [n,d], num, seed) and gives distinct rows, int64 [num]; those for a lower `num` are the first of
+those for a higher one.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from ray_synth.distill.barycenter import Barycenter, FloatArray, wasserstein_barycenter
+from ray_synth.distill.barycenter import FloatArray
 from ray_synth.errors import InputError
 
 
@@ -52,24 +51,6 @@ def k_center(features: np.ndarray, num: int, seed: int) -> np.ndarray:
         nearest = np.minimum(nearest, np.square(x - x[chosen]).sum(axis=1))
         chosen = int(np.where(free, nearest, -1.0).argmax())
     return rows
-
-
-def nearest(features: np.ndarray, num: int, seed: int) -> np.ndarray:
-    """The rows nearest to the points of the barycenter with free weights, whose weights `nearest_to` keeps."""
-    return nearest_to(features, wasserstein_barycenter(features, num, seed=seed))
-
-
-def nearest_to(features: np.ndarray, barycenter: Barycenter) -> np.ndarray:
-    """For each point of a barycenter a row of its own, at the least squared distance in all. Its weights stay theirs.
-
-    A row that is nearest to two points goes to one of them: an image twice would be a smaller set.
-    """
-    x = _checked(features, len(barycenter.positions))
-    centre = x.mean(axis=0)
-    x -= centre
-    points = barycenter.positions - centre
-    cost = np.square(points).sum(axis=1)[:, None] - 2 * points @ x.T + np.square(x).sum(axis=1)  # (m, n)
-    return np.asarray(linear_sum_assignment(cost)[1], dtype=np.int64)
 
 
 def _checked(features: np.ndarray, num: int) -> FloatArray:

@@ -8,7 +8,6 @@ batch that it is in and from seeds of its own.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,8 +209,3 @@ def groups_of(method: str, num_classes: int, images_per_class: int, batch_size: 
         return max(1, min(images_per_class, batch_size // classes)), classes
     images = min(images_per_class, batch_size)
     return images, min(num_classes, max(1, batch_size // images))
-
-
-def num_batches(method: str, num_classes: int, images_per_class: int, batch_size: int) -> int:
-    images, classes = groups_of(method, num_classes, images_per_class, batch_size)
-    return math.ceil(images_per_class / images) * math.ceil(num_classes / classes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ray_synth.errors import InputError
 
 
@@ -19,14 +17,6 @@ def improvement_over_random(distilled: float, random: float) -> float:
     """IOR = accuracy with distilled images − with as many random real ones, both with the distilled set's own labels
     (soft ones by the same teacher) and training; higher is better (Li et al., 2025)."""
     return _accuracy(distilled) - _accuracy(random)
-
-
-def label_robust_score(recovery: float, improvement: float, *, weight: float = 0.5) -> float:
-    """LRS = (e^α − e⁻¹) / (e − e⁻¹) with α = weight·IOR − (1 − weight)·HLR, between 0 and 1 (Li et al., 2025)."""
-    if not 0 <= weight <= 1:
-        raise InputError(f"weight must be between 0 and 1, got {weight}")
-    alpha = weight * improvement - (1 - weight) * recovery
-    return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
 
 
 def _accuracy(value: float) -> float:
