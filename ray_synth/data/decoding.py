@@ -62,8 +62,7 @@ def decoded(
 
     def one(row: int) -> None:
         least = shape[:2] if draft else None
-        image = decoded_item(items[row], names[row], least=least, depth=depth)
-        out[row] = unified(image, shape, crop=crop)
+        out[row] = unified(_picture(items[row], names[row], least, depth), shape, crop=crop)
 
     for _ in _in_threads(one, len(items)):
         pass
@@ -232,6 +231,11 @@ def decoded_item(item: Item, name: str, *, least: Size | None = None, depth: Dep
     the smallest that is no smaller than this; other formats know no such thing. depth: which values of more than 8 bits
     become 0 and 255; that of the image alone where it is not said.
     """
+    return np.asarray(_picture(item, name, least, depth))
+
+
+def _picture(item: Item, name: str, least: Size | None, depth: Depth | None) -> np.ndarray | Image.Image:
+    """As `decoded_item`, in Pillow's memory where it lies there: what is resized next need not be copied twice."""
     from PIL import Image
 
     if isinstance(item, np.ndarray):
@@ -247,7 +251,8 @@ def decoded_item(item: Item, name: str, *, least: Size | None = None, depth: Dep
             if _transparent(image):  # what lies under transparent pixels is nobody's picture; viewers show white there
                 shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
                 return upright(np.asarray(shown.convert(mode)), orientation)
-            return upright(np.asarray(image if image.mode == mode else image.convert(mode)), orientation)
+            shown = image if image.mode == mode else image.convert(mode)
+            return shown if orientation == 1 else upright(np.asarray(shown), orientation)
     values, opaque = deep_values(item, name)
     return upright(on_white(values, opaque, depth or depth_of(range_of([(values, opaque)]))), orientation)
 
@@ -306,8 +311,8 @@ def _transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = False) -> np.ndarray:
-    """One image, [H,W] or [H,W,3], in another size and mode: uint8 [H,W,C] of `shape`; grey stays [H,W,1].
+def unified(image: np.ndarray | Image.Image, shape: tuple[int, int, int], *, crop: bool = False) -> np.ndarray:
+    """One image, [H,W] or [H,W,3] or of Pillow, in another size and mode: uint8 [H,W,C] of `shape`; grey stays [H,W,1].
 
     `crop` as in `decoded`: synthetic images must lose what real ones lose, or the two are not of one kind.
     """
@@ -317,17 +322,21 @@ def unified(image: np.ndarray, shape: tuple[int, int, int], *, crop: bool = Fals
     return image[..., None] if image.ndim == 2 else image
 
 
-def resized(image: np.ndarray, size: Size, *, crop: bool = False) -> np.ndarray:
-    """uint8 [H,W] or [H,W,C] at another height and width: stretched, or of its middle what has these proportions."""
+def resized(image: np.ndarray | Image.Image, size: Size, *, crop: bool = False) -> np.ndarray:
+    """uint8 [H,W] or [H,W,C], or of Pillow, at another height and width: stretched, or of its middle what has these
+    proportions."""
     from PIL import Image
 
     height, width = size
-    if image.shape[:2] == size:
-        return image
-    if image.ndim == 3 and image.shape[2] != 3:  # no picture that Pillow knows: channel by channel
-        return np.stack([resized(image[..., c], size, crop=crop) for c in range(image.shape[2])], axis=-1)
-    box = _middle(image.shape[:2], size) if crop else None
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
+    found = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+    if found == size:
+        return np.asarray(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] != 3:  # no picture that Pillow knows: channel by channel
+            return np.stack([resized(image[..., c], size, crop=crop) for c in range(image.shape[2])], axis=-1)
+        image = Image.fromarray(image)
+    box = _middle(found, size) if crop else None
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def fitted(size: Size, side: int) -> Size:

@@ -95,6 +95,12 @@ def test_an_image_stands_as_viewers_show_it(kind: str, orientation: int) -> None
         shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     np.testing.assert_array_equal(decoded_item(content, "x"), shown)
     assert list(look([content], ["x"]).sizes) == [shown.shape[:2]]
+    for crop, expected in (
+        (False, Image.fromarray(shown).resize((3, 3), Image.Resampling.BICUBIC)),
+        (True, ImageOps.fit(Image.fromarray(shown), (3, 3), Image.Resampling.BICUBIC)),
+    ):
+        (found,) = decoding.decoded([content], ["x"], (3, 3, 3), crop=crop)
+        np.testing.assert_array_equal(found, np.asarray(expected))
 
 
 def exif_block(*entries: tuple[int, int, int, int]) -> bytes:
