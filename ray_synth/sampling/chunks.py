@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,9 @@ from ray_synth.data.parquet import Types, read_columns, sealed_table
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import Spoiled, WorkError
 from ray_synth.runs import RunFolder
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FOLDER = "synthetic"
 CHUNK_BYTES = 5_000  # of a file around its images: columns, schema
@@ -368,7 +371,7 @@ class ChunkImages(EncodedImages):
             images = read_chunk(folder, name, ["image"], self.folder)["image"]
             try:
                 for row in asked:
-                    out[row] = unified(_decoded(images[places[row]]), self.shape, crop=self.crop)
+                    out[row] = unified(picture(images[places[row]]), self.shape, crop=self.crop)
             except Exception as error:  # whatever Pillow makes of other bytes
                 raise _spoiled(folder, f"{self.folder}/{name}", f"cannot be read (an image of it: {error})") from None
 
@@ -411,7 +414,8 @@ def read_synthetic(
     )
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def picture(image: bytes) -> Image.Image:
+    """An image of a chunk."""
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(data)))
+    return Image.open(io.BytesIO(image))

@@ -150,7 +150,7 @@ def measure_reading(bench: Bench, made: RunFolder, images: Plan, generator: Gene
     made: the run's own folder, and the images that it may hold.
     """
     from ray_synth.data.decoding import unified
-    from ray_synth.sampling.chunks import READERS, _decoded, read_chunk
+    from ray_synth.sampling.chunks import READERS, picture, read_chunk
 
     folder, name, origin = _some_chunk(bench, made, images, generator)
 
@@ -158,7 +158,7 @@ def measure_reading(bench: Bench, made: RunFolder, images: Plan, generator: Gene
         images = read_chunk(folder, name, ["key", "rejected", "image"])["image"]
         for image in images:
             if image:
-                unified(_decoded(image), bench.inputs.shape, crop=bench.inputs.experiment.data.crop)
+                unified(picture(image), bench.inputs.shape, crop=bench.inputs.experiment.data.crop)
         return len(images)
 
     begin = time.monotonic()
