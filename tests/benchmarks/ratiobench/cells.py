@@ -90,6 +90,11 @@ def all_cells() -> Iterator[Cell]:
                         turn[half] += 1
 
 
+def asked_for(cell: Cell, generators: str) -> bool:
+    """By a word: generators whose name starts like it; with a ! before it, all others."""
+    return cell.generator.startswith(generators.lstrip("!")) != generators.startswith("!")
+
+
 @functools.lru_cache(maxsize=4)
 def dataset_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Train images and labels, test images and labels."""

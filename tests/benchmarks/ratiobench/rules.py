@@ -36,7 +36,7 @@ from ray_synth.bound.estimator import METRICS
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.estimate import estimate_ratio
 from tests.benchmarks.ratiobench.build import TABLE
-from tests.benchmarks.ratiobench.cells import DRAWS, RATIOS, SIZES, Cell, load_cell, pilot_of
+from tests.benchmarks.ratiobench.cells import DRAWS, RATIOS, SIZES, Cell, asked_for, load_cell, pilot_of
 from tests.benchmarks.ratiobench.truth import PRETRAINED, SCRATCH
 
 FloatArray = NDArray[np.float64]
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--half", choices=["tuning", "judging", "both"], default="both")
     parser.add_argument("--group", choices=list(GROUPS), default="scratch")
     parser.add_argument("--datasets", nargs="*", default=list(SIZES))
+    parser.add_argument("--generators", default="", help="only generators whose name starts like this; !name: no such")
     parser.add_argument("--shares", choices=["test", "real"], default="test", help="class shares of the accuracy")
     parser.add_argument("--metric", choices=METRICS, help="that estimates are asked for; default: theirs")
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -138,7 +139,10 @@ def main() -> None:
     truth = {
         case: by
         for case, by in curves(options.table, "accuracy" if options.shares == "test" else "shared").items()
-        if options.half in (case.half, "both") and case.group == options.group and case.cell.dataset in options.datasets
+        if options.half in (case.half, "both")
+        and case.group == options.group
+        and case.cell.dataset in options.datasets
+        and asked_for(case.cell, options.generators)
     }
     said = estimates(sorted(truth), options.metric, options.estimates, options.processes)
     for half in ("tuning", "judging"):
