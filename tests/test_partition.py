@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from ray_synth.data.images import ImageSet
 from ray_synth.errors import InputError
-from ray_synth.partition import OnlineKMeans, kmeans_partition, region_report
+from ray_synth.partition import OnlineKMeans, kmeans_partition, nearest, region_report, sampled
 
 
 def test_objective_is_near_the_best_of_ten_of_scikit_learn(digits: ImageSet) -> None:
@@ -58,6 +58,50 @@ def test_clustered_data_is_found_within_a_hundredth_of_scikit_learn() -> None:
     theirs = KMeans(40, n_init=10, random_state=0).fit(points).inertia_ / len(points)
     for seed in range(3):
         assert kmeans_partition(points, 40, seed=seed).objective < 1.01 * theirs
+
+
+def test_a_sample_of_p_points_a_cluster_costs_one_pth_of_the_objective() -> None:
+    """A mean of p of n points is off by their variance times 1/p - 1/n: with 40 of 400 a cluster, .0225 of it."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(10, 64)) * 4
+    points = (np.repeat(centres, 400, axis=0) + rng.normal(size=(4000, 64))).astype(np.float32)
+    everything, excess = kmeans_partition(points, 10).objective, []
+    for seed in range(5):
+        rows = sampled(map(str, range(4000)), 400, seed)
+        centroids = kmeans_partition(points[rows], 10).centroids
+        objective = ((points - centroids[nearest(points, centroids)]) ** 2).sum(1).mean()
+        excess.append(objective / everything - 1)
+    assert np.mean(excess) == pytest.approx(1 / 40 - 1 / 400, rel=0.1)
+
+
+def test_a_sample_follows_from_names_and_seed() -> None:
+    names = np.array([f"image-{i}" for i in range(1000)], dtype=object)
+    drawn = names[sampled(names, 100, 7)]
+    turned = names[np.random.default_rng(0).permutation(1000)]
+    assert (turned[sampled(turned, 100, 7)] == drawn).all()  # in the same order too
+    assert len(set(drawn)) == 100
+    assert set(drawn) <= set(names[sampled(names, 300, 7)])
+    both = set(drawn) & set(names[sampled(names, 100, 8)])
+    assert len(both) < 30  # of 10 expected
+    rows = np.concatenate([sampled(names, 100, seed) for seed in range(200)])
+    times = np.bincount(rows, minlength=1000)  # each is drawn 20 times on average
+    assert ((times - 20) ** 2).mean() == pytest.approx(200 * 0.1 * 0.9, rel=0.2)
+
+
+def test_faiss_is_asked_to_use_the_gpus_that_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    points, asked, kind = np.random.default_rng(0).normal(size=(300, 5)), [], faiss.Kmeans
+
+    def kmeans(*given: int, gpu: int, **how: int) -> faiss.Kmeans:
+        asked.append(gpu)
+        return kind(*given, **how)
+
+    monkeypatch.setattr(faiss, "Kmeans", kmeans)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    kmeans_partition(points, 7)
+    assert asked[-1] == 2
+    assert not any(asked[:-1])  # small ones, to begin with
 
 
 def test_online_kmeans_is_scikit_learns_and_the_papers_one_by_one() -> None:

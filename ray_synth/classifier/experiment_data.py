@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_synth.classifier.mixture import TrainingData, encoded, mix
+from ray_synth.classifier.mixture import TrainingData, mix
+from ray_synth.classifier.regions import SHARED, encoded
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import side_by_side
@@ -35,9 +36,10 @@ class ExperimentData:
     def of(
         cls, experiment: Experiment, real: ImageSource, synthetic: ImageSource, validation: ImageSource
     ) -> ExperimentData:
-        """An encoder's features are taken once for all trainings. Pixels cost nothing: each training takes its own."""
+        """An encoder's features are taken once for all trainings, of up to SHARED images. Of more each training takes
+        its own, a block at a time; so it does of pixels, which cost nothing."""
         features = None
-        if experiment.partition.encoder:
+        if experiment.partition.encoder and len(real) + len(synthetic) <= SHARED:
             features = np.concatenate(list(on_gpu_node(encoded, [real, synthetic], experiment.partition.features)))
         return cls(experiment=experiment, real=real, synthetic=synthetic, validation=validation, features=features)
 

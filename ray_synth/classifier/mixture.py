@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,14 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_synth.classifier.regions import Vectors, regions_of
 from ray_synth.config import PartitionSettings
 from ray_synth.data.images import first_per_class
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
-from ray_synth.features.cache import cached, features_folder
-from ray_synth.features.encoders import encoder_of
-from ray_synth.features.pixels import pixel_features
-from ray_synth.partition import RegionReport, kmeans_partition, region_report
+from ray_synth.partition import RegionReport, most_fitted, region_report
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,14 +86,17 @@ def mix(
             "no image is left to train on: data.use_real is false and no synthetic image is asked for; use a "
             "synthetic_ratio above 0"
         )
-    if features is None:
-        features = partition_features([kept, chosen], partition.features)
-    else:
+    if features is not None:
         features = np.concatenate([features[: len(kept)], features[len(real) :][rows]])
-    num_clusters = min(partition.clusters(real.num_classes), len(features))
-    regions = np.zeros(len(features), dtype=np.int64)
-    if not online:
-        regions = kmeans_partition(features, num_clusters, iterations=partition.iterations, seed=seed).regions
+    number = len(kept) + len(chosen)
+    num_clusters = min(partition.clusters(real.num_classes), number)
+    at_once = number if online else most_fitted(num_clusters)
+    vectors = Vectors([kept, chosen], partition.features, at_once=at_once, known=features)
+    if online:
+        regions, features = np.zeros(number, dtype=np.int64), vectors.all()
+    else:
+        names, iterations = names_of(kept, chosen), partition.iterations
+        regions = regions_of(vectors, names, num_clusters, iterations=iterations, seed=seed)
     return TrainingData(
         real=kept,
         synthetic=chosen,
@@ -107,13 +107,18 @@ def mix(
     )
 
 
+def names_of(real: ImageSource, synthetic: ImageSource) -> Iterator[str]:
+    """The key of each real image, then of each synthetic one, which has it from its chunk."""
+    yield from real.keys()
+    yield from synthetic.keys() if synthetic.sources is None else synthetic.sources
+
+
 def region_rows(data: TrainingData) -> bytes:
     """A parquet file with a row per image: key, source (real | synthetic), class_name, region."""
-    keys = list(data.synthetic.sources) if data.synthetic.sources is not None else data.synthetic.keys()
     names = np.asarray(data.real.class_names)
     table = pa.table(
         {
-            "key": [*data.real.keys(), *keys],
+            "key": list(names_of(data.real, data.synthetic)),
             "source": ["real"] * len(data.real) + ["synthetic"] * len(data.synthetic),
             "class_name": names[np.concatenate([data.real.labels, data.synthetic.labels])].tolist(),
             "region": np.concatenate([data.real_regions, data.synthetic_regions]),
@@ -122,18 +127,3 @@ def region_rows(data: TrainingData) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
-
-
-def partition_features(sets: list[ImageSource], spec: str) -> np.ndarray:
-    """The vectors that k-means looks at, float32 [n,d], set after set: pixels, or an encoder's features."""
-    if spec == "pixels":
-        return pixel_features(itertools.chain.from_iterable(s.batches() for s in sets), sum(map(len, sets)))
-    return np.concatenate(list(encoded(sets, spec)))
-
-
-def encoded(sets: list[ImageSource], spec: str) -> Iterator[np.ndarray]:
-    """An encoder's features, batch after batch, each made once on this machine."""
-    encoder = cached(encoder_of(spec), features_folder())
-    for images in sets:
-        for batch in images.batches():
-            yield encoder(batch).astype(np.float32)

@@ -63,9 +63,12 @@ class PackedImages(ImageSource):
 
 
 def near(source: ImageSource) -> ImageSource:
-    """In memory where that takes a small share of it, else out of packs of this machine."""
+    """In memory where that takes a small share of it, else out of packs of this machine; known keys stay known."""
     found = held(source)
-    return found if isinstance(found, ImageSet) else packed(found)
+    found = found if isinstance(found, ImageSet) else packed(found)
+    if found is not source:
+        found.know_keys_of(source)
+    return found
 
 
 def packs_folder() -> Path:

@@ -120,6 +120,11 @@ class ImageSource(ABC):
         """They were found while the images were looked at for something else."""
         vars(self)["_keys"] = np.array(keys, dtype=object)
 
+    def know_keys_of(self, same: ImageSource) -> None:
+        """As far as they were found: of the same images, in another place."""
+        if "_keys" in vars(same):
+            vars(self)["_keys"] = same._keys
+
     def digest(self) -> str:
         """Hash of the set: class names, and every image with its label, in any order."""
         joined = "\n".join([*self.class_names, "", *sorted(self.keys())])

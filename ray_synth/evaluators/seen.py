@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_synth.classifier.mixture import encoded
+from ray_synth.classifier.regions import encoded
 from ray_synth.data.source import ImageSource
 from ray_synth.evaluators.context import EvaluationContext, first_of
 from ray_synth.features.encoders import encoder_of

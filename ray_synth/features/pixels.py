@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
-
-from ray_synth.errors import InputError
 
 FEATURE_BYTES = 2**30  # what pixel features may take; beyond it images are averaged over blocks
 
 
-def pixel_features(batches: Iterable[np.ndarray], num_images: int, *, max_bytes: int = FEATURE_BYTES) -> np.ndarray:
-    """Images as vectors for k-means, read once and kept as float32 [n,d] of at most `max_bytes`.
+def pixel_vectors(
+    num_images: int, shape: tuple[int, int, int], *, max_bytes: int = FEATURE_BYTES
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes vectors for k-means of images: uint8 [b,H,W,C] -> float32 [b,d], `num_images` of them in `max_bytes`.
 
-    batches: uint8 [b,H,W,C] each, `num_images` in all. Where whole images would take more, each is averaged over equal
-    blocks of pixels. That is an orthogonal projection: distances shrink by what varies inside a block, no more.
-
-    Raises:
-        InputError: an empty set, or batches that do not hold `num_images`.
+    Where whole images would take more, each is averaged over equal blocks of pixels. That is an orthogonal projection:
+    distances shrink by what varies inside a block, no more.
     """
-    features: np.ndarray | None = None
-    block = done = 0
-    for images in batches:
-        _, height, width, channels = images.shape
-        if features is None:
-            block = _block_size(num_images, height, width, channels, max_bytes)
-            shape = (num_images, -(-height // block) * -(-width // block) * channels)
-            features = np.empty(shape, dtype=np.float32)
-        if done + len(images) > num_images:
-            break
-        features[done : done + len(images)] = _block_means(images, block).reshape(len(images), -1)
-        done += len(images)
-    if features is None or done != num_images:
-        raise InputError(f"images to cluster must be {num_images} in all and at least one, got {done} or more")
-    return features
+    block = _block_size(num_images, *shape, max_bytes)
+    return lambda images: _block_means(images, block).reshape(len(images), -1)
 
 
 def _block_size(num_images: int, height: int, width: int, channels: int, max_bytes: int) -> int:

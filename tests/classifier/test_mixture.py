@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 import torch
 
 from ray_synth.allocation import synthetic_counts
-from ray_synth.classifier.mixture import TrainingData, mix, partition_features, region_rows
+from ray_synth.classifier.mixture import TrainingData, mix, region_rows
+from ray_synth.classifier.regions import Vectors
 from ray_synth.classifier.sides import Side
 from ray_synth.config import Augment, PartitionSettings
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits
-from ray_synth.features.encoders import Encoder
 from ray_synth.training.team import Team
 
 
@@ -32,7 +30,7 @@ def test_every_image_lies_in_the_region_of_its_own_pixels(splits: Splits) -> Non
     shuffled = splits.train.take(rng.permutation(len(splits.train)))
     data = mixed(shuffled, splits.generator)
     regions = np.concatenate([data.real_regions, data.synthetic_regions])
-    features = partition_features([data.real, data.synthetic], "pixels")
+    features = Vectors([data.real, data.synthetic], "pixels").all()
     centroids = np.stack([features[regions == i].mean(axis=0) for i in range(data.num_regions)])
     nearest = ((features[:, None] - centroids[None]) ** 2).sum(-1).argmin(1)
     assert (nearest == regions).mean() > 0.99
@@ -55,40 +53,13 @@ def test_labels_follow_their_images_through_every_pass(splits: Splits) -> None:
             assert int(region) == int(row)
 
 
-def test_features_of_an_encoder_are_asked_in_the_same_order(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray_synth.classifier import mixture
-
-    seven = Encoder(name="seven", function=lambda batch: batch.reshape(len(batch), -1)[:, :7])
-    monkeypatch.setattr(mixture, "encoder_of", lambda spec: seven)
-    sets = [splits.train, splits.validation]
-    found = partition_features(sets, "open_clip:any:file")
-    assert np.array_equal(
-        found, np.concatenate([s.images().reshape(len(s), -1)[:, :7] for s in sets]).astype(np.float32)
-    )
-
-
-def test_features_of_a_local_model_are_made_once(
-    splits: Splits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import timm
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
-    spec = PartitionSettings(features=f"timm:test_resnet:{tmp_path / 'weights.pth'}").features
-    once = partition_features([splits.train, splits.validation], spec)
-    kept = list((tmp_path / "ray_synth" / "features").iterdir())
-    monkeypatch.setattr(torch.nn.Module, "__call__", None)  # no pass is made
-    assert np.array_equal(partition_features([splits.train, splits.validation], spec), once)
-    assert len(kept) == 2  # a block of each set
-
-
 def test_features_that_are_known_already_are_taken_by_row(splits: Splits) -> None:
-    known = partition_features([splits.train, splits.generator], "pixels")
+    known = Vectors([splits.train, splits.generator], "pixels").all()
     asked, given = mixed(splits.train, splits.generator), mixed(splits.train, splits.generator, features=known)
     assert np.array_equal(asked.synthetic_regions, given.synthetic_regions)
     online = mixed(splits.train, splits.generator, features=known, online=True)
     assert online.features is not None
-    assert np.array_equal(online.features, partition_features([online.real, online.synthetic], "pixels"))
+    assert np.array_equal(online.features, Vectors([online.real, online.synthetic], "pixels").all())
 
 
 def test_more_clusters_than_images_are_as_many_as_images(splits: Splits) -> None:

@@ -16,7 +16,7 @@ from ray_synth.data import packed as room
 from ray_synth.data.images import ImageSet
 from ray_synth.data.listing import FileImages
 from ray_synth.data.opening import BrokenImages
-from ray_synth.data.packed import KEPT, PackedImages, packed
+from ray_synth.data.packed import KEPT, PackedImages, near, packed
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.runs import RunFolder
@@ -172,3 +172,16 @@ def test_what_a_killed_process_was_writing_goes_with_the_oldest(
     monkeypatch.setenv(KEPT, str((files.bytes_of(np.arange(30)) + 4000) / 2**30))
     check_same(packed(files, place), files)
     assert not (place / ".pack-cut").exists()
+
+
+def test_keys_that_are_known_are_not_sought_again(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    keys = files.keys()
+    monkeypatch.setattr(PackedImages, "batches", None)
+    for memory in (0, 2**40):  # out of packs, and in memory
+        monkeypatch.setattr("ray_synth.data.images.machine_memory", lambda memory=memory: memory)
+        found = near(files)
+        assert isinstance(found, ImageSet if memory else PackedImages)
+        assert pickle.loads(pickle.dumps(found)).keys() == keys  # noqa: S301  # our own
