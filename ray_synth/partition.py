@@ -14,7 +14,7 @@ from ray_synth.errors import InputError
 LARGEST = 1e15  # squares of larger values overflow in faiss, which ends the process
 STARTS, PER_CLUSTER, SKETCH = 16, 25, 256  # of the search for first centroids
 WHOLE = 2**17  # vectors that k-means is fitted on as they are, however few clusters there are
-SAMPLED = 128  # of each cluster, where there are more: the objective comes out about 1/128 higher
+SAMPLED = 256  # of each cluster, where there are more: the objective comes out .4 to 1.2 % higher
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,10 +42,11 @@ def kmeans_partition(features: np.ndarray, num_clusters: int, *, iterations: int
             f"features need a dimension, iterations >= 1 and seed >= 0, got shape {list(features.shape)}, "
             f"{iterations}, {seed}"
         )
-    if not np.isfinite(features).all():
+    largest = max(features.max(), -features.min())  # nothing of the features' size is made beside them
+    if not np.isfinite(largest):
         raise InputError("features must be finite, got NaN or infinity; remove those samples first")
-    if np.abs(features).max() > LARGEST:
-        raise InputError(f"features must be within ±{LARGEST:g}, got {np.abs(features).max():g}; scale them down")
+    if largest > LARGEST:
+        raise InputError(f"features must be within ±{LARGEST:g}, got {largest:g}; scale them down")
     if not isinstance(num_clusters, int | np.integer) or not 1 <= num_clusters <= len(features):
         raise InputError(
             f"num_clusters must be between 1 and the number of samples ({len(features)}), got {num_clusters}"

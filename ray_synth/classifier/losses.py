@@ -84,18 +84,26 @@ def region_terms(
     synthetic_regions: torch.Tensor,
     *,
     variant: Literal["paper", "released"] = "paper",
-    live: tuple[torch.Tensor, ...] | None = None,
+    live: Live | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Discrepancy and robustness alone, as in `regularized_loss`: for logits of which the targets are not wanted.
 
-    live: bool [B] and [G]; only pairs with at least one of these samples are summed, at the weight they have among all.
+    live: only pairs with at least one of these samples are summed, at the weight they have among all.
     """
-    pairs = Pairs.of(real_regions, synthetic_regions, variant)
-    if live is not None:
-        pairs = pairs.with_one_of(*live)
+    regions = real_regions, synthetic_regions
+    pairs = Pairs.of(*regions, variant) if live is None else Pairs.with_one_of(live, *regions, variant)
     z_s, z_g = _in_one_type(real_logits, synthetic_logits)
     _, _, discrepancy, robustness = _Eq7.apply(z_s, z_g, None, None, pairs, variant)  # type: ignore[no-untyped-call]
     return discrepancy, robustness
+
+
+class Live(NamedTuple):
+    """Samples of which pairs are wanted, and how many samples there are in all, of which whole regions are given."""
+
+    real: torch.Tensor  # bool [B]
+    synthetic: torch.Tensor  # bool [G]
+    n: torch.Tensor  # [K], real samples of each region
+    g: torch.Tensor  # [K], synthetic ones
 
 
 class Pairs(NamedTuple):
@@ -130,10 +138,27 @@ class Pairs(NamedTuple):
             within = 2.0 / (g * g_i[a]).double()  # both orders of a pair
         return cls(s, order[place], across, order[a], order[other], within)
 
-    def with_one_of(self, live_s: torch.Tensor, live_t: torch.Tensor) -> Pairs:
-        """The pairs in which at least one sample is live: bool [B], [G]."""
-        across, within = live_s[self.s] | live_t[self.t], live_t[self.a] | live_t[self.b]
-        return Pairs(*(part[across] for part in self[:3]), *(part[within] for part in self[3:]))
+    @classmethod
+    def with_one_of(
+        cls, live: Live, real_regions: torch.Tensor, synthetic_regions: torch.Tensor, variant: str
+    ) -> Pairs:
+        """Those in which at least one sample is live, weighted as among all. The others are never made."""
+        n_t, g_t, shared = live.n[synthetic_regions], live.g[synthetic_regions], live.n > 0
+        s_live, s_still = (part.nonzero()[:, 0] for part in (live.real, ~live.real))
+        t_live, t_still = (part.nonzero()[:, 0] for part in (live.synthetic & (n_t > 0), ~live.synthetic & (n_t > 0)))
+        both = real_regions, synthetic_regions
+        s, t = _in_common(*both, s_live, torch.cat([t_live, t_still]))
+        s_more, t_more = _in_common(*both, s_still, t_live)
+        a, b = _in_common(synthetic_regions, synthetic_regions, t_live, t_still)
+        a_more, b_more = _in_common(synthetic_regions, synthetic_regions, t_live, t_live)
+        once = a_more < b_more
+        s, t, a, b = (torch.cat(x) for x in ((s, s_more), (t, t_more), (a, a_more[once]), (b, b_more[once])))
+        if variant == "released":
+            number = (live.n * live.g).sum(), (live.g * (live.g - 1))[shared].sum()
+            across, within = (1.0 / each.clamp(min=1).double() for each in number)
+            return cls(s, t, across.expand(len(s)), a, b, 2 * within.expand(len(a)))
+        g = live.g[shared].sum().clamp(min=1)
+        return cls(s, t, 1.0 / (g * n_t[t]).double(), a, b, 2.0 / (g * g_t[a]).double())
 
 
 def _ranges(first: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,6 +166,17 @@ def _ranges(first: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, tor
     rows = torch.repeat_interleave(count)
     start = count.cumsum(0) - count
     return rows, first[rows] + torch.arange(len(rows), device=rows.device) - start[rows]
+
+
+def _in_common(
+    left_regions: torch.Tensor, right_regions: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All pairs of these rows, one of each side, that share a region."""
+    regions, order = left_regions[left].sort(stable=True)
+    sought = right_regions[right]
+    first = torch.searchsorted(regions, sought)
+    pair, place = _ranges(first, torch.searchsorted(regions, sought, right=True) - first)
+    return left[order[place]], right[pair]
 
 
 def _equal_shares(rows: torch.Tensor) -> torch.Tensor:

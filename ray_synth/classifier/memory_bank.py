@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ray_synth.classifier.losses import region_terms
+from ray_synth.classifier.losses import Live, region_terms
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.partition import OnlineKMeans
+
+EXACT = 2**28  # remembered numbers up to which they are float32; of more each is a float16
+COPIES = 4  # of what is remembered that a worker holds while it keeps a checkpoint
+AT_ONCE = 2**25  # numbers that a step takes from memory at once
 
 
 class MemoryBank:
@@ -23,12 +27,13 @@ class MemoryBank:
     """
 
     def __init__(self, data: TrainingData, logits: torch.Tensor, *, variant: Literal["paper", "released"], seed: int):
-        """logits: [n+m,C] of all samples before training, the real ones first."""
-        self.num_real, self.variant = len(data.real), variant
+        """logits: [n+m,C] of all samples before training, the real ones first, in the type in which they are kept
+        (`kept_as`)."""
+        self.num_real, self.variant, self.num_regions = len(data.real), variant, data.num_regions
         self.features: np.ndarray = np.asarray(data.features)
         rows = np.random.default_rng(seed).permutation(len(self.features))[: data.num_regions]
         self.kmeans = OnlineKMeans(self.features[rows])
-        self.logits = logits.detach().float()
+        self.logits = logits.detach()
         self.regions = torch.from_numpy(self.kmeans.assign(self.features)).to(logits.device)
 
     def terms(self, logits: torch.Tensor, rows: torch.Tensor, num_real: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,23 +41,48 @@ class MemoryBank:
 
         logits: [B,C], live, the first `num_real` of real samples; rows: [B], each sample's place among all.
         """
+        self._move(rows, num_real)
+        live = torch.zeros_like(self.regions, dtype=torch.bool)
+        live[rows] = True
+        sizes = [part.bincount(minlength=self.num_regions) for part in self.regions.tensor_split((self.num_real,))]
+        own, found = logits.detach().float().requires_grad_(), torch.zeros(2, device=logits.device)
+        slopes = [torch.zeros_like(own), torch.zeros_like(own)]
+        for mine in self._parts(rows, sizes[0] + sizes[1]):
+            here = mine[self.regions[rows]].nonzero()[:, 0]
+            members = mine[self.regions].nonzero()[:, 0]
+            real = int((members < self.num_real).sum())
+            with torch.enable_grad():
+                outputs = self.logits[members].float()
+                outputs = outputs.index_put((torch.searchsorted(members, rows[here]),), own[here])
+                sides = [part.tensor_split((real,)) for part in (outputs, self.regions[members], live[members])]
+                terms = region_terms(*sides[0], *sides[1], variant=self.variant, live=Live(*sides[2], *sizes))
+            found += torch.stack(terms).detach()
+            for slope, term in zip(slopes, terms, strict=True):
+                slope += torch.autograd.grad(term, own, retain_graph=True)[0]
+        self.logits[rows] = logits.detach().to(self.logits.dtype)
+        ours, theirs = self.num_real / max(num_real, 1), (len(live) - self.num_real) / max(len(rows) - num_real, 1)
+        weights = torch.where(rows < self.num_real, ours, theirs)[:, None]
+        discrepancy, robustness = (
+            _Known.apply(logits, value, slope * weights)  # type: ignore[no-untyped-call]
+            for value, slope in zip(found, slopes, strict=True)
+        )
+        return discrepancy, robustness
+
+    def _move(self, rows: torch.Tensor, num_real: int) -> None:
+        """Only synthetic samples move the centroids (line 13)."""
         moved = rows.cpu().numpy()
-        self.regions[rows[:num_real]] = torch.from_numpy(self.kmeans.assign(self.features[moved[:num_real]])).to(rows)
-        if len(moved) > num_real:  # only synthetic samples move the centroids (line 13)
-            self.regions[rows[num_real:]] = torch.from_numpy(self.kmeans.update(self.features[moved[num_real:]])).to(
-                rows
-            )
-        sizes = (self.num_real, len(self.logits) - self.num_real)
-        live = [
-            _weighing(part, size / max(len(part), 1))
-            for part, size in zip(logits.float().tensor_split((num_real,)), sizes, strict=True)
-        ]
-        everything = self.logits.index_put((rows,), torch.cat(live))
-        self.logits[rows] = logits.detach().float()
-        touched = torch.zeros_like(self.regions, dtype=torch.bool)
-        touched[rows] = True
-        sides = [part.tensor_split((self.num_real,)) for part in (everything, self.regions, touched)]
-        return region_terms(*sides[0], *sides[1], variant=self.variant, live=sides[2])
+        real, synthetic = (self.features[part] for part in (moved[:num_real], moved[num_real:]))
+        found = [self.kmeans.assign(real), *([self.kmeans.update(synthetic)] if len(synthetic) else [])]
+        self.regions[rows] = torch.from_numpy(np.concatenate(found)).to(rows)
+
+    def _parts(self, rows: torch.Tensor, sizes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The regions of these rows, as many together as have AT_ONCE logits: bool [K] each. sizes: [K]."""
+        touched = self.regions[rows].unique()
+        parts = (sizes[touched].cumsum(0) - 1) * self.logits.shape[1] // AT_ONCE
+        for part in parts.unique():
+            mine = torch.zeros(self.num_regions, dtype=torch.bool, device=rows.device)
+            mine[touched[parts == part]] = True
+            yield mine
 
     def regions_of(self, data: TrainingData) -> TrainingData:
         """The same data in the regions as they stand."""
@@ -74,6 +104,25 @@ class MemoryBank:
         self.kmeans = OnlineKMeans(tensors["centroids"].numpy(), tensors["counts"].numpy())
 
 
-def _weighing(outputs: torch.Tensor, factor: float) -> torch.Tensor:
-    """The same values, whose gradient is multiplied by `factor`."""
-    return outputs * factor + outputs.detach() * (1 - factor)
+class _Known(torch.autograd.Function):
+    """A value of which the gradient is known."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return upstream[0] * gradient, None, None
+
+
+def kept_as(samples: int, classes: int) -> torch.dtype:
+    """In which type so many logits are remembered."""
+    return torch.float32 if samples * classes <= EXACT else torch.float16
+
+
+def bytes_kept(samples: int, classes: int) -> int:
+    """What so many logits take, once."""
+    return samples * classes * kept_as(samples, classes).itemsize

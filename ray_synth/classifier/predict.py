@@ -11,14 +11,14 @@ from ray_synth.data.transforms import to_model_range
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, images: ImageSource | np.ndarray) -> torch.Tensor:
-    """Images, or uint8 [N,H,W,C] -> logits [N,K] in float32 on the CPU, in evaluation mode and where the model is."""
+def logits_of(model: nn.Module, images: ImageSource | np.ndarray, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Images, or uint8 [N,H,W,C] -> logits [N,K] on the CPU, in evaluation mode and where the model is."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     array = images.images if isinstance(images, ImageSource) else images.__getitem__
     parts = [
-        model(to_model_range(torch.from_numpy(array(slice(start, start + BATCH))).to(device))).float().cpu()
+        model(to_model_range(torch.from_numpy(array(slice(start, start + BATCH))).to(device))).to("cpu", kind)
         for start in range(0, len(images), BATCH)
     ]
     model.train(was_training)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ray_synth.classifier.diagnostics import diagnose
 from ray_synth.classifier.losses import region_terms, regularized_loss
-from ray_synth.classifier.memory_bank import MemoryBank
+from ray_synth.classifier.memory_bank import MemoryBank, kept_as
 from ray_synth.classifier.mixture import TrainingData
 from ray_synth.classifier.models import build_model, load_trainable
 from ray_synth.classifier.predict import accuracy_of, logits_of
@@ -175,7 +175,8 @@ class _Training:
         also: dict[str, Stateful] = {"kept": self.kept}
         self.bank: MemoryBank | None = None
         if settings.algorithm == "lightweight" and self.regularized:
-            logits = torch.cat([logits_of(self.model, images) for images in (data.real, data.synthetic)])
+            kind = kept_as(len(data.real) + len(data.synthetic), data.real.num_classes)
+            logits = torch.cat([logits_of(self.model, images, kind) for images in (data.real, data.synthetic)])
             place = derive_seed("centroids", seed)
             self.bank = also["bank"] = MemoryBank(data, logits.to(team.device), variant=settings.variant, seed=place)
         self.gathers = team.size > 1 and settings.gather

@@ -11,6 +11,7 @@ import numpy as np
 from ray_synth.classifier.setting import TRAINING
 from ray_synth.config import digest, said
 from ray_synth.errors import InputError, Spoiled
+from ray_synth.hardware.machine import machine_memory
 from ray_synth.hardware.measure import Measure
 from ray_synth.records import unreadable
 from ray_synth.seeding import derive_seed
@@ -18,7 +19,7 @@ from ray_synth.stages.estimate import Estimate
 from ray_synth.stages.generate import Generate
 from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
-from ray_synth.stages.takes import training_takes
+from ray_synth.stages.takes import sides_of, training_takes
 from ray_synth.tasks import Alternative, InSlots, Task, Tasks
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 WHO_TRIES = {"num_trials", "concurrency", "tolerance", "gpus_per_trial"}  # of the section: what changes no trial
 PICTURES = ("ratio", "search")
+TOLD = 2**30  # bytes beyond which a plan tells what a training remembers
 
 
 class Sweep(Stage):
@@ -110,6 +112,34 @@ class Sweep(Stage):
         budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
         repeats = f", {s.repeats} seeds each" if s.repeats > 1 else ""
         return f"sweep       {s.num_trials} trials of at most {budget}{repeats}"
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        bytes_, said = self._remembered
+        return (f"{said}, which is not checked on a cluster",) if bytes_ > TOLD and not self.complete else ()
+
+    @property
+    def lacking(self) -> str:
+        bytes_, said = self._remembered
+        if bytes_ <= (room := machine_memory()) or self.complete:
+            return ""
+        return f"{said}, and this machine has {room / 2**30:.1f} GiB left; type --set classifier.algorithm=full"
+
+    @property
+    def _remembered(self) -> tuple[int, str]:
+        """Bytes that a worker takes for the logits of all images at the largest ratio, and a sentence of it."""
+        if self.experiment.classifier.algorithm != "lightweight":
+            return 0, ""
+        from ray_synth.classifier.memory_bank import COPIES, bytes_kept
+        from ray_synth.classifier.setting import default_setting
+
+        classes = len(self.inputs.class_names)
+        real, synthetic = sides_of(self.inputs, default_setting(self.experiment, classes, self.max_ratio))
+        once = bytes_kept(real + synthetic, classes) if real and synthetic else 0
+        return COPIES * once, (
+            f"classifier.algorithm: lightweight remembers {real + synthetic:,} x {classes:,} logits, "
+            f"{once / 2**30:.1f} GiB in each worker, {COPIES * once / 2**30:.1f} GiB while it keeps a checkpoint"
+        )
 
     # What is left.
 

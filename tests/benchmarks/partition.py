@@ -84,7 +84,7 @@ def sample(kinds: list[str], clusters: int = 100, seeds: int = 3) -> bool:
                     f"{per_cluster} a cluster {100 * np.mean(excess):+.2f} % ({100 * min(excess):+.2f} to "
                     f"{100 * max(excess):+.2f}; means alone: {100 * expected:+.2f}), {seconds[-1]:.1f} s"
                 )
-                met &= per_cluster < 128 or max(excess) <= 0.01
+                met &= per_cluster < 256 or max(excess) <= 0.0125
             print(f"{kind}, {n:,}: all {seconds[0]:.1f} s; {'; '.join(said)}", flush=True)
     return met
 
