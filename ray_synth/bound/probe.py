@@ -109,9 +109,6 @@ def _fits(
     taken = np.zeros(pilot.num_classes, dtype=np.int64)
     prefix_gram = np.zeros((real.shape[1], real.shape[1]))
     prefix_sum = np.zeros((pilot.num_classes, real.shape[1]))
-    whole_class: dict[
-        int, FloatArray
-    ] = {}  # Gram matrices of the classes that are used up: only those weigh more than 1
     for i in np.argsort(pilot.counts.sum(axis=1), kind="stable"):
         wanted, v = pilot.counts[i], float(real_weight[i])
         there = np.minimum(wanted, available)
@@ -122,10 +119,10 @@ def _fits(
         taken = there
         weight = np.where(there > 0, wanted / np.maximum(there, 1), 1.0)
         mixed = v * gram + prefix_gram
-        for c in np.flatnonzero(weight != 1).tolist():
-            if c not in whole_class:
-                whole_class[c] = synthetic[members[c]].T @ synthetic[members[c]]
-            mixed += (weight[c] - 1) * whole_class[c]
+        heavy = np.flatnonzero(weight != 1)  # classes that are used up: all their images weigh more
+        if len(heavy):
+            own = synthetic[np.concatenate([members[c] for c in heavy])]
+            mixed += own.T @ (own * np.repeat(weight[heavy] - 1, available[heavy])[:, None])
         aim = v * moment + (prefix_sum * weight[:, None]).T @ targets
         weighed = v * len(real) + float((there * weight).sum())
         for penalty in penalties:

@@ -36,7 +36,10 @@ class Estimate(Section):
         8.0, gt=0, le=1000, description="synthetic images the estimate may look at, per real image"
     )
     max_images: int = Field(
-        10_000, ge=100, description="real images that the estimate looks at at most, and as many synthetic ones"
+        10_000,
+        ge=100,
+        description="real images that the estimate reads at most, and synthetic ones of each generator: the class's "
+        "share of them, but two real ones and one synthetic one at least",
     )
     features: HomePath = Field(
         "auto",

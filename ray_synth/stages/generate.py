@@ -176,9 +176,12 @@ class Generate(Stage):
 
     @property
     def pilot(self) -> np.ndarray:
-        """Synthetic images of each class that the estimate looks at: those of a ratio to `pilot_real`. [C]"""
-        estimate, real = self.experiment.estimate, self.pilot_real
-        ratio = min(estimate.pilot_ratio, estimate.max_images / int(real.sum()))
+        """Synthetic images of each class that the estimate looks at: those of a ratio to `pilot_real`, at most
+        `estimate.max_images` however they are allocated, and at least one. [C]"""
+        real, most = self.pilot_real, self.experiment.estimate.max_images
+        ratio = self.experiment.estimate.pilot_ratio
+        while (total := int(self.counts(ratio, real).sum())) > most:
+            ratio *= most / total
         return np.asarray(np.clip(self.counts(ratio, real), 1, self.most_per_class))
 
     @functools.cached_property
