@@ -37,8 +37,9 @@ def diagnose(model: nn.Module, data: TrainingData, validation: ImageSource) -> d
     sides = []
     for images, regions in ((data.real, data.real_regions), (data.synthetic, data.synthetic_regions)):
         rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
-        logits = logits_of(model, images.images(rows))
-        losses = F.cross_entropy(logits, torch.from_numpy(images.labels[rows]), reduction="none")
+        some = images.take(rows)
+        logits = logits_of(model, some)
+        losses = F.cross_entropy(logits, torch.from_numpy(some.labels), reduction="none")
         sides.append(
             Side(
                 outputs=logits.softmax(1).numpy(),

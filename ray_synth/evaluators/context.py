@@ -19,7 +19,7 @@ from ray_synth.features.automatic import word_at_hand
 if TYPE_CHECKING:
     from ray_synth.evaluators.shadows import Recipe
 
-MOST_LOOKED_AT = 50_000  # synthetic images: shares and mean spectra are known to a fifth of a percent
+MOST_LOOKED_AT = 50_000  # images of a set: shares and mean spectra are known to a fifth of a percent
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,11 +12,12 @@ from ray_synth.classifier.predict import logits_of
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
-from ray_synth.evaluators.context import EvaluationContext
+from ray_synth.evaluators.context import MOST_LOOKED_AT, EvaluationContext, first_of
 from ray_synth.evaluators.seen import linear_judge
 from ray_synth.metrics.spectrum import Spectrum, mean_spectrum, rapsd, rapsd_distance
 from ray_synth.seeding import derive_seed
 
+BLOCK = 64  # images that are held at once as floats
 LEAST_KNOWN = 0.5  # of the images: a judge that guesses more often than it knows says more of itself than of them
 JUDGE = Classifier(updates=600, evaluations=1, keep="last", lambda_1=0.0, lambda_2=0.0)
 
@@ -25,7 +26,7 @@ def label_fidelity(context: EvaluationContext) -> Iterator[tuple[str, float]]:
     """`label_fidelity`, `label_fidelity/judge_accuracy` and `label_fidelity/class/NAME`; of a judge that guesses more
     often than it knows, its accuracy alone."""
     seed = derive_seed("judge", context.seed)
-    sets = (context.all_but_test, context.test, context.synthetic)
+    sets = (first_of(context.all_but_test, MOST_LOOKED_AT), context.test, context.synthetic)
     found = dict(judged_fidelity(*sets, seed=seed, features=context.seen_through))
     accuracy, classes = found["label_fidelity/judge_accuracy"], len(context.class_names)
     known = known_share(accuracy, classes)
@@ -54,7 +55,7 @@ def judged_fidelity(
     """The share of synthetic images that a judge, trained on real images alone, puts into the class that was asked for;
     in all, and of each class that has any.
 
-    judge_train: every real image outside the test set. features: the judge is a small network on pixels, or a linear
+    judge_train: real images outside the test set. features: the judge is a small network on pixels, or a linear
     classifier on an encoder's features. The judge's own test accuracy is yielded beside it: a fidelity
     above what the judge can tell means nothing.
     """
@@ -79,13 +80,14 @@ def _network_judge(
 
 
 def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]:
-    """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, pixels in
-    [0, 1], the same of every class as `rapsd_distance/class/NAME`, and their slopes: `rapsd_slope/real` and
-    `rapsd_slope/synthetic`."""
-    classes = [_spectra(images) for images in (context.train, context.synthetic)]
+    """`rapsd_distance` of the radially averaged spectra of the real training set and the synthetic images, of very many
+    the first of each class, pixels in [0, 1], the same of every class as `rapsd_distance/class/NAME`, and their slopes:
+    `rapsd_slope/real` and `rapsd_slope/synthetic`."""
+    sets = [first_of(images, MOST_LOOKED_AT) for images in (context.train, context.synthetic)]
+    classes = [_spectra(images) for images in sets]
     spectra = [
         mean_spectrum(list(found.values()), images.counts[list(found)])
-        for found, images in zip(classes, (context.train, context.synthetic), strict=True)
+        for found, images in zip(classes, sets, strict=True)
     ]
     yield "rapsd_distance", rapsd_distance(*spectra)
     yield "rapsd_slope/real", spectra[0].slope
@@ -96,6 +98,9 @@ def spectral_distance(context: EvaluationContext) -> Iterator[tuple[str, float]]
 
 
 def _spectra(images: ImageSource) -> dict[int, Spectrum]:
-    """Of each class that has images, by its label."""
-    pixels, there = images.images(), np.flatnonzero(images.counts).tolist()
-    return {label: rapsd(pixels[images.labels == label] / np.float64(255)) for label in there}
+    """Of each class that has images, by its label, a few images at a time."""
+    found = {}
+    for label in np.flatnonzero(images.counts).tolist():
+        blocks = list(images.take(np.flatnonzero(images.labels == label)).batches(BLOCK))
+        found[label] = mean_spectrum([rapsd(block / np.float64(255)) for block in blocks], list(map(len, blocks)))
+    return found

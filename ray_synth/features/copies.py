@@ -79,11 +79,17 @@ class RealImages:
         self.name = "" if encoder is None else encoder.name
         if encoder is None:
             small = real.within(SHRUNK)
-            self.grey = np.concatenate([grey(batch) for batch in small.batches()])
             self.side = min(SIDE, *small.shape[:2])
             self.name = f"grey pixels at {self.side} a side"
             self.crops = _affordable(self.count * self.side**2 * 4)
-            vectors = [self._thumbnails(view) for view in views(self.crops)]
+            kept, found = [], []
+            for block in map(grey, small.batches()):
+                found.append([self._thumbnails(block, view) for view in views(self.crops)])
+                if self.crops:  # that are moved; without, nothing asks for the images again
+                    kept.append(block)
+            vectors = [np.concatenate(each) for each in zip(*found, strict=True)]
+            if kept:
+                self.grey = np.concatenate(kept)
         else:
             self.crops = 1
             features = [_features(encoder, real, view) for view in views(self.crops)]
@@ -116,9 +122,8 @@ class RealImages:
         found: NDArray[np.bool_] = self.nearest(images).relative < self.limit
         return found
 
-    def _thumbnails(self, view: View) -> Floats:
-        images = self.grey[:, :, ::-1] if view.mirrored else self.grey
-        return seen(images, np.array(view.box, dtype=np.float32), self.side)
+    def _thumbnails(self, images: NDArray[np.uint8], view: View) -> Floats:
+        return seen(images[:, :, ::-1] if view.mirrored else images, np.array(view.box, dtype=np.float32), self.side)
 
     def _looked_at(self, images: Sequence[np.ndarray]) -> Floats:
         """Those of one size together: sizes may differ."""
