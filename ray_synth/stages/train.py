@@ -219,9 +219,31 @@ class Train(Stage):
         self.folder.write_json(SETTINGS, {name: setting.to_dict() for name, setting in settings.items()})
         data = ExperimentData.of(self.inputs.on_workers, real, synthetic, self.inputs.splits.validation)
         workers = self.experiment.classifier.num_workers
-        train_final(self.folder, trainings, data, num_workers=workers, progress=advance)
+        train_final(self.folder, trainings, data, num_workers=workers, progress=self._with_waits(advance))
         self._keep_best([t for t in trainings if t.name.startswith("best-")])
         advance(len(trainings))
+
+    def _with_waits(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """`advance` that says of each training that has ended how long it waited for images, where it read them."""
+        from ray_synth.classifier.waiting import waited, waiting_said
+
+        told = {t.name for t in self.trainings() if t.there(self.folder)}
+        before = len(told)
+
+        def advanced(done: int) -> None:
+            nonlocal before
+            advance(done)
+            if done == before:
+                return
+            before = done
+            for training in self.trainings():
+                if training.diagnosed and training.name not in told and training.there(self.folder):
+                    told.add(training.name)
+                    share = waited(self.folder.read_record(training.history, list[dict[str, float]]))
+                    if share is not None:
+                        self.inputs.reporter.say(f"{self.name}: {training.name}: {waiting_said(share)}")
+
+        return advanced
 
     def _keep_best(self, trainings: list[Training]) -> None:
         """The deliverable: of the best setting's seeds the best on the validation set, and that setting's regions."""

@@ -113,6 +113,15 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path, results: RunResults) 
     assert "right label" not in text
 
 
+def test_a_training_that_waited_for_images_says_so_and_what_to_set(tmp_path: Path, results: RunResults) -> None:
+    assert "waited for images" not in page(tmp_path, results)
+    rows = [{"update": 1.0, "accuracy": 0.5, "waiting": 0.9}, {"update": 2.0, "accuracy": 0.6, "waiting": 0.08}]
+    text = page(tmp_path, results, histories={"best": rows, "real_only": [{**rows[0], "waiting": 0.25}]})
+    assert "best: 8 % of the time was waited for images." in text
+    assert "real only: 25 % of the time was waited for images; reading holds it back" in text
+    assert text.count("classifier.num_workers") == 1
+
+
 def brightness(results: RunResults) -> Shown:
     rows = [("real & synthetic", f"{results.metrics['brightness']:.2f}")]
     return table("Brightness", ("images", "mean"), rows, numbers=(1,))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from ray_synth.classifier.final import Training
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import load_experiment
 from ray_synth.pipeline import Run
@@ -114,3 +117,31 @@ def test_further_sets_and_corruptions_are_in_the_plan(tmp_path: Path) -> None:
     assert before["ood"] == before["corruption"] == {}
     assert stage.digest != plain.of(Evaluate).digest
     assert any(note.startswith("mine: ") for note in stage.notes)
+
+
+def test_each_training_says_once_how_long_it_waited_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, said, counted = run_in(tmp_path), list[str](), list[int]()
+    train, setting = run.of(Train), Setting(synthetic_ratio=1.0, num_clusters=1)
+    trainings = [
+        Training(name=name, setting=setting, seed=0, diagnosed=name.endswith("0"))
+        for name in ("before-0", "read-0", "held-0", "read-1")
+    ]
+
+    def ended(training: Training, **row: float) -> None:
+        for file in (training.file, training.regions, training.region_report):
+            run.folder.write(file, b"{}")
+        run.folder.write_json(training.history, [{"update": 1.0, "waiting": 0.9}, {"update": 2.0, **row}])
+
+    monkeypatch.setattr(train, "trainings", lambda: trainings)
+    monkeypatch.setattr(train.inputs.reporter, "say", said.append)
+    ended(trainings[0], waiting=0.5)
+    advance = train._with_waits(counted.append)
+    advance(1)
+    ended(trainings[1], waiting=0.25)
+    advance(2)
+    advance(2)
+    ended(trainings[2])
+    ended(trainings[3], waiting=0.7)
+    advance(4)
+    assert counted == [1, 2, 2, 4]
+    assert [line.partition(";")[0] for line in said] == ["train: read-0: 25 % of the time was waited for images"]

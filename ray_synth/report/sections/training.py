@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from ray_synth.classifier.waiting import waited, waiting_said
 from ray_synth.report.charts import Chart, linear_axis, number, small
 from ray_synth.report.results import RunResults
 from ray_synth.report.sections.shown import Shown
@@ -20,7 +21,9 @@ def training(results: RunResults) -> Shown | None:
     if not results.histories:
         return None
     panels = Markup("").join(found for name in PANELS if (found := _panel(results, name)) is not None)
-    return Shown("training.html", {"curves": panels, "regions": results.regions})
+    shares = {setting.replace("_", " "): waited(history) for setting, history in results.histories.items()}
+    waits = [f"{setting}: {waiting_said(share)}" for setting, share in shares.items() if share is not None]
+    return Shown("training.html", {"curves": panels, "regions": results.regions, "waits": waits})
 
 
 def _panel(results: RunResults, name: str) -> Markup | None:
