@@ -121,7 +121,7 @@ def _fits(
         mixed = v * gram + prefix_gram
         heavy = np.flatnonzero(weight != 1)  # classes that are used up: all their images weigh more
         if len(heavy):
-            own = synthetic[np.concatenate([members[c] for c in heavy])]
+            own = synthetic[np.concatenate([members[c] for c in heavy.tolist()])]
             mixed += own.T @ (own * np.repeat(weight[heavy] - 1, available[heavy])[:, None])
         aim = v * moment + (prefix_sum * weight[:, None]).T @ targets
         weighed = v * len(real) + float((there * weight).sum())

@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_synth.data.decoding import LUMA
 from ray_synth.data.images import in_memory
-from ray_synth.data.source import ImageSource
+from ray_synth.data.source import BATCH, ImageSource
 from ray_synth.errors import InputError
 
 LISTED = 10
@@ -23,6 +23,8 @@ FALSE_ALARMS = 0.01  # of neighbours within one set that the threshold may take 
 CALIBRATION = 4000  # images whose neighbours set the threshold
 BLOCK = 4096  # images that are hashed at once
 QUERIES = 16  # images that are looked up at once
+MOST_PAIRS = 5 * 10**8  # of two sets' images that are compared: of more, some of the smaller set are looked up
+LEAST_ASKED = 5000  # of them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +46,8 @@ class Fingerprints:
     def of(cls, images: ImageSource) -> Fingerprints:
         """In one pass, which finds the images' keys too."""
         parts, keys = [cls.of_pixels(images.images(slice(0)), [])], list[str]()
-        for start in range(0, len(images), BLOCK):
-            piece = in_memory(images.take(slice(start, start + BLOCK)))
+        for start in range(0, len(images), BATCH):
+            piece = in_memory(images.take(slice(start, start + BATCH)))
             parts.append(cls.of_pixels(piece.pixels, []))
             keys += piece.keys()
         images.keep_keys(keys)
@@ -184,27 +186,29 @@ def near_pairs(
 ) -> tuple[list[Pair], int]:
     """Images that are nearer to one of another set than neighbours within a set are, and how many chance may bring.
 
-    For two sets, each image of the smaller one is looked up in the larger one. The threshold is the largest number of
-    bits under which at most FALSE_ALARMS of the larger set's own images find another one of it: what a set of that
-    density has by chance. So up to that share of honest images is found too. Equal pixels are not reported again.
+    For two sets, each image of the smaller one is looked up in the larger one, or some (`looked_up`). The threshold is
+    the largest number of bits under which at most FALSE_ALARMS of the larger set's own images find another one of it:
+    what a set of that density has by chance. So up to that share of honest images is found too. Equal pixels are not
+    reported again.
     """
     thresholds: dict[str, int] = {}
     pairs: list[Pair] = []
     compared = 0
     for one, other in between or list(itertools.combinations(sets, 2)):
         small, large = (one, other) if len(sets[one]) <= len(sets[other]) else (other, one)
-        if not len(sets[small]):
+        asked = looked_up(len(sets[small]), len(sets[large]))
+        if not len(asked):
             continue
         if large not in thresholds:
             thresholds[large] = near_threshold(sets[large].hashes)
-        compared += len(sets[small])
-        distance, neighbour = _nearest(sets[small].hashes, sets[large].hashes)
-        for row in np.flatnonzero(distance <= thresholds[large]).tolist():
-            rows = {small: row, large: int(neighbour[row])}
+        compared += len(asked)
+        distance, neighbour = _nearest(sets[small].hashes[asked], sets[large].hashes)
+        for place in np.flatnonzero(distance <= thresholds[large]).tolist():
+            rows = {small: int(asked[place]), large: int(neighbour[place])}
             if sets[one].digests[rows[one]] != sets[other].digests[rows[other]]:
                 pairs.append(
                     Pair(
-                        distance=int(distance[row]),
+                        distance=int(distance[place]),
                         first=one,
                         first_row=rows[one],
                         second=other,
@@ -214,15 +218,33 @@ def near_pairs(
     return sorted(pairs), round(FALSE_ALARMS * compared)
 
 
+def looked_up(small: int, large: int) -> np.ndarray:
+    """Which of a smaller set's images are looked up in a larger one: all, or so many at even distances that MOST_PAIRS
+    are compared, but LEAST_ASKED at least: the cost grows as the larger set does, not as its square."""
+    most = max(LEAST_ASKED, MOST_PAIRS // max(large, 1))
+    return np.arange(small) if small <= most else np.linspace(0, small - 1, most).astype(np.int64)
+
+
 def near_notes(sets: Mapping[str, Fingerprints], between: Sequence[tuple[str, str]] | None = None) -> list[str]:
-    """A warning that names the nearest pairs; none where they are as many as chance brings and none is close."""
+    """A warning that names the nearest pairs; none where they are as many as chance brings and none is close. And of
+    which sets only some images were looked up."""
+    notes = []
+    for pair in between or list(itertools.combinations(sets, 2)):
+        small, large = sorted(pair, key=lambda name: len(sets[name]))
+        asked = len(looked_up(len(sets[small]), len(sets[large])))
+        if asked < len(sets[small]):
+            notes.append(
+                f"near copies in {large}, of {len(sets[large]):,} images, were looked for of {asked:,} of "
+                f"{len(sets[small]):,} images of {small}; exact ones of all"
+            )
     pairs, by_chance = near_pairs(sets, between)
     bits = 8 * max((fingerprints.hashes.shape[1] for fingerprints in sets.values()), default=0)
     if not pairs or (len(pairs) <= by_chance and pairs[0].distance > CLOSE * bits):
-        return []
+        return notes
     return [
         f"{len(pairs)} pair(s) of images in sets that must be disjoint look nearly identical (chance brings up to "
-        f"{by_chance}); nearest: {_named(pairs, sets, 3, '~')}"
+        f"{by_chance}); nearest: {_named(pairs, sets, 3, '~')}",
+        *notes,
     ]
 
 

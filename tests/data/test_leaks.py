@@ -6,14 +6,24 @@ import io
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ray_synth.config import Data, load_experiment
+from ray_synth.data import leaks
 from ray_synth.data.images import ImageSet
-from ray_synth.data.leaks import Fingerprints, identical_pairs, image_hashes, near_pairs, near_threshold, refuse_judged
+from ray_synth.data.leaks import (
+    Fingerprints,
+    identical_pairs,
+    image_hashes,
+    near_notes,
+    near_pairs,
+    near_threshold,
+    refuse_judged,
+)
 from ray_synth.data.readers import read_images
 from ray_synth.data.splits import Splits, read_splits, split
 from ray_synth.errors import InputError
@@ -167,6 +177,43 @@ def test_the_threshold_is_set_by_neighbours_within_a_set(digits: ImageSet) -> No
     np.fill_diagonal(distance, 999)
     nearest = distance.min(axis=1)
     assert (nearest <= threshold).mean() <= 0.01 < (nearest <= threshold + 1).mean()
+
+
+def test_of_large_sets_some_images_are_looked_up_and_it_is_said(
+    digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = with_copies(digits.take(slice(1500)), {row: row - 1000 for row in range(1000, 1500)})
+    images.pixels[1000:, 0, 0] += 1  # near copies, all 500 of them, and 20 exact ones
+    images.pixels[1000:1020] = images.pixels[:20]
+    sets = {
+        name: Fingerprints.of(images.take(rows)) for name, rows in (("train", slice(1000)), ("test", slice(1000, 1500)))
+    }
+    calls: list[int] = []
+    nearest = leaks._nearest
+
+    def counted(queries: np.ndarray, references: np.ndarray, but: np.ndarray | None = None) -> Any:
+        calls.append(len(queries) * len(references) * (but is None))
+        return nearest(queries, references, but)
+
+    monkeypatch.setattr(leaks, "_nearest", counted)
+    whole, by_chance = near_pairs(sets)
+    assert (len(whole), by_chance, max(calls)) == (480, 5, 500_000)
+    assert not any("looked for" in note for note in near_notes(sets))
+    calls.clear()
+    monkeypatch.setattr(leaks, "MOST_PAIRS", 100_000)
+    assert len(near_pairs(sets)[0]) == 480  # they are few
+    monkeypatch.setattr(leaks, "LEAST_ASKED", 10)
+    calls.clear()
+    some, by_chance = near_pairs(sets)
+    assert max(calls) <= 100_000
+    assert by_chance == 1
+    assert set(some) <= set(whole)
+    assert 90 <= len(some) <= 100  # a fifth of them
+    assert {pair.second_row % 5 for pair in some} == set(range(5))  # from all over the set
+    assert near_notes(sets)[-1] == (
+        "near copies in train, of 1,000 images, were looked for of 100 of 500 images of test; exact ones of all"
+    )
+    assert len(identical_pairs(sets)) == 20
 
 
 def test_20000_by_5000_images_take_seconds() -> None:
