@@ -46,9 +46,9 @@ def estimate_ratio(
 ) -> RatioEstimate:
     """Predict the best synthetic ratio of a classifier before it is trained.
 
-    The ratio is the probe's: ridge classifiers and small networks on frozen features, and convolutional networks on
-    thumbnails, scored on held-out real images over a grid of ratios, the curve smoothed by a Gaussian process over
-    log2(1 + ratio). The theories' own answers stand beside it in `methods`.
+    The ratio is the probe's: ridge classifiers and small networks on frozen features, scored on held-out real images
+    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). The theories' own answers
+    stand beside it in `methods`.
 
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
@@ -173,12 +173,10 @@ def rank_sources(
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
     found = {}
     for place, (name, source) in enumerate(generators.items(), start=1):
-        looked_at = [sets[0], sets[place], *sets[1 + len(generators) :]]
         samples = numbered_samples(
             (sets[0].stats, real_labels),
             (sets[place].stats, source.labels),
             None if target is None else (sets[-1].stats, target.labels if target_labelled else None),
-            [each.taken for each in looked_at] if encoder is None else None,
         )
         own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
         estimate, predicted = predicted_from_features(samples, own, question)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Sets = list[FloatArray]  # features of the real, the synthetic and, if there is one, the target set
 
+NETWORK_SHARE = 0.5  # of the networks in the blended score
 NETWORK_INPUTS = ("raw", "patches", "features")
 SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
@@ -90,24 +91,9 @@ def gather(
     weight = mix.weights(grid)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
-    inputs = [linear[name] for name in NETWORK_INPUTS if name in linear]
+    names = [name for name in NETWORK_INPUTS if name in linear]
     # Each task is one thread's work whatever the machine: more cores, the same sums. Longest first.
     with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
-
-        def train(sets: Sets, seeds: int) -> Future[FloatArray]:
-            return pool.submit(
-                network_scores,
-                sets[0],
-                samples.real_labels,
-                sets[1],
-                pilot,
-                held(sets),
-                real_weight=weight,
-                seeds=seeds,
-                seed=seed,
-            )
-
-        convolving = [] if samples.thumbnails is None else [train(samples.thumbnails, 1)]
         fitting = pool.submit(
             _ridge,
             samples,
@@ -118,20 +104,32 @@ def gather(
             fit=_Fit(10 if n < 30 else 3 if n < 1000 else 1, PENALTIES if n < 200 else PENALTIES_LARGE),
             seed=seed,
         )
-        training = [train(sets, 2 if n < SMALL else 1) for sets in inputs]
+        training = [
+            pool.submit(
+                network_scores,
+                linear[name][0],
+                samples.real_labels,
+                linear[name][1],
+                pilot,
+                held(linear[name]),
+                real_weight=weight,
+                seeds=2 if n < SMALL else 1,
+                seed=seed,
+            )
+            for name in names
+        ]
         sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, mix, seed) if n >= MIN_HALVED else None
         free = mix.real_weight is None and mix.use_real
         weighing = pool.submit(_weighted_scores, samples, linear, grid, mix, seed) if free else None
         try:
-            networks = [np.stack([task.result() for task in tasks]) for tasks in (training, convolving) if tasks]
-            kinds = [fitting.result(), *networks]
+            ridge, networks = fitting.result(), np.stack([task.result() for task in training])
             sizes = sizing.result() if sizing else None
             weighted = weighing.result() if weighing else None
         except BaseException:  # Ctrl-C must not wait for what has not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    scores = np.mean([kind.mean(axis=0) for kind in kinds], axis=0)  # kinds of classifiers count alike
-    found = _evidence(samples, linear, grid, pilot, rows, scores, kinds, balanced=balanced)
+    scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
+    found = _evidence(samples, linear, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
     return replace(found, sizes=sizes, weighted=weighted)
 
 

@@ -24,11 +24,7 @@ LARGEST = np.iinfo(np.int64).max
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Image sets, by what their pixels say, with labels in [0, C), numbers of `class_ids`, the labels as they were
-    given. Those of the target may be unknown.
-
-    thumbnails: of the real, the synthetic and, if there is one, the target set, [n_k,h,w,C] in [0, 1]; None where
-    images are seen through a network, of which the features are what a classifier learns from.
-    """
+    given. Those of the target may be unknown."""
 
     real: PixelStats
     real_labels: IntArray
@@ -37,7 +33,6 @@ class Samples:
     class_ids: Labels
     target: PixelStats | None = None
     target_labels: IntArray | None = None
-    thumbnails: list[FloatArray] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -61,7 +56,6 @@ def numbered_samples(
     real: tuple[PixelStats, Labels],
     synthetic: tuple[PixelStats, Labels],
     target: tuple[PixelStats, Labels | None] | None = None,
-    thumbnails: list[FloatArray] | None = None,
 ) -> Samples:
     """Sets with their labels [n_k] as `Samples`: the classes that occur are numbered without gaps."""
     sides = [real[1], synthetic[1]] + ([] if target is None or target[1] is None else [target[1]])
@@ -75,7 +69,6 @@ def numbered_samples(
         class_ids=ids,
         target=None if target is None else target[0],
         target_labels=parts[2] if len(parts) > 2 else None,
-        thumbnails=thumbnails,
     )
 
 
