@@ -144,6 +144,8 @@ def main() -> None:
         and case.cell.dataset in options.datasets
         and asked_for(case.cell, options.generators)
     }
+    if not truth:
+        parser.error("no swept cell is of this half, group, data set and generator; leave some of these words out")
     said = estimates(sorted(truth), options.metric, options.estimates, options.processes)
     for half in ("tuning", "judging"):
         rows = [(case, *said[case]) for case in sorted(truth) if case.half == half]
