@@ -25,7 +25,7 @@ class Found:
     nowhere; hidden: image files that are hidden (those of macOS's archives, ._*, are no images).
     """
 
-    images: list[Path] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     dangling: list[Path] = field(default_factory=list)
@@ -40,7 +40,11 @@ class Found:
         return found
 
     def _add(self, entry: os.DirEntry[str]) -> None:
-        path, is_image = Path(entry.path), os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+        is_image = os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+        if is_image and not entry.name.startswith(".") and entry.is_file():
+            self.images.append(entry.path)  # a path's object would be most of what is held of millions
+            return
+        path = Path(entry.path)
         if entry.name.startswith("."):
             if entry.is_dir():
                 self.hidden += _images_below(path, hidden=True)
@@ -49,7 +53,7 @@ class Found:
         elif entry.is_dir():
             self.folders.append(path)
         elif entry.is_file():
-            self.images.append(path) if is_image else self.others.append(entry.name)
+            self.others.append(entry.name)
         elif entry.is_symlink():
             self.dangling.append(path)
 
@@ -64,7 +68,7 @@ class Classes:
     """The image files of each class, by its name (NFC, so that it is one name on every system), sorted; and notes of
     what is left out."""
 
-    files: dict[str, list[Path]]
+    files: dict[str, list[str]]
     notes: tuple[str, ...]
 
 
@@ -101,7 +105,7 @@ def has_class_folders(root: Path) -> bool:
     return bool(found.own_folders) or any(path.suffix.lower() not in EXTENSIONS for path in found.dangling)
 
 
-def images_directly_in(root: Path) -> tuple[list[Path], tuple[str, ...]]:
+def images_directly_in(root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Of a folder whose classes are not known, with notes of what is left out."""
     found = _found(root, "it must hold images, or one folder per class")
     if not found.images:
@@ -197,7 +201,7 @@ def _heif_cure(found: Found) -> str:
 
 def _left_out(found: Found, inside: dict[str, Found], below: dict[str, list[Path]]) -> list[str]:
     """Images that no class has, and links that lead to none, counted and named."""
-    kinds = {
+    kinds: dict[str, Sequence[str | Path]] = {
         "beside the class folders": found.images,
         "in folders inside of class folders": [file for files in below.values() for file in files],
         "hidden": [path for each in (found, *inside.values()) for path in each.hidden],
@@ -234,7 +238,7 @@ def _counted(paths: Sequence[Path], root: Path) -> str:
     return f"{len(paths)} link(s), {_some(paths)},"
 
 
-def _some(paths: Sequence[Path]) -> str:
+def _some(paths: Sequence[str | Path]) -> str:
     """The first by name, each with its folder."""
-    shown = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:NAMED])
+    shown = ", ".join(f"{path.parent.name}/{path.name}" for path in map(Path, paths[:NAMED]))
     return shown + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")

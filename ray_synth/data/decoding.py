@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ SEVERAL = "of several frames or pages, of which the first is taken"
 CHECKED = 20_000  # images that are looked through for other broken ones, once one is
 DRAFT_ABOVE = 256  # pixels of a longer side: smaller files gain nothing from draft mode, and stay as they are
 
-Item = Path | bytes | np.ndarray
+Item = Path | str | bytes | np.ndarray  # a file, what lies in one, or pixels
 Size = tuple[int, int]
 T = TypeVar("T")
 
@@ -109,7 +110,8 @@ def depth_among(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.nd
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray | None] | None:
         item = items[row]
-        if isinstance(item, np.ndarray) or (isinstance(item, Path) and item.suffix.lower() in SHALLOW):
+        in_file = isinstance(item, Path | str)
+        if isinstance(item, np.ndarray) or (in_file and os.path.splitext(item)[1].lower() in SHALLOW):
             return None
         try:
             with opened(item, names[row]) as image:

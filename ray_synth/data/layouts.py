@@ -98,7 +98,7 @@ def list_known(data: Data) -> Listing:
     labels, _ = labels_of(list(keys), classes, names, data.kind)
     words = [_words(release.known, found.names.get(key, key), key) for key in classes]
     return Listing(
-        items=files,
+        items=names.tolist(),
         names=names,
         labels=labels,
         class_names=readable(words, classes),

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ray_synth.data.decoding import LUMA
-from ray_synth.data.images import in_memory
-from ray_synth.data.source import BATCH, ImageSource
+from ray_synth.data.source import BATCH, KEY, ImageSource, keys_of
 from ray_synth.errors import InputError
 
 LISTED = 10
+DIGEST = np.dtype("V16")
 SIDE = 32  # pixels a side that a hash looks at
 WAVES = 16  # lowest frequencies a side: 255 bits
 CLOSE = 0.05  # share of a hash's bits that a sure copy may differ by
@@ -29,11 +29,11 @@ LEAST_ASKED = 5000  # of them
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fingerprints:
-    """What a set is compared by. names: [N], for messages, else places in the set; digests: [N], of the pixels; hashes:
-    uint8 [N,B], which differ in few bits where images look alike."""
+    """What a set is compared by. names: [N], for messages, else places in the set; digests: [N] of DIGEST, of the
+    pixels; hashes: uint8 [N,B], which differ in few bits where images look alike."""
 
     names: Sequence[str] | np.ndarray | None
-    digests: Sequence[bytes]
+    digests: np.ndarray
     hashes: np.ndarray
 
     def __len__(self) -> int:
@@ -45,25 +45,24 @@ class Fingerprints:
     @classmethod
     def of(cls, images: ImageSource) -> Fingerprints:
         """In one pass, which finds the images' keys too."""
-        parts, keys = [cls.of_pixels(images.images(slice(0)), [])], list[str]()
+        parts, keys = [cls.of_pixels(images.images(slice(0)), [])], [np.zeros(0, KEY)]
         for start in range(0, len(images), BATCH):
-            piece = in_memory(images.take(slice(start, start + BATCH)))
-            parts.append(cls.of_pixels(piece.pixels, []))
-            keys += piece.keys()
-        images.keep_keys(keys)
+            piece = slice(start, start + BATCH)
+            pixels = images.images(piece)
+            parts.append(cls.of_pixels(pixels, []))
+            keys.append(keys_of(pixels, images.labels[piece], images.class_names))
+        images.keep_keys(np.concatenate(keys))
         return replace(cls.joined(parts), names=images.sources)
 
     @classmethod
     def of_pixels(cls, images: np.ndarray, names: Sequence[str]) -> Fingerprints:
         """images: uint8 [N,H,W,C]."""
-        shape = str(images.shape[1:]).encode()
-        digests = [hashlib.blake2b(shape + image.tobytes(), digest_size=16).digest() for image in images]
-        return cls(names=names, digests=digests, hashes=image_hashes(images))
+        return cls(names=names, digests=digests_of(images), hashes=image_hashes(images))
 
     def take(self, rows: np.ndarray) -> Fingerprints:
         return Fingerprints(
-            names=None if self.names is None else [self.names[row] for row in rows],
-            digests=[self.digests[row] for row in rows],
+            names=None if self.names is None else np.asarray(self.names, dtype=object)[rows],
+            digests=self.digests[rows],
             hashes=self.hashes[rows],
         )
 
@@ -71,9 +70,16 @@ class Fingerprints:
     def joined(cls, several: Sequence[Fingerprints]) -> Fingerprints:
         return cls(
             names=[name for prints in several for name in prints.names or ()],
-            digests=[digest for prints in several for digest in prints.digests],
+            digests=np.concatenate([prints.digests for prints in several]),
             hashes=np.concatenate([prints.hashes for prints in several]),
         )
+
+
+def digests_of(images: np.ndarray) -> np.ndarray:
+    """Of the pixels and the shape of each image. uint8 [N,H,W,C] -> [N] of DIGEST"""
+    shape = str(images.shape[1:]).encode()
+    found = [hashlib.blake2b(shape + image.tobytes(), digest_size=DIGEST.itemsize).digest() for image in images]
+    return np.frombuffer(b"".join(found), dtype=DIGEST)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -111,7 +117,7 @@ def rows_without_leaks(sets: Mapping[str, Fingerprints], on_leak: str) -> tuple[
 
 
 def copies_among(
-    digests: Sequence[bytes],
+    digests: np.ndarray,
     labels: np.ndarray,
     named: Callable[[int], str],
     *,
@@ -123,19 +129,16 @@ def copies_among(
     A copy under another class is refused; with on_leak `drop`, all of that image go, as nobody knows its class.
 
     Args:
-        digests, labels: [N], of the pixels and the classes.
+        digests, labels: [N], of the pixels (DIGEST) and the classes.
         named: a row -> what messages call the image, and its class.
 
     Raises:
         InputError: an image stands under two classes, and on_leak is `refuse`.
     """
-    copies: dict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        copies[digest].append(row)
     lost: list[int] = []
     disputed: list[tuple[int, int]] = []
     contradictory = 0
-    for found in copies.values():
+    for found in map(np.ndarray.tolist, _equal(digests)):
         other = next((row for row in found if labels[row] != labels[found[0]]), None)
         lost += found[1:] if other is None else found
         if other is not None:
@@ -144,7 +147,7 @@ def copies_among(
     if disputed and on_leak == "refuse":
         (first, other), *more = disputed
         as_well = f" ({len(more)} more image(s) stand under two classes)" if more else ""
-        if len(copies) == 1:
+        if (digests == digests[0]).all():
             as_well = f", and so have all {len(digests)}: one image, such as a colour"
         raise InputError(f"images {named(first)} and {named(other)} have identical pixels{as_well}; {cure}")
     counts = {
@@ -168,17 +171,32 @@ def refuse_judged(synthetic: Fingerprints, judged: Mapping[str, Fingerprints]) -
 
 def identical_pairs(sets: Mapping[str, Fingerprints]) -> list[Pair]:
     """Pairs of images with equal pixels in two different sets, in the order of sets and rows."""
-    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for name, fingerprints in sets.items():
-        for row, digest in enumerate(fingerprints.digests):
-            places[digest].append((name, row))
-    return [
-        Pair(distance=0, first=a, first_row=i, second=b, second_row=j)
-        for found in places.values()
-        if len(found) > 1
-        for (a, i), (b, j) in itertools.combinations(found, 2)
-        if a != b
-    ]
+    if not sets:
+        return []
+    ends = np.cumsum([len(fingerprints) for fingerprints in sets.values()])
+    named, starts = list(sets), [0, *ends.tolist()]
+    pairs = []
+    for found in _equal(np.concatenate([fingerprints.digests for fingerprints in sets.values()])):
+        places = [
+            (int(at), int(row) - starts[at])
+            for at, row in zip(np.searchsorted(ends, found, "right"), found, strict=True)
+        ]
+        pairs += [
+            Pair(distance=0, first=named[a], first_row=i, second=named[b], second_row=j)
+            for (a, i), (b, j) in itertools.combinations(places, 2)
+            if a != b
+        ]
+    return pairs
+
+
+def _equal(digests: np.ndarray) -> list[np.ndarray]:
+    """Rows of one digest, rising, of each that stands more than once; by the first of them. [N] of DIGEST -> lists"""
+    halves = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+    order = np.lexsort(halves.T)
+    same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)  # as the one before
+    begins = np.flatnonzero(same & ~np.r_[False, same[:-1]])
+    ends = np.flatnonzero(same & ~np.r_[same[1:], False]) + 2
+    return sorted((order[begin:end] for begin, end in zip(begins, ends, strict=True)), key=lambda rows: int(rows[0]))
 
 
 def near_pairs(
@@ -317,7 +335,7 @@ def _nearest(
 
 def leak_said(pairs: Sequence[Pair], sets: Mapping[str, Fingerprints]) -> str:
     """How many images stand in two sets, and the first of them by name."""
-    pixels = {sets[pair.first].digests[pair.first_row] for pair in pairs}
+    pixels = {sets[pair.first].digests[pair.first_row].tobytes() for pair in pairs}
     return (
         f"{len(pixels)} image(s) stand in two sets that must be disjoint, in {len(pairs)} pair(s) with identical "
         f"pixels: {_named(pairs, sets, LISTED, '=')}"

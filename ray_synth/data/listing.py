@@ -83,7 +83,7 @@ class Listing:
             whole = ImageSet(pixels=items, notes=self.notes, **known)
             return whole if within is None else whole.within(within)
         if not isinstance(items, np.ndarray):  # workers have another current folder
-            items = np.array([i.absolute() if isinstance(i, Path) else i for i in items], dtype=object)
+            items = np.array([_full_path(item) for item in items], dtype=object)
         try:
             seen = look(items, self.names)
         except BrokenImages as error:  # others are torn behind their heads
@@ -119,7 +119,7 @@ class FileImages(EncodedImages):
     def _bytes(self, row: int) -> bytes:
         item = self.items[row]
         try:
-            return item if isinstance(item, bytes) else item.read_bytes()
+            return item if isinstance(item, bytes) else Path(item).read_bytes()
         except OSError as error:
             raise BrokenImages([Broken(self.name(row), str(error))]) from None
 
@@ -162,6 +162,11 @@ class FileImages(EncodedImages):
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}
+
+
+def _full_path(item: Item) -> Item:
+    """Of a file; as text, since a path's object would be most of what is held of millions."""
+    return item if isinstance(item, bytes | np.ndarray) else os.path.join(Path.cwd(), item)
 
 
 def names_of(names: Iterable[Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,8 +64,8 @@ class FurtherSet:
         return found.hexdigest()
 
 
-def _size(item: Path | np.ndarray) -> bytes:
-    return str(item.stat().st_size).encode() if isinstance(item, Path) else item.tobytes()
+def _size(item: str | np.ndarray) -> bytes:
+    return str(os.path.getsize(item)).encode() if isinstance(item, str) else item.tobytes()
 
 
 def further_sets(ood: Ood, data: Data, splits: Splits) -> tuple[FurtherSet, ...]:

@@ -65,7 +65,7 @@ def _said(found: Sequence[Broken]) -> str:
 
 
 @contextmanager
-def opened(item: Path | bytes, name: str) -> Iterator[Image.Image]:
+def opened(item: Path | str | bytes, name: str) -> Iterator[Image.Image]:
     """Pillow's image, of which the head is read.
 
     Raises:
@@ -110,7 +110,7 @@ def largest_image() -> int:
     return int(given)
 
 
-def _reason(item: Path | bytes, name: str, error: Exception) -> Broken:
+def _reason(item: Path | str | bytes, name: str, error: Exception) -> Broken:
     from PIL import UnidentifiedImageError, features
 
     if _head(item).startswith(POINTER):
@@ -121,13 +121,13 @@ def _reason(item: Path | bytes, name: str, error: Exception) -> Broken:
     if suffix in (".avif", ".avifs") and not features.check("avif"):
         return Broken(name, "this Pillow reads no AVIF", "type pip install -U pillow")
     if not _head(item):
-        return Broken(name, "it is empty" if isinstance(item, bytes) or item.exists() else "no such file")
+        return Broken(name, "it is empty" if isinstance(item, bytes) or os.path.exists(item) else "no such file")
     if isinstance(error, UnidentifiedImageError):
         return Broken(name, "no format of images that is read here")
     return Broken(name, str(error) or type(error).__name__)
 
 
-def _head(item: Path | bytes) -> bytes:
+def _head(item: Path | str | bytes) -> bytes:
     if isinstance(item, bytes):
         return item[:64]
     try:

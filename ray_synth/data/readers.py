@@ -91,17 +91,17 @@ def read_folder(path: str | Path, *, size: Size | None = None, channels: int | N
 def list_folder(root: Path, *, least: int = 2) -> Listing:
     """As `read_folder`, nothing decoded yet. least: classes that there must be."""
     classes = look_in(root, least=least)
-    flat = [file for members in classes.files.values() for file in members]
+    names = names_of(file for members in classes.files.values() for file in members)
     return Listing(
-        items=flat,
-        names=names_of(flat),
+        items=names.tolist(),
+        names=names,
         labels=np.repeat(np.arange(len(classes.files)), [len(members) for members in classes.files.values()]),
         class_names=tuple(classes.files),
         notes=classes.notes,
     )
 
 
-def class_files(root: Path) -> dict[str, list[Path]]:
+def class_files(root: Path) -> dict[str, list[str]]:
     """The image files of `root/class_name/`, by class and name; one class is enough. Raises InputError as
     `read_folder`."""
     return look_in(root, least=1).files
@@ -110,9 +110,10 @@ def class_files(root: Path) -> dict[str, list[Path]]:
 def list_unlabelled(root: Path) -> Listing:
     """A folder that holds images directly, of classes unknown: `root/*.png` and other images. Every label is 0."""
     files, notes = images_directly_in(root)
+    names = names_of(files)
     return Listing(
-        items=files,
-        names=names_of(files),
+        items=names.tolist(),
+        names=names,
         labels=np.zeros(len(files), dtype=np.int64),
         class_names=("unlabelled",),
         notes=notes,

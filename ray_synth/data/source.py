@@ -15,6 +15,7 @@ from ray_synth.data.decoding import fitted, resized, room_for
 from ray_synth.data.depth import Depth
 
 BATCH = 512
+KEY = np.dtype("S24")  # hexadecimal
 
 Rows = np.ndarray | slice
 
@@ -104,21 +105,18 @@ class ImageSource(ABC):
 
     def keys(self) -> list[str]:
         """One stable id per image: its class and pixels, wherever it was read from."""
-        return list(self._keys)
+        return list(self._keys.astype(str).tolist())
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
-        names, shape = [name.encode() for name in self.class_names], str(self.shape).encode()
-        images = (image for batch in self.batches() for image in batch)
-        keys = (
-            hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[:24]
-            for image, label in zip(images, self.labels, strict=True)
-        )
-        return np.array(list(keys), dtype=object)
+        """[N] of KEY."""
+        pieces = (slice(start, start + BATCH) for start in range(0, len(self), BATCH))
+        parts = [keys_of(self.images(piece), self.labels[piece], self.class_names) for piece in pieces]
+        return np.concatenate([np.zeros(0, KEY), *parts])
 
-    def keep_keys(self, keys: list[str]) -> None:
-        """They were found while the images were looked at for something else."""
-        vars(self)["_keys"] = np.array(keys, dtype=object)
+    def keep_keys(self, keys: np.ndarray) -> None:
+        """[N] of KEY. They were found while the images were looked at for something else."""
+        vars(self)["_keys"] = keys
 
     def know_keys_of(self, same: ImageSource) -> None:
         """As far as they were found: of the same images, in another place."""
@@ -127,8 +125,18 @@ class ImageSource(ABC):
 
     def digest(self) -> str:
         """Hash of the set: class names, and every image with its label, in any order."""
-        joined = "\n".join([*self.class_names, "", *sorted(self.keys())])
-        return hashlib.sha256(joined.encode()).hexdigest()
+        joined = b"\n".join([*(name.encode() for name in self.class_names), b"", *np.sort(self._keys)])
+        return hashlib.sha256(joined).hexdigest()
+
+
+def keys_of(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """uint8 [N,H,W,C] and their classes -> [N] of KEY: hashes of a class's name and an image's shape and pixels."""
+    names, shape = [name.encode() for name in class_names], str(images.shape[1:]).encode()
+    found = [
+        hashlib.sha256(names[label] + b"\0" + shape + image.tobytes()).hexdigest()[: KEY.itemsize]
+        for image, label in zip(images, labels, strict=True)
+    ]
+    return np.array(found, dtype=KEY)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

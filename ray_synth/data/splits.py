@@ -204,7 +204,7 @@ def _without_copies(
     """Copies among the images that are split would leak between sets: one of each stays (`copies_among`)."""
     train = np.arange(len(images)) if images.parts is None else np.flatnonzero(images.parts == "train")
     lost, said = copies_among(
-        [fingerprints.digests[row] for row in train.tolist()],
+        fingerprints.digests[train],
         images.labels[train],
         lambda row: f"{images.name(train[row])} (class {images.class_names[images.labels[train[row]]]!r})",
         on_leak=data.on_leak,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_synth.data.leaks import copies_among
+from ray_synth.data.leaks import DIGEST, copies_among, digests_of
 from ray_synth.data.source import ImageSource
 from ray_synth.features.encoders import Encoder
 from ray_synth.features.families import BLOCK, looked_at
@@ -46,15 +45,15 @@ def read_set(source: ImageSource, encoder: Encoder | None, *, once: bool = False
     small = source.within(SIDE)
     rows = spectrum_rows(len(small), small.shape)
     pixels = np.empty((len(rows), *small.shape), dtype=np.uint8)
-    taken, digests, start = [], list[bytes](), 0
+    taken, digests, start = [], [np.zeros(0, DIGEST)], 0
     for block in small.batches(BLOCK):
         taken.append(looked_at(block, encoder))
         if once:
-            digests += [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in block]
+            digests.append(digests_of(block))
         first, last = np.searchsorted(rows, (start, start + len(block)))
         pixels[first:last] = block[rows[first:last] - start]
         start += len(block)
-    lost, notes = copies_among(digests, source.labels, lambda row: _named(source, row))
+    lost, notes = copies_among(np.concatenate(digests), source.labels, lambda row: _named(source, row))
     kept = np.setdiff1d(np.arange(len(small)), lost)
     of_all = np.concatenate(taken)
     return Read(

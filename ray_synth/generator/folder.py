@@ -7,6 +7,7 @@ has none get none of any, so that generators are compared on the same.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,7 +135,7 @@ class FolderGenerator(Generator[ImageFolder]):
         if self.depth is not None or not all(folder.is_dir() for folder in folders):
             return self.depth
         files = [file for classes in self._classes.values() for members in classes.files.values() for file in members]
-        return depth_among(files, [str(file) for file in files])
+        return depth_among(files, files)
 
     def on_workers(self) -> FolderGenerator:
         """As of every generator; the scale is known by then."""
@@ -190,7 +191,7 @@ class FolderSampler:
             else:
                 file = self.files[label][index]
                 try:
-                    image = decoded_item(file, str(file), depth=self.depth)
+                    image = decoded_item(file, file, depth=self.depth)
                 except InputError:
                     reason = "unreadable"
             images.append(image[..., None] if image.ndim == 2 else image)
@@ -222,9 +223,9 @@ def folder_fingerprints(
     """What the first `each` images of every class are compared by, in the shape [H,W,C] that they are trained on."""
     chosen = [file for files in folder_files(path, class_names) for file in files[:each]]
 
-    def pixels(file: Path) -> np.ndarray | None:
+    def pixels(file: str) -> np.ndarray | None:
         try:
-            return np.broadcast_to(unified(decoded_item(file, str(file), depth=depth), shape, crop=crop), shape)
+            return np.broadcast_to(unified(decoded_item(file, file, depth=depth), shape, crop=crop), shape)
         except InputError:
             return None  # the sampler rejects it, and says so
 
@@ -232,7 +233,7 @@ def folder_fingerprints(
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(chosen), PIECE):
             piece = chosen[start : start + PIECE]
-            read = [(image, str(file)) for image, file in zip(pool.map(pixels, piece), piece, strict=True)
+            read = [(image, file) for image, file in zip(pool.map(pixels, piece), piece, strict=True)
                     if image is not None]  # fmt: skip
             if read:
                 found.append(Fingerprints.of_pixels(np.stack([image for image, _ in read]), [name for _, name in read]))
@@ -240,7 +241,7 @@ def folder_fingerprints(
 
 
 def check_folder(
-    path: str, class_names: Sequence[str], images_per_class: int | None, files: Mapping[str, list[Path]] | None = None
+    path: str, class_names: Sequence[str], images_per_class: int | None, files: Mapping[str, list[str]] | None = None
 ) -> None:
     """Raise InputError unless there are enough images of every class that has any. files: as of `folder_files`."""
     several = folder_files(path, class_names, files=files)
@@ -262,8 +263,8 @@ def folder_files(
     class_names: Sequence[str],
     *,
     key: str = "generator.path",
-    files: Mapping[str, list[Path]] | None = None,
-) -> list[list[Path]]:
+    files: Mapping[str, list[str]] | None = None,
+) -> list[list[str]]:
     """The images of every class, by name; none of one that has no folder. The folder is called as the class, or as an
     export would call it. files: what lies there, where that is known.
 
@@ -297,6 +298,5 @@ def folder_name(class_name: str) -> str:
 
 def folder_digest(path: str) -> str:
     """SHA-256 of the class names, file names and contents below a folder of class folders."""
-    return files_digest(
-        {f"{name}\0{file.name}": file for name, files in sorted(class_files(Path(path)).items()) for file in files}
-    )
+    found = sorted(class_files(Path(path)).items())
+    return files_digest({f"{name}\0{os.path.basename(file)}": Path(file) for name, files in found for file in files})

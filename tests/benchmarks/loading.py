@@ -29,30 +29,33 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE, SHAPE, BATCH = 256, (224, 224, 3), 128
+SIDE, SHAPE, BATCH, CLASSES = 256, (224, 224, 3), 128, 1000
 
 
 def make(folder: Path, count: int) -> None:
-    """Images that are there stay. Ten class folders."""
+    """Images that are there stay. CLASSES folders, a hundred of each of CIFAR-10's classes."""
     from PIL import Image
 
     with np.load(Path(os.environ["RAY_SYNTH_DATA"]) / "cifar10_dev_10k5k.npz", allow_pickle=False) as file:
         images, labels = file["images"][:10_000], file["labels"][:10_000]
 
+    grain = np.random.default_rng(0).integers(0, 13, (2 * SIDE, 2 * SIDE, 1), dtype=np.uint8)
+
     def one(row: int) -> None:
-        place = folder / str(labels[row % len(images)]) / f"{row:07d}.jpg"
+        number = row % len(images)
+        place = folder / f"{labels[number] * (CLASSES // 10) + row // 10 % (CLASSES // 10):04d}" / f"{row:07d}.jpg"
         if place.exists():
             return
         rng = np.random.default_rng(row)
-        moved = np.roll(images[row % len(images)], rng.integers(-4, 5, 2), axis=(0, 1))
+        moved, (top, left) = np.roll(images[number], rng.integers(-4, 5, 2), axis=(0, 1)), rng.integers(0, SIDE, 2)
+        large = np.asarray(Image.fromarray(moved).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        noisy = np.minimum(large, 255 - 12) + grain[top : top + SIDE, left : left + SIDE]
         buffer = io.BytesIO()
-        large = np.asarray(Image.fromarray(moved).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(np.int16)
-        noisy = (large + rng.integers(-6, 7, large.shape[:2])[..., None]).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(buffer, format="jpeg", quality=90)
         place.write_bytes(buffer.getvalue())
 
-    for label in range(10):
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+    for label in range(CLASSES):
+        (folder / f"{label:04d}").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(one, range(count), chunksize=100):
             pass
@@ -64,7 +67,7 @@ def source_of(folder: Path, count: int | None = None):  # type: ignore[no-untype
     files = sorted(folder.glob("*/*.jpg"), key=lambda file: file.name)[:count]
     items = np.array(files, dtype=object)
     labels = np.array([int(file.parent.name) for file in files])
-    names = tuple(map(str, range(10)))
+    names = tuple(map(str, range(CLASSES)))
     return FileImages(items=items, sources=items, labels=labels, class_names=names, shape=SHAPE, crop=True)
 
 

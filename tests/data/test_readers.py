@@ -80,7 +80,7 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(name: str, images: list
     torn = replace(images[5], encoded=images[5].encoded[:60])
     data = SOURCES[name].write(tmp_path / "source", [*images[:5], torn, *images[6:]])
     listing = list_images(data)
-    held = [item.read_bytes() if isinstance(item, Path) else item for item in listing.items]
+    held = [Path(item).read_bytes() if isinstance(item, str) else item for item in listing.items]
     broken = listing.names[held.index(torn.encoded)]
     with pytest.raises(InputError, match="image cannot be read") as error:
         listing.read()
