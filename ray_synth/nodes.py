@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ SEEN_WITHIN = 120.0  # seconds for a node to look
 LACKS_FOR = 8.0  # seconds until it is said what no machine has
 MACHINE_DEATHS = 3  # of the machine of one piece of work
 CLUSTER_FILE = "ray-synth/autoscaling-config"  # the label of a head: a file of its home folder; cluster.yaml sets it
+AHEAD = 2  # pieces of work that wait for each CPU
+Given = TypeVar("Given")
 T = TypeVar("T")
 
 
@@ -213,38 +217,63 @@ def on_gpu_node(function: Callable[..., Iterator[T]], *arguments: Any) -> Iterat
                 ) from error
 
 
+def through_nodes(function: Callable[[Given], T], arguments: Sequence[Given]) -> Iterator[T]:
+    """function(argument) of each, in their order, by all CPUs of the cluster, which must be up. What a node that dies
+    was given is done again."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=MACHINE_DEATHS, scheduling_strategy="SPREAD")(function)
+    waiting: deque[Any] = deque()
+    following = iter(arguments)
+    while True:
+        room = AHEAD * max(1, int(cluster_nodes().cpus)) - len(waiting)
+        waiting.extend(task.remote(argument) for argument in itertools.islice(following, room))
+        if not waiting:
+            return
+        try:
+            yield ray.get(waiting.popleft())
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # the function's own
+
+
 def check_shared(folder: RunFolder) -> None:
     """Raise InputError for a run folder on one node's disk where there are, or may be, other nodes."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     if not folder.is_local:
         return
-    here = ray.get_runtime_context().get_node_id()
-    others = {node["NodeID"]: node["NodeManagerAddress"] for node in _alive() if node["NodeID"] != here}
     if cluster_nodes().grows and not on_network(folder.root):
         raise InputError(
             f"output folder {folder.url} is on {socket.gethostname()}'s own disk, and this cluster adds nodes that do "
             "not see it; type --out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
         )
-    name, look = f".seen-{uuid.uuid4().hex}", ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+    name = f".seen-{uuid.uuid4().hex}"
     folder.write(name, b"")
     try:
-        for node, address in others.items():
-            strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-            try:
-                seen = ray.get(
-                    look.options(scheduling_strategy=strategy).remote(folder.path(name)), timeout=SEEN_WITHIN
-                )
-            except ray.exceptions.RayError:
-                continue  # a node that is going; who works on it looks again
-            if not seen:
-                raise InputError(
-                    f"output folder {folder.url} is not shared: the node {address} does not see it; "
-                    "type --out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
-                )
+        address = blind_to(folder.path(name))
     finally:
         folder.remove(name)
+    if address is not None:
+        raise InputError(
+            f"output folder {folder.url} is not shared: the node {address} does not see it; "
+            "type --out s3://BUCKET/runs/NAME, or a folder of a disk that all nodes share"
+        )
+
+
+def blind_to(path: str) -> str | None:
+    """The address of a node that does not see a file of this one; None where all do. Ray must be up."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {node["NodeID"]: node["NodeManagerAddress"] for node in _alive() if node["NodeID"] != here}
+    look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+    for node, address in others.items():
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        try:
+            if not ray.get(look.options(scheduling_strategy=strategy).remote(path), timeout=SEEN_WITHIN):
+                return str(address)
+        except ray.exceptions.RayError:
+            continue  # a node that is going; who works on it looks again
+    return None
 
 
 def on_network(path: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ray_synth.config import Experiment, changed, load_experiment
 from ray_synth.config.yaml import read_yaml
+from ray_synth.data.splits import key_rows
 from ray_synth.errors import InputError, PartlyDone, Spoiled
 from ray_synth.hardware.gpus import Card, card_here
 from ray_synth.hardware.machine import usable_cpus
@@ -26,6 +27,7 @@ from ray_synth.stages.inputs import Inputs
 from ray_synth.stages.stage import Stage
 from ray_synth.stages.summary import SUMMARY, summary_of, write_summary
 
+SPLITS, KEYS = "splits.json", "splits.parquet"
 Other = TypeVar("Other", bound=Stage)
 Result = TypeVar("Result")
 
@@ -351,12 +353,13 @@ class Run:
         return summary
 
     def _check_cluster(self) -> None:
-        """A cluster that was joined: its nodes must see the run folder."""
+        """A cluster that was joined: its nodes must see the run folder, and images that they are to read themselves."""
         from ray_synth.nodes import check_shared
 
         self.folder.check_free_for(self.experiment)
         self.inputs.start_ray()
         check_shared(self.folder)
+        self.inputs.check_seen()
 
     def export(self, kind: str) -> None:
         figures = self.folder.read_record(SUMMARY, dict[str, Any]) if self.folder.exists(SUMMARY) else {}
@@ -365,16 +368,19 @@ class Run:
         self.reporter.say(f"images: {self.folder.url}/{place}")
 
     def _write_splits(self) -> None:
-        content = {
+        """The digests of the sets, and beside them the keys of their images, which may be millions."""
+        found = {
             "digests": self.inputs.digests,
             "generator_split": self.experiment.data.generator_split,
-            "keys": {name: images.keys() for name, images in self.inputs.sets.items()},
+            "images": {name: len(images) for name, images in self.inputs.sets.items()},
         }
-        if self.folder.exists("splits.json"):
-            if self.folder.read_json("splits.json") == content:
+        if self.folder.exists(SPLITS):
+            seal = self.folder.sha256(KEYS) if self.folder.exists(KEYS) else None
+            if self.folder.read_json(SPLITS) == {**found, "sha256": seal}:
                 return
-            self.folder.set_aside(["splits.json"], "splits")
-        self.folder.write_json("splits.json", content)
+            self.folder.set_aside([SPLITS, KEYS], "splits")
+        self.folder.write(KEYS, key_rows(self.inputs.sets))
+        self.folder.write_json(SPLITS, {**found, "sha256": self.folder.sha256(KEYS)})
 
 
 def _spoiled_in(error: BaseException | None) -> Spoiled | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ray_synth.data.decoding import LUMA
-from ray_synth.data.source import BATCH, KEY, ImageSource, keys_of
+from ray_synth.data.source import BATCH, KEY, ImageSource, Rows, keys_of
 from ray_synth.errors import InputError
 
 LISTED = 10
@@ -59,7 +59,7 @@ class Fingerprints:
         """images: uint8 [N,H,W,C]."""
         return cls(names=names, digests=digests_of(images), hashes=image_hashes(images))
 
-    def take(self, rows: np.ndarray) -> Fingerprints:
+    def take(self, rows: Rows) -> Fingerprints:
         return Fingerprints(
             names=None if self.names is None else np.asarray(self.names, dtype=object)[rows],
             digests=self.digests[rows],

@@ -15,6 +15,7 @@ from ray_synth.config import Data, Ood, OodSet
 from ray_synth.data.images import first_per_class
 from ray_synth.data.leaks import Fingerprints, identical_pairs, leak_said, near_notes
 from ray_synth.data.listing import FileImages, Listing
+from ray_synth.data.looks import fingerprints_of
 from ray_synth.data.opening import BrokenImages
 from ray_synth.data.readers import list_folder, list_images
 from ray_synth.data.source import ImageSource
@@ -198,7 +199,7 @@ def _without_leaks(found: FurtherSet, splits: Splits, on_leak: str) -> FurtherSe
     notes = list(found.notes)
     if len(rows) < len(images):
         notes.append(f"the first {len(rows):,} of {len(images):,} images were compared with the training images")
-    prints = replace(Fingerprints.of(images.take(rows)), names=[images.name(row) for row in rows.tolist()])
+    prints = replace(fingerprints_of(images.take(rows)), names=[images.name(row) for row in rows.tolist()])
     known = {name: each for name, each in splits.fingerprints.items() if name != "test"}
     sets: Mapping[str, Fingerprints] = {found.name: prints, **known}
     between = [(found.name, name) for name in known]

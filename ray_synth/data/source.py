@@ -107,6 +107,10 @@ class ImageSource(ABC):
         """One stable id per image: its class and pixels, wherever it was read from."""
         return list(self._keys.astype(str).tolist())
 
+    def held_keys(self) -> np.ndarray:
+        """The same, [N] of KEY."""
+        return self._keys
+
     @functools.cached_property
     def _keys(self) -> np.ndarray:
         """[N] of KEY."""

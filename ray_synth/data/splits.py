@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ray_synth.config import Data
 from ray_synth.data.images import held
 from ray_synth.data.leaks import Fingerprints, copies_among, near_notes, rows_without_leaks
 from ray_synth.data.listing import Listing
+from ray_synth.data.looks import Through, fingerprints_of, here
 from ray_synth.data.readers import list_images
-from ray_synth.data.source import ImageSource
+from ray_synth.data.source import KEY, ImageSource
 from ray_synth.errors import InputError
 from ray_synth.seeding import derive_seed
 
@@ -41,19 +45,24 @@ class Splits:
         return {name: getattr(self, name) for name in ("generator", "train", "validation", "test")}
 
 
-def read_splits(data: Data, seed: int) -> Splits:
-    """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded."""
+def read_splits(data: Data, seed: int, through: Through = here) -> Splits:
+    """The four sets of a source. Of one that lists its images by name, only those that a set takes are decoded.
+
+    through: where images of files that were not looked at before are looked at (`data.looks`).
+    """
     listing = list_images(data)
     if not listing.by_name:
-        return split(held(listing.source(data.size, crop=data.crop)), data, seed)
+        return split(held(listing.source(data.size, crop=data.crop)), data, seed, through)
     above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
     keys = np.asarray([name.removeprefix(above) for name in listing.names])
     rows = _chosen(listing, keys, listing.class_keys or listing.class_names, data, seed)
     images = held(listing.take(np.concatenate(list(rows.values()))).source(data.size, crop=data.crop))
+    prints = fingerprints_of(images, through)
     ends = np.cumsum([len(chosen) for chosen in rows.values()])
     # Slices are views: one copy of the pixels, not two.
-    sets = {name: images.take(slice(end - len(rows[name]), end)) for name, end in zip(rows, ends, strict=True)}
-    fingerprints = {name: Fingerprints.of(sets[name]) for name in sets}
+    places = {name: slice(end - len(rows[name]), end) for name, end in zip(rows, ends.tolist(), strict=True)}
+    sets = {name: images.take(place) for name, place in places.items()}
+    fingerprints = {name: prints.take(place) for name, place in places.items()}
     notes = list(images.notes)
     for name in [name for name in ("generator", "train") if name in sets]:
         sets[name], fingerprints[name], notes = _without_copies(sets[name], fingerprints[name], notes, data)
@@ -65,7 +74,7 @@ def read_splits(data: Data, seed: int) -> Splits:
     return replace(found, class_keys=listing.class_keys)
 
 
-def split(images: ImageSource, data: Data, seed: int) -> Splits:
+def split(images: ImageSource, data: Data, seed: int, through: Through = here) -> Splits:
     """Stratified splits that depend on the pixels and the seed, not on the order of reading.
 
     Per class: a seeded shuffle, then the generator's, the validation's and the test's fraction; the first `shots` of
@@ -77,11 +86,25 @@ def split(images: ImageSource, data: Data, seed: int) -> Splits:
         InputError: an image that stands under two classes or in two official parts, more shots than images, a class
             that is too small to split or has no training image.
     """
-    images, fingerprints, notes = _without_copies(*_without_official_leaks(images, Fingerprints.of(images), data), data)
-    keys = np.asarray(images.keys())
-    rows = _chosen(images, keys, images.class_names, data, seed)
+    looked_at = fingerprints_of(images, through)
+    images, fingerprints, notes = _without_copies(*_without_official_leaks(images, looked_at, data), data)
+    rows = _chosen(images, images.held_keys(), images.class_names, data, seed)
     sets = {name: images.take(rows[name]) for name in rows}
     return _splits(sets, {name: fingerprints.take(rows[name]) for name in rows}, _official(images.parts), notes)
+
+
+def key_rows(sets: Mapping[str, ImageSource]) -> bytes:
+    """A parquet file with a row for each image of each set, in their order: set and key. A set that is another one too,
+    such as a shared generator's, stands there once, under the later name."""
+    last = {id(images): name for name, images in sets.items()}
+    of_each = {name: images for name, images in sets.items() if last[id(images)] == name}
+    names = pa.DictionaryArray.from_arrays(
+        np.repeat(np.arange(len(of_each), dtype=np.int8), [len(images) for images in of_each.values()]), list(of_each)
+    )
+    keys = np.concatenate([images.held_keys() for images in of_each.values()])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"set": names, "key": pa.array(keys.astype(KEY), pa.binary()).cast(pa.string())}), buffer)
+    return buffer.getvalue()
 
 
 def _splits(

@@ -70,7 +70,7 @@ def _read(place: str, name: str) -> Compared:
         place=place,
         summary=Summary.from_dict(plain),
         test=str(splits.get("digests", {}).get("test", "")),
-        num_test=len(splits.get("keys", {}).get("test", ())),
+        num_test=int(splits.get("images", {}).get("test", 0)),
         settings=dict(_flat(settings)),
         metrics=folder.read_record("metrics.json", dict[str, float]) if folder.exists("metrics.json") else {},
         curve=None if estimate is None else RatioEstimate.from_dict(estimate).curve,

@@ -16,7 +16,7 @@ import numpy as np
 from ray_synth.allocation import Allocation, largest_ratio, synthetic_counts, uneven
 from ray_synth.config import digest, said
 from ray_synth.data.images import first_per_class, held, side_by_side
-from ray_synth.data.leaks import Fingerprints, refuse_judged
+from ray_synth.data.leaks import refuse_judged
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError, Spoiled, listed
 from ray_synth.hardware.measure import Measure
@@ -101,7 +101,7 @@ class Generate(Stage):
     def _refuse_judged(self, each: int) -> list[str]:
         synthetic = self.generator.fingerprints(each, crop=self.experiment.data.crop)
         return refuse_judged(
-            synthetic, {name: Fingerprints.of(self.inputs.sets[name]) for name in ("validation", "test")}
+            synthetic, {name: self.inputs.splits.fingerprints[name] for name in ("validation", "test")}
         )
 
     # How many.

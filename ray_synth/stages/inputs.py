@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
+from ray_synth.data.listing import FileImages
+from ray_synth.data.looks import Through, here, looks_folder
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
+from ray_synth.errors import InputError
 from ray_synth.hardware.gpus import Card
 from ray_synth.hardware.machine import short_of_memory
-from ray_synth.nodes import told_what_is_lacking
+from ray_synth.kept import Arrays
+from ray_synth.nodes import blind_to, through_nodes, told_what_is_lacking
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
 
 if TYPE_CHECKING:
     from ray_synth.generator import Generator
+
+MANY = 20_000  # images of files: looking at so many takes long enough to say so
 
 
 class Inputs:
@@ -44,9 +51,15 @@ class Inputs:
         self.experiment, self.folder, self.reporter, self.described = experiment, folder, reporter, described
         self._gpu = gpu
         self.resources, self.watched = ExitStack(), False
-        self.splits: Splits = (
-            published_splits(experiment.data) if described else read_splits(experiment.data, experiment.seed)
-        )
+        try:
+            self.splits: Splits = (
+                published_splits(experiment.data)
+                if described
+                else read_splits(experiment.data, experiment.seed, self._looked_at)
+            )
+        except BaseException:
+            self.resources.close()
+            raise
         self.sets = self.splits.named()
 
     @functools.cached_property
@@ -116,6 +129,39 @@ class Inputs:
         files = (e.classifier.weights, *e.sweep.choices_of("weights"), *(file for _, file in named))
         own = [content_digest(Path(file)) for file in files if file and file != RANDOM]
         return own + [d for model, _ in named for d in packaged_digests(model)] + encoder_files(e.partition.features)
+
+    def _looked_at(self, look: Callable[[ImageSource], Arrays], sources: Sequence[ImageSource]) -> Iterator[Arrays]:
+        """What a look at images of files finds: of many, by all nodes of a cluster that is joined, and with a bar."""
+        total, done = sum(map(len, sources)), 0
+        if total < MANY:
+            yield from here(look, sources)
+            return
+        through: Through = here
+        if os.environ.get("RAY_ADDRESS"):
+            self.start_ray()
+            self._check_seen(sources[0])
+            through = through_nodes
+        plan = f"{total:,} images are looked at, once; what is found stays in {looks_folder()}"
+        with self.reporter.stage("images", plan, total) as advance:
+            for source, found in zip(sources, through(look, sources), strict=True):
+                done += len(source)
+                advance(done)
+                yield found
+
+    def check_seen(self) -> None:
+        """Raise InputError for real images in files that a node of the cluster does not see. Ray must be up."""
+        for images in self.sets.values():
+            self._check_seen(images)
+
+    def _check_seen(self, images: ImageSource) -> None:
+        if not isinstance(images, FileImages) or not isinstance(images.items[0], str):
+            return
+        address = blind_to(images.items[0])
+        if address is not None:
+            raise InputError(
+                f"data.path={self.experiment.data.path}: the node {address} does not see {images.items[0]}, and the "
+                "images are too many to be sent; put them where all nodes find them by the same path"
+            )
 
     def start_ray(self) -> None:
         """Ray is started by the first stage that needs it, and stopped at the end of the run, or before."""

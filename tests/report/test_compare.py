@@ -25,7 +25,7 @@ def written(folder: Path, *, test: str = "a" * 64, settings: dict[str, Any] | No
     text = as_yaml({"format": 2, "digest": folder.name, "name": "digits", "seed": 0, **(settings or {})})
     (folder / "experiment.yaml").write_text(text)
     (folder / "summary.json").write_text(json.dumps(summary_of(**changes).to_dict()))
-    (folder / "splits.json").write_text(json.dumps({"digests": {"test": test}, "keys": {"test": ["k"] * 480}}))
+    (folder / "splits.json").write_text(json.dumps({"digests": {"test": test}, "images": {"test": 480}}))
     (folder / "estimate.json").write_text(json.dumps(estimate().to_dict()))
     return str(folder)
 
