@@ -92,7 +92,7 @@ def look_in(root: Path, *, least: int = 2) -> Classes:
             raise InputError(_empty(root, name, each, below[name]))
     notes = skipped_notes(name for each in inside.values() for name in each.others)
     notes += _left_out(found, inside, below)
-    system = [path.name for path in found.folders if path not in found.own_folders]
+    system = [path.name for path in found.folders if path.name.lower() in SYSTEM]
     notes += [f"folder left out: {name}, which a system made" for name in system]
     return Classes(files={name: each.images for name, each in inside.items()}, notes=tuple(notes))
 

@@ -29,7 +29,8 @@ EXTENSIONS = {
 }  # fmt: skip
 SHALLOW = {".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp"}  # never more than 8 bits a channel
 THREADS = min(16, 2 * usable_cpus())  # Pillow decodes outside Python's lock
-WINDOW = 2048  # images in the queue of the threads at once
+AT_ONCE = 16  # images that a thread is handed
+WINDOW = 128  # such pieces in the queue of the threads at once
 ORIENTATION = 274  # of EXIF; 5 to 8 change height and width
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ENOUGH = 256  # pixels a side that images of many sizes are brought to at most: what networks look at
@@ -73,6 +74,7 @@ def decoded(
 def _in_threads(one: Callable[[int], T], count: int) -> Iterator[T]:
     """What `one` gives for each row; rows that it cannot read are refused together, after the others."""
     broken: list[Broken] = []
+    each = max(1, min(AT_ONCE, count // (4 * THREADS)))  # rows that a thread is handed: small images are quickly done
 
     def tried(row: int) -> T | BrokenImages:
         try:
@@ -80,13 +82,17 @@ def _in_threads(one: Callable[[int], T], count: int) -> Iterator[T]:
         except BrokenImages as error:
             return error
 
+    def several(begin: int) -> list[T | BrokenImages]:
+        return [tried(row) for row in range(begin, min(begin + each, count))]
+
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, count, WINDOW):
-            for found in pool.map(tried, range(start, min(start + WINDOW, count))):
-                if isinstance(found, BrokenImages):
-                    broken += found.found
-                else:
-                    yield found
+        for start in range(0, count, WINDOW * each):
+            for results in pool.map(several, range(start, min(start + WINDOW * each, count), each)):
+                for found in results:
+                    if isinstance(found, BrokenImages):
+                        broken += found.found
+                    else:
+                        yield found
     if broken:
         raise BrokenImages(broken)
 

@@ -83,7 +83,8 @@ class Listing:
             whole = ImageSet(pixels=items, notes=self.notes, **known)
             return whole if within is None else whole.within(within)
         if not isinstance(items, np.ndarray):  # workers have another current folder
-            items = np.array([_full_path(item) for item in items], dtype=object)
+            here = Path.cwd()  # a path's object would be most of what is held of millions
+            items = np.array([i if isinstance(i, bytes | np.ndarray) else os.path.join(here, i) for i in items], object)
         try:
             seen = look(items, self.names)
         except BrokenImages as error:  # others are torn behind their heads
@@ -162,11 +163,6 @@ class FileImages(EncodedImages):
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}
-
-
-def _full_path(item: Item) -> Item:
-    """Of a file; as text, since a path's object would be most of what is held of millions."""
-    return item if isinstance(item, bytes | np.ndarray) else os.path.join(Path.cwd(), item)
 
 
 def names_of(names: Iterable[Any]) -> np.ndarray:
