@@ -365,6 +365,12 @@ Fit = Annotated[
     str | None,
     typer.Option("--fit", metavar="stretch|crop", help="how other proportions take the real ones'; default stretch"),
 ]
+MaxImages = Annotated[
+    int | None,
+    typer.Option(
+        "--max-images", metavar="N", help="images read of each folder, drawn where it holds more; default 10000"
+    ),
+]
 AllocationWord = Annotated[
     str | None,
     typer.Option(
@@ -416,6 +422,7 @@ def estimate(
     real_weight: RealWeight = None,
     features: Features = None,
     fit: Fit = None,
+    max_images: MaxImages = None,
     allocation: AllocationWord = None,
     metric: Metric = None,
     confidence: Confidence = None,
@@ -457,6 +464,7 @@ def estimate(
             "real_weight": real_weight,
             "features": features,
             "fit": fit,
+            "max_images": max_images,
             "allocation": allocation,
             "metric": metric,
             "confidence": confidence,
@@ -562,6 +570,7 @@ def _refuse_folder_options(given: dict[str, Any]) -> None:
         "confidence": "type --set estimate.confidence={}",
         "features": "type --set estimate.features={}",
         "fit": "type --set data.fit={}",
+        "max_images": "type --set estimate.max_images={}",
         "allocation": "type --set data.allocation={}",
         "metric": "type --set estimate.metric={}",
         "real_weight": "type --set classifier.weighting=fixed --set classifier.real_weight={}",

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ray_synth.bound.result import RatioEstimate
+from ray_synth.config.experiment import Estimate
 from ray_synth.data.class_folders import has_class_folders
 from ray_synth.data.decoding import broken_among
+from ray_synth.data.images import first_per_class
 from ray_synth.data.listing import Listing
 from ray_synth.data.opening import Broken, BrokenImages
 from ray_synth.data.readers import list_folder, list_unlabelled
@@ -30,6 +32,8 @@ EXAMPLES = {  # of the words that `checked_costs` takes
     "budget": "updates",
     "tolerance": "0.005",
 }
+MAX_IMAGES = Estimate.model_fields["max_images"].default  # as in an experiment
+LEAST_IMAGES = 100
 FITS = ("stretch", "crop")
 BUDGETS = ("updates", "epochs")
 TOLERANCE = 0.005  # of error: what being cheap may cost
@@ -59,6 +63,7 @@ def estimate_folders(
     *,
     features: str = "auto",
     fit: str = "stretch",
+    max_images: int = MAX_IMAGES,
     **settings: Any,
 ) -> FolderEstimate:
     """Estimate from `DIR/class_name/*` folders. The other images take the size and mode of the real ones.
@@ -71,12 +76,15 @@ def estimate_folders(
             directly in the folder where their classes are not known.
         fit: how images of other proportions take the real ones' size, as `data.fit` of a training: "stretch", or "crop"
             to the middle.
+        max_images: that are read of each folder, at most. Of more, each class's share is drawn, but two images of it at
+            least; the answer is still for all real ones.
         features, settings: of `estimate_ratio`.
 
     Raises:
         InputError: no class in common, or a folder or an image that cannot be read.
     """
-    ((found, _),) = rank_folders(real, (synthetic,), target, features=features, fit=fit, **settings)
+    words = {"features": features, "fit": fit, "max_images": max_images, **settings}
+    ((found, _),) = rank_folders(real, (synthetic,), target, **words)
     return replace(found, generator="")
 
 
@@ -87,6 +95,7 @@ def rank_folders(
     *,
     features: str = "auto",
     fit: str = "stretch",
+    max_images: int = MAX_IMAGES,
     **settings: Any,
 ) -> tuple[tuple[FolderEstimate, float], ...]:
     """Several folders of generators ranked: an estimate of each, with the probability that it is the best; best first.
@@ -97,10 +106,15 @@ def rank_folders(
         raise InputError(f"--synthetic names a folder twice: {', '.join(map(str, synthetic))}; give each once")
     if fit not in FITS:
         raise InputError(f"--fit must be {' or '.join(FITS)}, got {fit!r}; type --fit crop")
+    if max_images < LEAST_IMAGES:
+        raise InputError(
+            f"--max-images must be at least {LEAST_IMAGES}, got {max_images}; leave it out for {MAX_IMAGES:,}"
+        )
     # A wrong path is found before any image is read.
     encoder = features if features == "auto" else cached(encoder_of(features), features_folder())
     try:
-        sets = _Folders.read(real, target, crop=fit == "crop")
+        sets = _Folders.read(real, target, crop=fit == "crop", most=max_images, seed=settings.get("seed", 0))
+        settings.setdefault("num_real", sets.num_real)
         generators = {str(folder): sets.synthetic(folder, len(synthetic) > 1) for folder in synthetic}
         ranked = rank_sources(
             sets.real, generators, features=encoder, target=sets.target, target_labelled=sets.target_labelled,
@@ -122,20 +136,35 @@ def _broken_in(*folders: Path) -> list[Broken]:
 
 @dataclass(kw_only=True)
 class _Folders:
-    """The real images, what the others are to be, and notes of what was unified. Nothing is decoded."""
+    """The real images, what the others are to be, and notes of what was unified. Nothing is decoded.
+
+    num_real: how many real images there are, where some of them are read; most: images of a folder that are read.
+    """
 
     real: ImageSource
+    num_real: int | None
     unified: dict[str, Any]
     notes: list[str]
+    most: int
+    seed: int
     target: ImageSource | None = None
     target_labelled: bool = True
 
     @classmethod
-    def read(cls, real: Path, target: Path | None, *, crop: bool) -> _Folders:
-        source = list_folder(real).source(crop=crop, within=SIDE)
+    def read(cls, real: Path, target: Path | None, *, crop: bool, most: int, seed: int) -> _Folders:
+        listed = list_folder(real)
+        drawn = _drawn(listed, most, seed)
+        source = drawn.source(crop=crop, within=SIDE)
         height, width, channels = source.shape
         unified = {"size": (height, width), "channels": channels, "crop": crop, "within": SIDE, "depth": source.depth}
-        sets = cls(real=source, unified=unified, notes=[f"real: {note}" for note in source.notes])
+        sets = cls(
+            real=source,
+            num_real=None if drawn is listed else len(listed),
+            unified=unified,
+            notes=[f"real: {note}" for note in source.notes],
+            most=most,
+            seed=seed,
+        )
         sets._note_spectra("real", source)
         if target is not None:
             sets._read_target(target)
@@ -151,7 +180,7 @@ class _Folders:
         if self.target_labelled:
             self.target = self._matched(list_folder(target), "target")
             return
-        self.target = list_unlabelled(target).source(**self.unified)
+        self.target = _drawn(list_unlabelled(target), self.most, self.seed).source(**self.unified)
         self.notes += [f"target: {note}" for note in self.target.notes]
         self.notes.append(f"target: {len(self.target):,} image(s), unlabelled: {target} has no class folders")
         self._note_spectra("target", self.target)
@@ -159,7 +188,7 @@ class _Folders:
     def _matched(self, listing: Listing, side: str) -> ImageSource:
         """The images whose class is among the real ones', with labels that index these; notes say what was not."""
         class_names = self.real.class_names
-        images = listing.source(**self.unified)
+        images = _drawn(listing, self.most, self.seed).source(**self.unified)
         self.notes += [f"{side}: {note}" for note in images.notes]
         only_real = [name for name in class_names if name not in images.class_names]
         only_here = [name for name in images.class_names if name not in class_names]
@@ -194,6 +223,18 @@ class _Folders:
                 f"{side}: the spectrum is of {looked_at:,} of {len(images):,} images, at {width}x{height}; "
                 "features are of all"
             )
+
+
+def _drawn(listing: Listing, most: int, seed: int) -> Listing:
+    """At most so many of the images: of each class its share, drawn by the seed, but two at least; a note says so."""
+    if len(listing) <= most:
+        return listing
+    counts = np.bincount(listing.labels)
+    share = np.minimum(np.maximum(np.round(counts * most / len(listing)), 2), counts).astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(listing))
+    rows = np.sort(order[first_per_class(listing.labels[order], share)])
+    note = f"{len(rows):,} of {len(listing):,} images were drawn, of each class its share (--max-images)"
+    return replace(listing.take(rows), notes=(*listing.notes, note))
 
 
 def checked_costs(given: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ray_synth import folders, tables
 from ray_synth.data.images import ImageSet
+from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.folders import FolderEstimate, cheapest, checked_costs, estimate_folders, rank_folders
 from ray_synth.report.methods import NAMES, method_rows
@@ -50,6 +51,40 @@ def test_classes_are_named(estimated: FolderEstimate) -> None:
     assert estimated.notes == ("synthetic class(es) without real images are left out: 'digit 3'",)
 
 
+def test_of_many_images_each_class_gives_its_share_and_the_answer_is_for_all(
+    tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = write_folder(tmp_path / "real", digits, classes=(0, 1), each=90)
+    for file in sorted((real / "digit 1").iterdir())[30:]:
+        file.unlink()
+    asked: dict[str, Any] = {}
+
+    def rank(source: ImageSource, generators: dict[str, ImageSource], **words: Any) -> tuple[()]:
+        asked.update(words, real=source, **generators)
+        return ()
+
+    monkeypatch.setattr(folders, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(folders, "rank_sources", rank)
+    for most, seed in ((60, 0), (60, 0), (60, 1), (500, 0)):
+        before = asked.get("real")
+        rank_folders(real, sides[1:], max_images=most, seed=seed)
+        found = asked["real"]
+        if most == 60:
+            assert (found.counts.tolist(), asked["num_real"]) == ([45, 15], 120)
+            assert len(asked[str(sides[1])]) == 30  # of 120 in four classes, of which two are asked for
+            if before is not None:
+                assert (list(before.sources) == list(found.sources)) == (seed == 0)
+        else:
+            assert (found.counts.tolist(), asked["num_real"]) == ([90, 30], None)
+    rank_folders(real, sides[1:], max_images=2, num_real=7)
+    assert (asked["real"].counts.tolist(), asked["num_real"]) == ([2, 2], 7)
+
+
+def test_too_few_images_to_read_are_refused(sides: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"--max-images must be at least 100, got 99; leave it out for 10,000"):
+        estimate_folders(*sides, max_images=99)
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_target_is_another_domain_with_or_without_labels(
     tmp_path: Path, digits: ImageSet, sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, flat: bool
@@ -58,7 +93,7 @@ def test_the_target_is_another_domain_with_or_without_labels(
     monkeypatch.setattr(folders, "rank_sources", lambda *_, **words: asked.update(words) or ())
     target = inverted(tmp_path / "target", digits, flat=flat)
     (target / "readme.txt").write_text("not an image")
-    sets = folders._Folders.read(sides[0], target, crop=False)
+    sets = folders._Folders.read(sides[0], target, crop=False, most=1000, seed=0)
     notes = "\n".join(sets.notes)
     assert rank_folders(sides[0], sides[1:], target, num_real=600) == ()
     assert asked["num_real"] == 600
