@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
+import torch
 
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import Images, encoder_of
 from ray_synth.features.pixels import pixel_vectors
-from ray_synth.partition import kmeans_partition, nearest, sampled
+from ray_synth.partition import Partition, kmeans_partition, nearest, sampled
+from ray_synth.training.team import Team
 
 SHARED = 2**19  # images of which an encoder's features are taken once for all trainings, and held
 BLOCK = 4096  # vectors that are held, at once
+ALONE = Team(device=torch.device("cpu"))
 
 
 class Vectors:
@@ -44,11 +47,13 @@ class Vectors:
         places = np.argsort(rows)  # images are read in the order in which they lie
         return _placed(map(self._look, joined(self.sets).take(rows[places]).batches()), places)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All, a block at a time."""
-        if self.known is not None:
-            return (self.known[start : start + BLOCK] for start in range(0, self.number, BLOCK))
-        return map(self._look, chain.from_iterable(images.batches() for images in self.sets))
+    def blocks(self, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Of these rows, default all, a block at a time."""
+        if self.known is None:
+            sets = self.sets if rows is None else [joined(self.sets).take(rows)]
+            return map(self._look, chain.from_iterable(images.batches() for images in sets))
+        known = self.known if rows is None else self.known[rows]
+        return (known[start : start + BLOCK] for start in range(0, len(known), BLOCK))
 
     @functools.cached_property
     def _look(self) -> Callable[[Images], np.ndarray]:
@@ -63,18 +68,35 @@ def encoded(sets: Sequence[ImageSource], spec: str) -> Iterator[np.ndarray]:
     yield from Vectors(sets, spec).blocks()
 
 
-def regions_of(vectors: Vectors, names: Iterable[str], num_clusters: int, *, iterations: int, seed: int) -> np.ndarray:
+def regions_of(
+    vectors: Vectors, names: Iterable[str], num_clusters: int, *, iterations: int, seed: int, team: Team = ALONE
+) -> np.ndarray:
     """The region of each image, int64 [n]. names: a stable one of each.
 
     Where there are more than may be held at once, k-means is fitted on so many, drawn by name, and each image goes to
-    the nearest centroid in one pass over all, which holds a block of them.
+    the nearest centroid in one pass over all, which holds a block of them. Workers of a team, who all call this, share
+    the reading; k-means is the first one's work.
     """
+    fitted = functools.partial(kmeans_partition, num_clusters=num_clusters, iterations=iterations, seed=seed)
     if vectors.at_once == vectors.number:
-        return kmeans_partition(vectors.all(), num_clusters, iterations=iterations, seed=seed).regions
-    drawn = vectors.of(sampled(names, vectors.at_once, seed))
-    centroids = kmeans_partition(drawn, num_clusters, iterations=iterations, seed=seed).centroids
-    del drawn
-    return np.concatenate([nearest(block, centroids) for block in vectors.blocks()])
+        return team.told(lambda: fitted(vectors.all()).regions)
+    centroids = _centroids(vectors, sampled(names, vectors.at_once, seed), fitted, team)
+
+    def regions(mine: np.ndarray) -> np.ndarray:
+        return np.concatenate([nearest(block, centroids) for block in vectors.blocks(mine)])
+
+    return _shared(team, vectors.number, regions)
+
+
+def _centroids(vectors: Vectors, rows: np.ndarray, fitted: Callable[[np.ndarray], Partition], team: Team) -> np.ndarray:
+    drawn = _shared(team, len(rows), lambda mine: vectors.of(rows[mine]))
+    return team.told(lambda: fitted(drawn).centroids)
+
+
+def _shared(team: Team, count: int, found: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What is found of `count` things, each worker looking at its share. found: rows -> [k,...]."""
+    part = torch.from_numpy(found(team.share(count).numpy()))
+    return np.asarray(team.gathered(part.to(team.device)).cpu().numpy()[:count])
 
 
 def _placed(blocks: Iterable[np.ndarray], places: np.ndarray) -> np.ndarray:

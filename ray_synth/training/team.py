@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -58,6 +59,20 @@ class Team:
         together /= self.size
         for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
+
+    def told(self, found: Callable[[], np.ndarray]) -> np.ndarray:
+        """What the first worker found, on all; the others wait for it."""
+        if self.size == 1:
+            return found()
+        import torch.distributed as dist
+
+        mine = found() if self.rank == 0 else np.zeros(0)
+        described = [(mine.shape, str(mine.dtype))]
+        dist.broadcast_object_list(described, src=0, device=self.device)
+        shape, dtype = described[0]
+        told = torch.from_numpy(mine if self.rank == 0 else np.empty(shape, dtype)).to(self.device)
+        dist.broadcast(told, src=0)
+        return np.asarray(told.cpu().numpy())
 
     def agreed(self, number: float) -> float:
         """The first worker's number, on all: what they decide by it they decide together."""

@@ -4,10 +4,11 @@
     python -m tests.benchmarks.slopes classes [--sizes 100 300 1000]
 
 images: JPEGs of 64 pixels of 1,000 classes are made in FOLDER and stay. splits is all that a run does with them before
-it starts: they are listed, hashed in one pass, split and compared; again, the same in the next run. packing is without what is packed already; an epoch
-is every packed image decoded once, in the order of a training. classes: what an estimate computes from 10 real and 10
-synthetic images of each class, seen as 384 numbers that are made up. Each in a process of its own. slope: of log CPU
-seconds over log images; 1 is linear. MiB: what the process came to beyond what it had before.
+it starts: they are listed, hashed in one pass, split and compared; again, the same in the next run. packing is without
+what is packed already; an epoch is every packed image decoded once, in the order of a training. classes: what an
+estimate computes from 10 real and 10 synthetic images of each class, seen as 384 numbers that are made up. Each in a
+process of its own. slope: of log CPU seconds over log images; 1 is linear. MiB: what the process came to beyond what it
+had before.
 """
 
 from __future__ import annotations

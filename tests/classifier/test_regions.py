@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from ray_synth.data.source import BATCH, ImageSource, Rows
 from ray_synth.data.splits import Splits
 from ray_synth.features.encoders import Encoder
 from ray_synth.partition import kmeans_partition, sampled
+from ray_synth.training.team import Team
 
 K, AT_ONCE = 12, 200
 
@@ -142,3 +145,33 @@ def test_an_encoders_features_are_shared_by_trainings_up_to_a_number_of_images(
     assert many.features is None
     setting = default_setting(experiment, 10, 1.0)
     assert np.array_equal(many.at(setting)[0].real_regions, few.at(setting)[0].real_regions)
+
+
+def _worker(rank: int, port: int, at_once: int, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    images = made(3_001)
+    vectors, team = Vectors([images], "pixels", at_once=at_once), Team(rank=rank, size=2, device=torch.device("cpu"))
+    found = regions_of(vectors, images.sources, 5, iterations=5, seed=0, team=team)
+    np.savez(f"{out}/{rank}.npz", regions=found, read=sum(images.asked))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads now and then end an interpreter that takes itself apart with SIGABRT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [500, 3_001])
+def test_workers_share_the_reading_and_find_the_same_regions(tmp_path: Path, at_once: int) -> None:
+    images = made(3_001)
+    alone = regions_of(Vectors([images], "pixels", at_once=at_once), images.sources, 5, iterations=5, seed=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (port, at_once, str(tmp_path)), nprocs=2)
+    read = []
+    for rank in range(2):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            assert np.array_equal(found["regions"], alone)
+            read.append(int(found["read"]))
+    assert read == ([250 + 1501] * 2 if at_once == 500 else [3_001, 0])
