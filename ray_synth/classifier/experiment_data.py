@@ -11,7 +11,6 @@ from ray_synth.classifier.regions import SHARED, encoded
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import side_by_side
-from ray_synth.data.packed import near
 from ray_synth.data.source import ImageSource
 from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
@@ -70,8 +69,8 @@ class ExperimentData:
         classifier = setting.applied_to(e.classifier)
         synthetic, features = self._of(setting.generator)
         mixed = mix(
-            near(self.real),
-            near(synthetic),
+            self.real,
+            synthetic,
             counts,
             partition=e.partition.model_copy(update={"num_clusters": setting.num_clusters}),
             seed=derive_seed("partition", e.seed),

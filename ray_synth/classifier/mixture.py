@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ray_synth.classifier.regions import Vectors, regions_of
 from ray_synth.config import PartitionSettings
 from ray_synth.data.images import first_per_class
+from ray_synth.data.packed import near
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.partition import RegionReport, most_fitted, region_report
@@ -60,7 +61,8 @@ def mix(
     online: bool = False,
     features: np.ndarray | None = None,
 ) -> TrainingData:
-    """All real images, the first synthetic ones of each class, and k-means regions over both.
+    """All real images, the first synthetic ones of each class, and k-means regions over both. Of images that memory
+    does not hold those are packed on this machine, and no others.
 
     Args:
         counts: [C], synthetic images of each class (`ray_synth.allocation`).
@@ -79,8 +81,8 @@ def mix(
             f"type ray-synth generate EXPERIMENT.yaml --set generate.images_per_class={int(counts.max())}"
         )
     rows = first_per_class(synthetic.labels, counts)
-    chosen = synthetic.take(rows)
-    kept = real if use_real else real.take(np.zeros(0, dtype=np.int64))
+    chosen = near(synthetic, rows)
+    kept = near(real) if use_real else real.take(np.zeros(0, dtype=np.int64))
     if len(kept) + len(chosen) == 0:
         raise InputError(
             "no image is left to train on: data.use_real is false and no synthetic image is asked for; use a "

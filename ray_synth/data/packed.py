@@ -62,13 +62,15 @@ class PackedImages(ImageSource):
         return {"places": self.places[rows]}
 
 
-def near(source: ImageSource) -> ImageSource:
-    """In memory where that takes a small share of it, else out of packs of this machine; known keys stay known."""
+def near(source: ImageSource, rows: np.ndarray | None = None) -> ImageSource:
+    """These images of a source (None: all): taken of it where memory holds all of it, else out of packs of this
+    machine; known keys stay known."""
     found = held(source)
-    found = found if isinstance(found, ImageSet) else packed(found)
+    if not isinstance(found, ImageSet):
+        return packed(found, rows=rows)
     if found is not source:
         found.know_keys_of(source)
-    return found
+    return found if rows is None else found.take(rows)
 
 
 def packs_folder() -> Path:
@@ -76,18 +78,35 @@ def packs_folder() -> Path:
     return cache_folder() / "ray_synth" / "packs"
 
 
-def packed(source: ImageSource, folder: Path | None = None) -> ImageSource:
-    """The same images out of packs, which are made where they are missing; a source without files as it is.
+def packed(source: ImageSource, folder: Path | None = None, *, rows: np.ndarray | None = None) -> ImageSource:
+    """These images of a source (None: all) out of packs, of which those are made that are missing; of a source without
+    files as they are. Packs are cut from the whole source, so that whoever asks for other rows shares them.
 
     Two processes that pack the same share the work: each begins somewhere, and leaves what the other has made.
 
     Raises:
         InputError: a disk with too little room, found before anything is written; a file that cannot be read.
     """
+    taken = source if rows is None else source.take(rows)
     if not isinstance(source, EncodedImages) or not source.in_files:
-        return source
-    folder = folder or packs_folder()
-    parts = [np.arange(start, min(start + PART, len(source))) for start in range(0, len(source), PART)]
+        return taken
+    rows = np.arange(len(source)) if rows is None else rows
+    parts, places = np.unique(rows // PART, return_inverse=True)
+    whole = [np.arange(part * PART, min((part + 1) * PART, len(source))) for part in parts.tolist()]
+    found = PackedImages(
+        **taken.described(),
+        shape=source.shape,
+        packs=tuple(map(str, _made(source, whole, folder or packs_folder()))),
+        places=np.stack([places, rows % PART], axis=1),
+        crop=source.crop,
+        draft=source.draft,
+    )
+    found.know_keys_of(taken)
+    return found
+
+
+def _made(source: EncodedImages, parts: Sequence[np.ndarray], folder: Path) -> list[Path]:
+    """The packs of these rows each, of which the missing ones are written."""
     with ThreadPoolExecutor(READERS) as pool:
         names = list(pool.map(lambda rows: _name(source, rows), parts))
     files = [folder / name for name in names]
@@ -99,15 +118,7 @@ def packed(source: ImageSource, folder: Path | None = None) -> ImageSource:
     for row in [*missing[first:], *missing[:first]]:
         if not _used(files[row]):
             _write(files[row], source.encoded(parts[row]))
-    numbers = np.arange(len(source))
-    return PackedImages(
-        **source.described(),
-        shape=source.shape,
-        packs=tuple(map(str, files)),
-        places=np.stack([numbers // PART, numbers % PART], axis=1),
-        crop=source.crop,
-        draft=source.draft,
-    )
+    return files
 
 
 def _name(source: EncodedImages, rows: np.ndarray) -> str:

@@ -22,6 +22,7 @@ from ray_synth.classifier.sides import Order, Side
 from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier, load_experiment
 from ray_synth.data import images
+from ray_synth.data import packed as packs
 from ray_synth.data.images import ImageSet
 from ray_synth.data.listing import FileImages
 from ray_synth.data.opening import BrokenImages
@@ -160,3 +161,36 @@ def test_a_setting_of_images_that_memory_does_not_hold_trains_on_packs(
         for name, tensor in expected.model.state_dict().items():
             assert torch.equal(tensor, found.model.state_dict()[name]), name
     assert len(list((tmp_path / "cache" / "ray_synth" / "packs").glob("*.arrow"))) == 2
+
+
+def test_a_small_ratio_packs_little_and_a_larger_one_what_is_missing(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each packs what it trains on: of classes in order the first of each; of real images nothing that is left out."""
+    monkeypatch.setattr(images, "SHARE", 0.0)
+    monkeypatch.setattr(packs, "PART", 10)
+    order = np.argsort(splits.generator.labels, kind="stable")
+    real, synthetic = splits.train.take(np.arange(80)), splits.generator.take(order)
+    numbers = list[list[int]]()
+    for use_real in (False, True):
+        cache = tmp_path / f"cache-{use_real}"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        experiment = load_experiment(DIGITS, {"data.use_real": use_real})
+        held = ExperimentData.of(experiment, real, synthetic, splits.validation)
+        files = [on_disk(side, cache.with_suffix(f".{len(side)}")) for side in (real, synthetic)]
+        read = ExperimentData.of(experiment, *files, splits.validation)
+        numbers.append([])
+        for ratio in (1.0, 5.0, 1.0):
+            setting, before = default_setting(experiment, 10, ratio), set(cache.rglob("*.arrow"))
+            ours, theirs = read.at(setting)[0], held.at(setting)[0]
+            assert isinstance(ours.synthetic, PackedImages)
+            for one, other in ((ours.real, theirs.real), (ours.synthetic, theirs.synthetic)):
+                assert np.array_equal(one.images(), other.images())
+            assert np.array_equal(ours.synthetic_regions, theirs.synthetic_regions)
+            numbers[-1].append(len(set(cache.rglob("*.arrow")) - before))
+            assert before <= set(cache.rglob("*.arrow"))
+    (few, more, none), (_, _, _) = numbers
+    assert 0 < few < more
+    assert few + more < len(synthetic) / 10
+    assert none == 0
+    assert numbers[1] == [few + 8, more, 0]  # of 80 real images

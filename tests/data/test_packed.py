@@ -106,6 +106,20 @@ def test_what_is_packed_stays_and_what_changed_is_packed_anew(
     assert np.array_equal(again.images(), files.images())
 
 
+def test_packs_without_an_image_that_is_asked_for_are_not_made(files: FileImages, tmp_path: Path) -> None:
+    """Others are shared by whatever rows are asked for, and hold whole parts of the source."""
+    place, keys = tmp_path / "packs", files.keys()
+    for rows, number in ((np.array([9, 3, 2]), 2), (np.array([15, 0]), 2), (np.arange(8, 30), 4), (np.arange(0), 4)):
+        ours = packed(files, place, rows=rows)
+        assert len(list(place.iterdir())) == number
+        assert np.array_equal(ours.images(), files.images(rows))
+        assert np.array_equal(ours.take(slice(1, 3)).images(), files.images(rows[1:3]))
+        assert np.array_equal(ours.labels, files.labels[rows])
+        assert [ours.name(row) for row in range(len(ours))] == [files.name(row) for row in rows]
+        assert "_keys" in vars(ours)
+        assert ours.keys() == [keys[row] for row in rows]
+
+
 def _pack(images: FileImages, folder: Path, made: list[str]) -> None:
     packed(images, folder)
 
