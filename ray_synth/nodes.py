@@ -1,15 +1,16 @@
-"""The Ray cluster in, what it has and may come to have out; work put where GPUs are; whether all see the run folder."""
+"""The Ray cluster in, what it has and may come to have out; work put where GPUs are, and what it says from there."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import socket
+import sys
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,9 +59,41 @@ def cluster_nodes() -> Nodes:
     return nodes_of([node["Resources"] for node in _alive()], _cluster_file())
 
 
+def tell(line: str) -> None:
+    """Say something from wherever work is done: to who watches the run (`told_by_workers`), whose terminal workers do
+    not write to; without Ray on standard error. Of a machine's lines the latest waits to be read."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        print(line, file=sys.stderr, flush=True)
+        return
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    with suppress(Exception):  # Ray goes; the work itself will say so
+        _internal_kv_put(socket.gethostname(), line.encode(errors="replace"), overwrite=True, namespace=_lines())
+
+
+def _told() -> Iterator[str]:
+    """What workers have said since this was asked last."""
+    from ray.experimental import internal_kv as kv
+
+    for machine in kv._internal_kv_list("", namespace=_lines()):
+        line = kv._internal_kv_get(machine, namespace=_lines())
+        kv._internal_kv_del(machine, namespace=_lines())
+        if line is not None:
+            yield line.decode()
+
+
+def _lines() -> str:
+    """Where the lines of this run's workers lie: another run may be on the same cluster."""
+    import ray
+
+    return f"ray_synth-lines-{ray.get_runtime_context().get_job_id()}"
+
+
 @contextmanager
-def told_what_is_lacking(say: Callable[[str], None]) -> Iterator[None]:
-    """While work is done on Ray, which must be up: work that no machine has room for would wait without a word."""
+def told_by_workers(say: Callable[[str], None]) -> Iterator[None]:
+    """While work is done on Ray, which must be up: what workers `tell`, and of work that no machine has room for,
+    which would wait without a word."""
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(over, say), daemon=True)
     thread.start()
@@ -74,13 +107,16 @@ def told_what_is_lacking(say: Callable[[str], None]) -> Iterator[None]:
 def _watch(over: threading.Event, say: Callable[[str], None]) -> None:
     before, told = set[str](), set[str]()
     while not over.wait(LACKS_FOR / 2):
+        lines = list[str]()
         try:
+            lines += _told()
             lack = set(lacking(_asked_for(), [node["Resources"] for node in _alive()], grows=cluster_nodes().grows))
         except Exception:  # Ray comes or goes; the work itself will say so
             lack = set()
-        for sentence in sorted((lack & before) - told):
-            say(sentence)
-            told.add(sentence)
+        new = sorted((lack & before) - told)
+        for line in (*lines, *new):
+            say(line)
+        told |= set(new)
         before = lack
 
 

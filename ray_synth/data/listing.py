@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError, near_misses, one_spelling
 
+READERS = 16  # files that are read at once: on a network disk each is waited for
 Label = int | str
 PARTS = {
     "train": "train", "training": "train", "trainval": "train",
@@ -114,8 +116,9 @@ class FileImages(EncodedImages):
         return len(self) > 0 and not isinstance(self.items[0], np.ndarray)
 
     def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """Raises BrokenImages for files that cannot be read."""
-        return [self._bytes(row) for row in rows.tolist()]
+        """Several files are read at once. Raises BrokenImages for those that cannot be."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self._bytes, rows.tolist()))
 
     def _bytes(self, row: int) -> bytes:
         item = self.items[row]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,14 @@ from ray_synth.data.images import ImageSet, held
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError
 from ray_synth.hardware.machine import cache_folder
+from ray_synth.nodes import tell
 
 PART = 1024  # images of a pack
 OPEN = 4096  # packs that a process keeps open
-READERS = 8  # files that are read at once
+READERS = 8  # packs that are looked for at once
+AT_ONCE = 2  # packs that are made at once: one is read while another is written
+SAID_AFTER = 5.0  # seconds of packing, of which nothing need be said
+SAID_EVERY = 30.0  # seconds between two lines about it
 KEPT = "RAY_SYNTH_MAX_PACKED_GIB"  # in the environment: what packs may take of the disk
 ASIDE = ".pack-"  # begins the name of a pack that is being written
 SPARED = 0.1  # of a disk that is left free where nothing is said
@@ -106,19 +111,38 @@ def packed(source: ImageSource, folder: Path | None = None, *, rows: np.ndarray 
 
 
 def _made(source: EncodedImages, parts: Sequence[np.ndarray], folder: Path) -> list[Path]:
-    """The packs of these rows each, of which the missing ones are written."""
+    """The packs of these rows each, of which the missing ones are written, AT_ONCE of them at a time."""
+    begun = time.monotonic()
     with ThreadPoolExecutor(READERS) as pool:
-        names = list(pool.map(lambda rows: _name(source, rows), parts))
-    files = [folder / name for name in names]
-    missing = [row for row, file in enumerate(files) if not _used(file)]
-    if missing:
-        size = sum(map(source.bytes_of, (parts[row] for row in missing)))
-        _make_room(folder, size, keep=set(names))
+        files = [folder / name for name in pool.map(lambda rows: _name(source, rows), parts)]
+        missing = [(file, rows) for file, rows in zip(files, parts, strict=True) if not _used(file)]
+        if missing:
+            size = sum(pool.map(source.bytes_of, [rows for _, rows in missing]))
+            _make_room(folder, size, keep={file.name for file in files})
     first = time.monotonic_ns() % max(1, len(missing))
-    for row in [*missing[first:], *missing[:first]]:
-        if not _used(files[row]):
-            _write(files[row], source.encoded(parts[row]))
+    turns = [*missing[first:], *missing[:first]]
+
+    def make(turn: tuple[Path, np.ndarray]) -> int:
+        file, rows = turn
+        if not _used(file):
+            _write(file, source.encoded(rows))
+        return len(rows)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        _say_of(pool.map(make, turns), sum(len(rows) for _, rows in missing), folder, begun)
     return files
+
+
+def _say_of(packed_now: Iterator[int], total: int, folder: Path, begun: float) -> None:
+    """Count images as they are packed: nothing of a few seconds, else a line now and then, and one in the end."""
+    done, next_line = 0, begun + SAID_AFTER
+    for number in packed_now:
+        done, now = done + number, time.monotonic()
+        if now > next_line and done < total:
+            tell(f"packing {done:,} of {total:,} images into {folder} on {socket.gethostname()}")
+            next_line = now + SAID_EVERY
+    if next_line > begun + SAID_AFTER:
+        tell(f"packed {total:,} images in {time.monotonic() - begun:,.0f} s on {socket.gethostname()}")
 
 
 def _name(source: EncodedImages, rows: np.ndarray) -> str:

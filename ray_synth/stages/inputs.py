@@ -21,7 +21,7 @@ from ray_synth.errors import InputError
 from ray_synth.hardware.gpus import Card
 from ray_synth.hardware.machine import short_of_memory
 from ray_synth.kept import Arrays
-from ray_synth.nodes import blind_to, through_nodes, told_what_is_lacking
+from ray_synth.nodes import blind_to, through_nodes, told_by_workers
 from ray_synth.progress import Reporter
 from ray_synth.runs import RunFolder
 from ray_synth.runtime import ray_session
@@ -171,7 +171,7 @@ class Inputs:
             self.resources.enter_context(ray_session())
         if not self.watched:
             self.watched = True
-            self.resources.enter_context(told_what_is_lacking(self.reporter.say))
+            self.resources.enter_context(told_by_workers(self.reporter.say))
 
     def spare_memory(self) -> None:
         """Between two stages, where there is little: what Ray keeps of the first, half a gigabyte, is given back."""

@@ -62,17 +62,32 @@ def test_what_no_machine_has_is_said(asked: Any, up: Any, said: str | None) -> N
 @pytest.mark.slow
 def test_work_that_a_users_own_ray_has_no_room_for_is_said_while_it_waits() -> None:
     script = (
-        "import ray; from ray_synth import runtime; from ray_synth.nodes import told_what_is_lacking\n"
+        "import ray; from ray_synth import runtime; from ray_synth.nodes import told_by_workers\n"
         "runtime.usable_cpus = lambda: 0\n"
         "with runtime.ray_session():  # not whatever cluster another test has up on this machine\n"
         "    waiting = ray.remote(lambda: 1).remote()\n"
-        "    with told_what_is_lacking(lambda sentence: print(sentence, flush=True)): ray.wait([waiting], timeout=12)"
+        "    with told_by_workers(lambda sentence: print(sentence, flush=True)): ray.wait([waiting], timeout=12)"
     )
     # What a Ray of an earlier test had set for its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines() == lacking([[{"CPU": 1.0}]], [{}])
+
+
+@pytest.mark.slow
+def test_what_workers_say_reaches_who_watches_the_run() -> None:
+    script = (
+        "import ray, time; from ray_synth import runtime; from ray_synth.nodes import tell, told_by_workers\n"
+        "def work():\n"
+        "    for number in range(3): tell(f'packing {number} of 3')\n"
+        "with runtime.ray_session(), told_by_workers(lambda sentence: print(sentence, flush=True)):\n"
+        "    for _ in range(2): ray.get(ray.remote(work).remote()); time.sleep(6)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines() == ["packing 2 of 3"] * 2  # the latest
 
 
 def busiest(nodes: list[Any]) -> Any:

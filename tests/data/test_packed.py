@@ -6,6 +6,11 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
+import signal
+import socket
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +123,100 @@ def test_packs_without_an_image_that_is_asked_for_are_not_made(files: FileImages
         assert [ours.name(row) for row in range(len(ours))] == [files.name(row) for row in rows]
         assert "_keys" in vars(ours)
         assert ours.keys() == [keys[row] for row in rows]
+
+
+def test_a_packing_that_takes_long_is_said(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, here = tmp_path / "packs", socket.gethostname()
+    packed(files, place, rows=np.arange(8))
+    assert capsys.readouterr().err == ""  # nothing of a short one
+    monkeypatch.setattr(room, "SAID_AFTER", -1.0)
+    monkeypatch.setattr(room, "SAID_EVERY", 0.0)
+    packed(files, place)
+    *during, last = capsys.readouterr().err.splitlines()
+    assert all(re.fullmatch(rf"packing \d+ of 22 images into {place} on {here}", line) for line in during)
+    assert during
+    assert last == f"packed 22 images in 0 s on {here}"
+    packed(files, place)
+    assert capsys.readouterr().err == ""
+
+
+def test_files_are_read_side_by_side_and_few_packs_at_once(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk far away, where every file is waited for."""
+    parts, opened, most, lock = list[int](), [0], [0, 0], threading.Lock()
+    read_bytes, encoded = Path.read_bytes, FileImages.encoded
+
+    def slow(path: Path) -> bytes:
+        with lock:
+            opened[0] += 1
+            most[0] = max(most[0], opened[0])
+        time.sleep(0.05)
+        with lock:
+            opened[0] -= 1
+        return read_bytes(path)
+
+    def counted(self: FileImages, rows: np.ndarray) -> list[bytes]:
+        parts.append(len(rows))
+        most[1] = max(most[1], len(parts))
+        found = encoded(self, rows)
+        parts.pop()
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", slow)
+    monkeypatch.setattr(FileImages, "encoded", counted)
+    ours = packed(files, tmp_path / "packs")
+    monkeypatch.undo()
+    assert 8 < most[0] <= 16
+    assert most[1] == 2
+    check_same(ours, files)
+
+
+def _pack_and_die(images: FileImages, folder: Path) -> None:
+    """Killed before the third pack is there, by the one thread that writes it."""
+    room.AT_ONCE = 1
+    written, write = list[str](), room._write
+
+    def dying(file: Path, encoded: list[bytes]) -> None:
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(file.name)
+        write(file, encoded)
+
+    room._write = dying
+    packed(images, folder)
+
+
+def test_what_a_killed_packing_has_made_is_not_made_again(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, write, made = tmp_path / "packs", room._write, list[str]()
+    killed = multiprocessing.get_context("fork").Process(target=_pack_and_die, args=(files, place))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    there = {file.name: file.stat().st_ino for file in place.glob("*.arrow")}
+    assert len(there) == 2
+    monkeypatch.setattr(room, "_write", lambda file, images: (made.append(file.name), write(file, images)))
+    check_same(packed(files, place), files)
+    assert len(made) == 2
+    assert not set(made) & set(there)
+    assert there.items() <= {file.name: file.stat().st_ino for file in place.glob("*.arrow")}.items()
+
+
+def test_an_image_that_is_torn_behind_its_head_is_named(files: FileImages, tmp_path: Path) -> None:
+    """Nothing is decoded where images are packed: it is named by who decodes it, as it would be from its file."""
+    whole = files.items[4].read_bytes()
+    files.items[4].write_bytes(whole[: len(whole) // 2])
+    ours = packed(files, tmp_path / "packs")
+    for images in (ours, files):
+        with pytest.raises(BrokenImages, match=r"04\.jpeg"):
+            images.images(np.array([3, 4, 5]))
+    files.items[4].write_bytes(whole)  # mended: packed anew
+    os.utime(files.items[4], ns=(1, 1))
+    check_same(packed(files, tmp_path / "packs"), files)
 
 
 def _pack(images: FileImages, folder: Path, made: list[str]) -> None:
