@@ -186,6 +186,13 @@ def _plan_says(plan: Mapping[str, Any]) -> Iterator[str]:
         yield "the curve does not bend yet: each node brings more than half of what it should"
     if saving is not None:
         images = "" if saving["everything"] is None else f", {saving['everything']:.0%} with the images"
+        if saving["trainings"] < 0:  # of trials that take a share of its images
+            all_in = "" if not images else f"; with the images it saves {saving['everything']:.0%}"
+            yield (
+                f"one training at the predicted ratio takes {-saving['trainings']:.0%} more than the sweep's "
+                f"{saving['trials']} trials, which are smaller{all_in}"
+            )
+            return
         yield (
             f"one training at the predicted ratio saves {saving['trainings']:.0%} of the sweep's {saving['trials']} "
             f"trainings ({saving['bound']:.0%} of the same without early stops){images}; Beyond Real Data says up to "

@@ -93,6 +93,13 @@ class Sweep(Section):
     """The search of the ratio and any setting of the classifier with Ray Tune and Optuna."""
 
     num_trials: int = Field(24, ge=1, le=100_000)
+    real_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of each class's real training images, that trials take (one at least); their ratio counts these. "
+        "Final trainings take all",
+    )
     max_ratio: float = Field(16.0, gt=0, le=1000)
     space: dict[str, Dimension | None] = Field(
         {},

@@ -64,6 +64,11 @@ def first_per_class(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.flatnonzero(rank_in_class(labels) < counts[labels])
 
 
+def share_of_each(counts: np.ndarray, share: float) -> np.ndarray:
+    """A share of each class, rounded up: one image at least of a class that has any. [C] -> [C]"""
+    return np.ceil(counts * share - 1e-9).astype(np.int64)  # 70 * 0.1 is more than 7
+
+
 def rank_in_class(labels: np.ndarray) -> np.ndarray:
     """For each image, how many of its class stand before it. [N] -> [N]"""
     order = np.argsort(labels, kind="stable")

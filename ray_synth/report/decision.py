@@ -32,10 +32,10 @@ class Cost:
     grows: bool = False
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], *, image: float | None, grows: bool) -> Cost:
-        """From the median of the complete trials."""
+    def of(cls, trials: Sequence[Trial], *, image: float | None, grows: bool, share: float = 1.0) -> Cost:
+        """From the median of the complete trials. share: of the images of a training, that a trial took."""
         complete = [trial for trial in trials if trial.status == "complete"]
-        each = [trial.seconds / (1 + trial.setting.synthetic_ratio if grows else 1) for trial in complete]
+        each = [trial.seconds / (share * (1 + trial.setting.synthetic_ratio) if grows else 1) for trial in complete]
         total = sum(trial.seconds for trial in trials)
         return cls(image=image, training=median(each) if each else 0.0, sweep=total, grows=grows)
 

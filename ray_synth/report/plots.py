@@ -57,11 +57,15 @@ def ratio_curve(
     best_ratio: float,
     predicted_ratio: float,
     generator: str | None = None,
+    *,
+    real_share: float = 1.0,
 ) -> Figure:
     """Error of the sweep's trials over the ratio, with the predicted curve, its band and the interval on it.
 
-    generator: of several, the one that the prediction is of; trials with the others' images are grey.
+    generator: of several, the one that the prediction is of; trials with the others' images are grey. real_share: of
+    the real images, that trials took.
     """
+    size = "" if real_share == 1 else f" on {100 * real_share:.3g} % of the images"
     own = [trial for trial in trials if trial.setting.says_of(generator)]
     others = [trial for trial in trials if not trial.setting.says_of(generator)]
     with matplotlib.rc_context(STYLE):
@@ -69,7 +73,7 @@ def ratio_curve(
         axes = figure.add_subplot()
         _draw_prediction(axes, estimate, predicted_ratio)
         kinds = [
-            (own, "complete", "o", ORANGE, "trial (validation error)"),
+            (own, "complete", "o", ORANGE, f"trial{size} (validation error)"),
             (own, "pruned", "x", GREY, "trial stopped early"),
         ]
         if others:

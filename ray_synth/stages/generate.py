@@ -143,7 +143,8 @@ class Generate(Stage):
         e = self.experiment
         if e.generate.images_per_class is not None:
             return np.where(self.inputs.given, e.generate.images_per_class, 0)
-        wanted: np.ndarray = self.counts(max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)).clip(1)
+        top = max(e.sweep.top_ratio, e.estimate.max_ratio, e.estimate.pilot_ratio)
+        wanted: np.ndarray = np.maximum(self.counts(top), self.counts(top, self.inputs.tried_counts)).clip(1)
         if self.inputs.available is not None:
             wanted = np.minimum(wanted, self._of_each(self.inputs.available))
         return np.asarray(wanted)
@@ -198,13 +199,14 @@ class Generate(Stage):
     def total(self) -> int:
         return self._sides * int(self.images_per_class.sum())
 
-    def _per_class(self, ratio: float) -> np.ndarray:
-        """Images of each class once there are enough for a ratio. [C]"""
-        return np.asarray(np.minimum(np.maximum(self.images_per_class, self.counts(ratio)), self.most_per_class))
+    def _per_class(self, ratio: float, real: np.ndarray | None = None) -> np.ndarray:
+        """Images of each class once there are enough for a ratio (`counts`). [C]"""
+        return np.asarray(np.minimum(np.maximum(self.images_per_class, self.counts(ratio, real)), self.most_per_class))
 
-    def number_for(self, ratio: float) -> int:
-        """Images in all once there are enough for a ratio."""
-        return self._sides * int(self._per_class(ratio).sum())
+    def number_for(self, ratio: float, real: np.ndarray | None = None, *, after: float = 0.0) -> int:
+        """Images in all once there are enough for a ratio (`counts`), and for trials up to another one."""
+        tried = self._per_class(after, self.inputs.tried_counts)
+        return self._sides * int(np.maximum(self._per_class(ratio, real), tried).sum())
 
     @property
     def pilot_total(self) -> int:
@@ -213,10 +215,9 @@ class Generate(Stage):
 
     def max_ratio(self, limit: float) -> float:
         """The largest ratio up to `limit` for which every class that has synthetic images has enough of them."""
-        real, most = self.inputs.real_counts, self.most_per_class
-        if (self.counts(limit) <= most).all():
-            return limit
-        return min(limit, *(largest_ratio(real, most, each) for each in self.allocations))
+        several, most = (self.inputs.real_counts, self.inputs.tried_counts), self.most_per_class
+        short = [real for real in several if (self.counts(limit, real) > most).any()]
+        return min([limit, *(largest_ratio(real, most, each) for real in short for each in self.allocations)])
 
     # What they are.
 
@@ -326,9 +327,10 @@ class Generate(Stage):
     def tasks(self) -> Sequence[Tasks]:
         return self._making(self._left().missing)
 
-    def more_for(self, ratio: float, *, after: float = 0.0) -> Sequence[Tasks]:
-        """What trainings at a ratio ask for beyond what this stage makes, and beyond what others ask `after` it."""
-        asked, before = self._per_class(ratio), self._per_class(after)
+    def more_for(self, ratio: float, real: np.ndarray | None = None, *, after: float = 0.0) -> Sequence[Tasks]:
+        """What trainings at a ratio (`counts`) ask for beyond what this stage makes, and beyond what trials up to
+        another ratio asked."""
+        asked, before = self._per_class(ratio, real), self._per_class(after, self.inputs.tried_counts)
         if (asked <= before).all():
             return ()
         there = chunks.finished_chunks(self.folder, self.images)
@@ -381,9 +383,9 @@ class Generate(Stage):
         number = self.pilot_total
         return Tasks(tasks=(Task(name=f"read {number} images of the pilot", takes={"read_image": number}),))
 
-    def reading(self, ratio: float = 0.0) -> Tasks:
-        """All images read back, once there are enough for a ratio: by the first stage that looks at them."""
-        number = self.number_for(ratio)
+    def reading(self, ratio: float = 0.0, real: np.ndarray | None = None, *, after: float = 0.0) -> Tasks:
+        """All images read back, once there are enough, as of `number_for`: by the first stage that looks at them."""
+        number = self.number_for(ratio, real, after=after)
         return Tasks(tasks=(Task(name=f"read {number} images", takes={"read_image": number}),), once="reading")
 
     @property
@@ -405,9 +407,10 @@ class Generate(Stage):
             self.inputs.start_ray()
         self._make(self.images, lambda made: advance(there + made), self.parents(self.folder) if missing else None)
 
-    def for_ratio(self, ratio: float) -> ImageSource:
-        """The synthetic images, enough of them for a ratio: where a trial needs more than there are, they are made."""
-        needed = np.maximum(self.images_per_class, self.counts(ratio))
+    def for_ratio(self, ratio: float, real: np.ndarray | None = None) -> ImageSource:
+        """The synthetic images, enough of them for a ratio (`counts`): where a training needs more than there are, they
+        are made."""
+        needed = np.maximum(self.images_per_class, self.counts(ratio, real))
         more = self._sides * int((needed - self.images_per_class).sum())
         if more:
             self.inputs.start_ray()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
+from ray_synth.data.images import first_per_class, share_of_each
 from ray_synth.data.listing import FileImages
 from ray_synth.data.looks import Through, here, looks_folder
 from ray_synth.data.published import published_splits
@@ -108,6 +109,24 @@ class Inputs:
     def real_counts(self) -> np.ndarray:
         """Real training images of each class."""
         return self.splits.train.counts
+
+    @functools.cached_property
+    def tried_counts(self) -> np.ndarray:
+        """Real training images of each class that trials of the sweep take. [C]"""
+        return share_of_each(self.real_counts, self.experiment.sweep.real_share)
+
+    @property
+    def tried_share(self) -> float:
+        """Of all real training images, with what rounding up adds to `sweep.real_share`."""
+        return float(self.tried_counts.sum() / max(1, self.real_counts.sum()))
+
+    @functools.cached_property
+    def tried(self) -> ImageSource:
+        """These images: the first of each class in its seeded order; a smaller share is a part of a larger one."""
+        train = self.splits.train
+        if self.tried_share == 1:
+            return train
+        return train.take(first_per_class(train.labels, self.tried_counts))
 
     @functools.cached_property
     def seen_through(self) -> str:

@@ -137,7 +137,7 @@ class Report(Stage):
         made, record = self.of(Generate).result().made, self.folder.stage(Generate.name)
         image = record.seconds / made if record is not None and made and self.inputs.available is None else None
         grows = self.experiment.classifier.budget == "epochs"
-        return Cost.of(self.of(Sweep).trials, image=image, grows=grows)
+        return Cost.of(self.of(Sweep).trials, image=image, grows=grows, share=self.inputs.tried_share)
 
     def _asked(self) -> Asked:
         from ray_synth.report.decision import Asked

@@ -111,7 +111,12 @@ class Sweep(Stage):
         c, s = self.experiment.classifier, self.settings
         budget = f"{c.updates:,} updates" if c.budget == "updates" else f"{c.epochs} epochs"
         repeats = f", {s.repeats} seeds each" if s.repeats > 1 else ""
-        return f"sweep       {s.num_trials} trials of at most {budget}{repeats}"
+        return f"sweep       {s.num_trials} trials of at most {budget}{repeats}{self._size_said}"
+
+    @property
+    def _size_said(self) -> str:
+        share = self.inputs.tried_share
+        return "" if share == 1 else f", each on {100 * share:.3g} % of the images of its ratio"
 
     @property
     def caveats(self) -> Sequence[str]:
@@ -175,13 +180,13 @@ class Sweep(Stage):
         updates = [
             round(many)
             for setting in self.expected_settings(self.ledger).values()
-            for unit, many in training_takes(self.inputs, setting, "trial", times=self.settings.repeats).items()
+            for unit, many in self._takes(setting).items()
             if unit.startswith("update")
         ]
         low, high = min(updates), max(updates)
         span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         there = f"; {self.done} are there" if self.done else ""
-        return f"{self.total} trials of {span} updates over {searched}{there}"
+        return f"{self.total} trials of {span} updates over {searched}{self._size_said}{there}"
 
     def tasks(self) -> Sequence[Tasks]:
         ledger, images = self.ledger, self.of(Generate)
@@ -192,8 +197,8 @@ class Sweep(Stage):
             return ()
         top = max(self.space.ratio_range[1], *(setting.synthetic_ratio for setting in settings.values()))
         return (
-            *images.more_for(top),
-            images.reading(top),
+            *images.more_for(top, self.inputs.tried_counts),
+            images.reading(top, self.inputs.tried_counts),
             self._trials(left, done=len(settings) - len(left)),
         )
 
@@ -231,6 +236,11 @@ class Sweep(Stage):
         order = np.random.default_rng(derive_seed("plan", self.experiment.seed)).permutation(count)
         return [evenly[k] for k in order]
 
+    def _takes(self, setting: Setting) -> dict[str, float]:
+        """What a trial takes, with the real images that trials take."""
+        counts = self.inputs.tried_counts
+        return training_takes(self.inputs, setting, "trial", times=self.settings.repeats, counts=counts)
+
     def _trials(self, settings: Mapping[str, Setting], done: int = 0) -> Tasks:
         from ray_synth.sweep.slots import WINDOW
 
@@ -241,10 +251,7 @@ class Sweep(Stage):
             rung *= s.reduction_factor
         kept = 1 / s.reduction_factor
         return Tasks(
-            tasks=tuple(
-                Task(name=trial_id, takes=training_takes(self.inputs, setting, "trial", times=s.repeats))
-                for trial_id, setting in settings.items()
-            ),
+            tasks=tuple(Task(name=trial_id, takes=self._takes(setting)) for trial_id, setting in settings.items()),
             starts={"tune_start": 1},
             way=InSlots(
                 workers=s.workers_per_trial,
@@ -271,7 +278,7 @@ class Sweep(Stage):
         return Alternative(
             tasks=self._trials(settings),
             instead=Task(name="at the predicted ratio", takes=training_takes(self.inputs, one, "trial")),
-            images=images.number_for(top),
+            images=images.number_for(top, self.inputs.tried_counts),
             images_instead=max(int(images.counts(ratio).sum()), images.pilot_total),
             pool=images.pool,
         )
@@ -300,9 +307,9 @@ class Sweep(Stage):
         run_sweep(
             self.folder,
             self.inputs.on_workers,
-            self.inputs.splits.train,
+            self.inputs.tried,
             self.inputs.splits.validation,
-            self.of(Generate).for_ratio,
+            functools.partial(self.of(Generate).for_ratio, real=self.inputs.tried_counts),
             prior=self.prior,
             max_ratio=self.max_ratio,
             shown=show,
@@ -384,7 +391,9 @@ class Sweep(Stage):
     def summary(self) -> Mapping[str, Any]:
         found = self.result()
         cheapest = {"trial_id": found.cheapest.trial_id, "tolerance": found.tolerance}
-        return {"num_trials": len(found.trials), "cheapest": cheapest | found.cheapest.setting.to_dict()}
+        share = self.inputs.tried_share
+        size = {} if share == 1 else {"sweep_real_share": share}
+        return {"num_trials": len(found.trials), "cheapest": cheapest | found.cheapest.setting.to_dict(), **size}
 
     def picture(self) -> Figure:
         """What the search did."""
@@ -405,7 +414,12 @@ class Sweep(Stage):
 
         estimate = self.of(Estimate)
         curve = ratio_curve(
-            estimate.result(), self.trials, self.best.synthetic_ratio, estimate.ratio, estimate.generator
+            estimate.result(),
+            self.trials,
+            self.best.synthetic_ratio,
+            estimate.ratio,
+            estimate.generator,
+            real_share=self.inputs.tried_share,
         )
         for name, figure in zip(PICTURES, (curve, self.picture()), strict=True):
             self.folder.write(f"sweep/{name}.svg", as_svg(figure).encode())

@@ -184,7 +184,7 @@ class Train(Stage):
         )
         return (
             *images.more_for(self.top_ratio, after=tried),
-            images.reading(max(self.top_ratio, tried)),
+            images.reading(self.top_ratio, after=tried),
             Tasks(tasks=tuple(map(self.task, left)), starts={"train_start": 1}, way=way),
         )
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from ray_synth.config import FORMAT, Classifier, Data, Distill, Experiment, Generate, digest, said
 from ray_synth.config.generator import GENERATORS
 
-DEFAULTS = {2: "35698383f0d32ddb"}
+DEFAULTS = {2: "003cc6095c5aaecb"}
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ class Counted(Generate):
 
     def __init__(self, real: list[int], allocations: tuple[Allocation, ...] = ("fill",), **estimate: Any):
         settings = Settings(**estimate)
-        self.inputs: Any = SimpleNamespace(real_counts=np.array(real), given=np.ones(len(real), dtype=bool))
+        counts = np.array(real)
+        self.inputs: Any = SimpleNamespace(
+            real_counts=counts, tried_counts=counts, given=np.ones(len(real), dtype=bool)
+        )
         self.experiment: Any = SimpleNamespace(
             estimate=settings,
             generator=SimpleNamespace(names=()),

@@ -36,6 +36,7 @@ def search(results: RunResults) -> Shown:
         "coordinates": coordinates(results.trials, results.metric),
         "cheapest": results.summary.cheapest,
         "metric": said(results.metric),
+        "real_share": results.summary.more.get("sweep_real_share"),
     }
     return Shown("search.html", values)
 
