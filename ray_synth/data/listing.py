@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,12 @@ class FileImages(EncodedImages):
 
     def encoded(self, rows: np.ndarray) -> list[bytes]:
         """Several files are read at once. Raises BrokenImages for those that cannot be."""
+
+        def several(some: np.ndarray) -> list[bytes]:
+            return [self._bytes(row) for row in some.tolist()]
+
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(self._bytes, rows.tolist()))
+            return list(chain.from_iterable(pool.map(several, np.array_split(rows, READERS))))
 
     def _bytes(self, row: int) -> bytes:
         item = self.items[row]
