@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_synth.classifier.mixture import TrainingData, mix
-from ray_synth.classifier.regions import SHARED, encoded
+from ray_synth.classifier.regions import ALONE, SHARED, encoded
 from ray_synth.classifier.setting import Setting
 from ray_synth.config import Classifier, Experiment
 from ray_synth.data.images import side_by_side
 from ray_synth.data.source import ImageSource
 from ray_synth.nodes import on_gpu_node
 from ray_synth.seeding import derive_seed
+from ray_synth.training.team import Team
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +62,24 @@ class ExperimentData:
         n = len(self.real)
         return self.synthetic.take(rows), np.concatenate([self.features[:n], self.features[n:][rows]])
 
-    def at(self, setting: Setting) -> tuple[TrainingData, ImageSource, Classifier]:
+    def at(self, setting: Setting, team: Team = ALONE) -> tuple[TrainingData, ImageSource, Classifier]:
         """What `fit` takes at a setting: the mix with its regions, the validation set, and the classifier section with
         the setting's values. Without a synthetic image the real ones are used anyway; of several generators the
-        setting's own images alone are used."""
+        setting's own images alone are used. Workers of a team all ask, and share the work."""
         e, counts = self.experiment, self.counts(setting)
         classifier = setting.applied_to(e.classifier)
         synthetic, features = self._of(setting.generator)
+        real = self.real
+        if counts.any() and not e.data.use_real:
+            real, features = real.take(np.zeros(0, np.int64)), None if features is None else features[len(real) :]
         mixed = mix(
-            self.real,
+            real,
             synthetic,
             counts,
             partition=e.partition.model_copy(update={"num_clusters": setting.num_clusters}),
             seed=derive_seed("partition", e.seed),
-            use_real=e.data.use_real or not counts.any(),
             online=classifier.algorithm == "lightweight",
             features=features,
+            team=team,
         )
         return mixed, self.validation, classifier

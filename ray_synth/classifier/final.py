@@ -123,7 +123,7 @@ def _train_all(work: _Work, team: Team) -> None:
         checkpoints = FolderCheckpoints(folder, training.checkpoint)
         try:
             fitted = fit(
-                *work.data.at(training.setting),
+                *work.data.at(training.setting, team),
                 seed=training.seed,
                 team=team,
                 checkpoints=checkpoints,

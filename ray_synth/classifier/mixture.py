@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_synth.classifier.regions import Vectors, regions_of
+from ray_synth.classifier.regions import ALONE, Vectors, regions_of
 from ray_synth.config import PartitionSettings
 from ray_synth.data.images import first_per_class
 from ray_synth.data.packed import near
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import InputError
 from ray_synth.partition import RegionReport, most_fitted, region_report
+from ray_synth.training.team import Team
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,9 +58,9 @@ def mix(
     *,
     partition: PartitionSettings,
     seed: int,
-    use_real: bool = True,
     online: bool = False,
     features: np.ndarray | None = None,
+    team: Team = ALONE,
 ) -> TrainingData:
     """All real images, the first synthetic ones of each class, and k-means regions over both. Of images that memory
     does not hold those are packed on this machine, and no others.
@@ -67,9 +68,9 @@ def mix(
     Args:
         counts: [C], synthetic images of each class (`ray_synth.allocation`).
         partition: clusters (no more than samples), iterations, and the features that k-means looks at.
-        use_real: False leaves the real images out.
         online: leave the regions to be found while training, and keep the features for it.
         features: [n+m,d] of all real and synthetic images, where they are known already.
+        team: its workers, who all call this, share the looking.
 
     Raises:
         InputError: more synthetic images asked for than there are, or no image at all.
@@ -81,15 +82,14 @@ def mix(
             f"type ray-synth generate EXPERIMENT.yaml --set generate.images_per_class={int(counts.max())}"
         )
     rows = first_per_class(synthetic.labels, counts)
-    chosen = near(synthetic, rows)
-    kept = near(real) if use_real else real.take(np.zeros(0, dtype=np.int64))
+    chosen, kept = near(synthetic, rows), near(real)
     if len(kept) + len(chosen) == 0:
         raise InputError(
             "no image is left to train on: data.use_real is false and no synthetic image is asked for; use a "
             "synthetic_ratio above 0"
         )
     if features is not None:
-        features = np.concatenate([features[: len(kept)], features[len(real) :][rows]])
+        features = np.concatenate([features[: len(real)], features[len(real) :][rows]])
     number = len(kept) + len(chosen)
     num_clusters = min(partition.clusters(real.num_classes), number)
     at_once = number if online else most_fitted(num_clusters)
@@ -98,7 +98,7 @@ def mix(
         regions, features = np.zeros(number, dtype=np.int64), vectors.all()
     else:
         names, iterations = names_of(kept, chosen), partition.iterations
-        regions = regions_of(vectors, names, num_clusters, iterations=iterations, seed=seed)
+        regions = regions_of(vectors, names, num_clusters, iterations=iterations, seed=seed, team=team)
     return TrainingData(
         real=kept,
         synthetic=chosen,

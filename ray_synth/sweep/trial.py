@@ -84,7 +84,7 @@ def run_trial(
     try:
         for repeat in range(len(progress.accuracies), experiment.sweep.repeats):
             fitted = fit(
-                *data.at(Setting.from_dict(config["setting"])),
+                *data.at(Setting.from_dict(config["setting"]), team),
                 seed=derive_seed("trial", experiment.seed, *([repeat] if repeat else [])),
                 report=evaluated,
                 checkpoints=progress,

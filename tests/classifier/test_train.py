@@ -25,10 +25,10 @@ from ray_synth.training.team import Team
 QUICK = Classifier(updates=60, evaluations=3, batch_size=32)
 
 
-def mixed(splits: Splits, ratio: float, num_clusters: int = 20, **how: Any) -> TrainingData:
+def mixed(splits: Splits, ratio: float, num_clusters: int = 20, *, use_real: bool = True, **how: Any) -> TrainingData:
     """The generator's own images play the synthetic side: more real digits."""
     return mix(
-        splits.train,
+        splits.train if use_real else splits.train.take(np.zeros(0, dtype=np.int64)),
         splits.generator,
         synthetic_counts(splits.train.counts, ratio, "fill"),
         partition=PartitionSettings(num_clusters=num_clusters, iterations=20),
