@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -17,13 +18,14 @@ from ray_synth.classifier.train import fit
 from ray_synth.config import Classifier
 from ray_synth.data.source import ImageSource
 from ray_synth.errors import Spoiled, WorkError
-from ray_synth.nodes import cluster_nodes
+from ray_synth.nodes import cluster_nodes, tell
 from ray_synth.runs import RunFolder
 from ray_synth.training.checkpoint import FolderCheckpoints, read_tensors, sealed, trainable_state
 from ray_synth.training.team import Team, check_workers, run_team
 
 CLASSIFIER = "model/classifier.safetensors"
 DESCRIPTION = "model/classifier.json"
+SAID_EVERY = 60.0  # seconds between two lines about a training that goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def _train_all(work: _Work, team: Team) -> None:
             fitted = fit(
                 *work.data.at(training.setting, team),
                 seed=training.seed,
-                team=team,
+                team=replace(team, shown=_teller(training.name)) if team.rank == 0 else team,
                 checkpoints=checkpoints,
                 diagnosed=training.diagnosed,
             )
@@ -143,6 +145,21 @@ def _train_all(work: _Work, team: Team) -> None:
             folder.write(training.file, sealed(tensors, {"accuracy": repr(fitted.accuracy)}))
             checkpoints.remove()
         team.report({"accuracy": fitted.accuracy})
+
+
+def _teller(name: str) -> Callable[[int, int, float | None], None]:
+    """Of a training that takes long, tells who watches the run how far it is, now and then."""
+    said = time.monotonic()
+
+    def shown(done: int, updates: int, waited: float | None) -> None:
+        nonlocal said
+        if time.monotonic() - said < SAID_EVERY or done == updates:
+            return
+        said = time.monotonic()
+        images = "" if waited is None else f", {100 * waited:.0f} % of the time waited for images"
+        tell(f"train: {name}: {done:,} of {updates:,} updates{images}")
+
+    return shown
 
 
 def load_run(folder: RunFolder, training: Training, settings: Classifier, like: ImageSource) -> tuple[nn.Module, float]:

@@ -80,6 +80,7 @@ def fit(
         every = diagnosed_every(settings.batch_size, len(data.real), len(data.synthetic), updates)
         loop.resume(checkpoints)
         for done in loop.run(training.loss, kept_at=evaluate_at, checkpoints=checkpoints):
+            team.shown(done, updates, training.waited)
             if diagnosed and team.rank == 0 and (done % every == 0 or done == updates):
                 training.diagnose(done)
             if done in evaluate_at:
@@ -292,9 +293,16 @@ class _Training:
     def diagnose(self, done: int) -> None:
         with self.loop.averaged():
             row = diagnose(self.model, self._data(), self.validation)
-        if any(side.pixels is None for side in self.sides):
-            row["waiting"] = sum(side.waited for side in self.sides) / max(time.perf_counter() - self.began, 1e-9)
+        if (share := self.waited) is not None:
+            row["waiting"] = share
         self.kept.history.append({"update": float(done), **row})
+
+    @property
+    def waited(self) -> float | None:
+        """The share of the time so far that images were waited for; None where they are in memory."""
+        if all(side.pixels is not None for side in self.sides):
+            return None
+        return sum(side.waited for side in self.sides) / max(time.perf_counter() - self.began, 1e-9)
 
     def _data(self) -> TrainingData:
         return self.bank.regions_of(self.data) if self.bank is not None else self.data

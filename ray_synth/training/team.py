@@ -23,13 +23,15 @@ Given = TypeVar("Given")
 @dataclass(frozen=True, kw_only=True)
 class Team:
     """The workers of one training, and this one's device. `prepare` wraps the model (Ray Train's prepare_model);
-    `report` waits for the others and tells Ray Train."""
+    `report` waits for the others and tells Ray Train; `shown` is called after each update, with its number, that of
+    all, and the share of the time that was waited for images (None: they are in memory)."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prepare: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     report: Callable[[dict[str, Any]], None] = field(default=lambda found: None)
+    shown: Callable[[int, int, float | None], None] = field(default=lambda done, updates, waited: None)
 
     def share(self, count: int) -> torch.Tensor:
         """Which of `count` things are this worker's. All have as many, and what is `gathered` of them holds the things

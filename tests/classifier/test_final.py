@@ -31,6 +31,7 @@ from ray_synth.errors import Spoiled, WorkError
 from ray_synth.nodes import Nodes
 from ray_synth.runs import RunFolder
 from ray_synth.training.checkpoint import sealed, trainable_state
+from ray_synth.training.team import Team
 from tests.conftest import DIGITS
 
 ONE = Training(name="best-0", setting=Setting(synthetic_ratio=1.0, num_clusters=10), seed=0)
@@ -61,7 +62,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(splits: Splits) -> ExperimentData:
-    e = load_experiment(DIGITS)
+    e = load_experiment(DIGITS, {"classifier.updates": 6, "classifier.evaluations": 2})
     return ExperimentData.of(e, splits.train, splits.generator, splits.validation)
 
 
@@ -88,6 +89,24 @@ def test_trainings_that_get_no_further_have_failed(
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
     with pytest.raises(WorkError, match="a final training failed: the machine is gone"):
         train_final(folder, [ONE], data, num_workers=1)
+
+
+def test_a_long_training_says_how_far_it_is(
+    tmp_path: Path, data: ExperimentData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(final, "tell", said.append)
+    for every, waited in ((60.0, None), (-1.0, None), (-1.0, 0.256)):
+        monkeypatch.setattr(final, "SAID_EVERY", every)
+        monkeypatch.setattr("ray_synth.classifier.train._Training.waited", waited)
+        folder = RunFolder(tmp_path / f"{every} {waited}")
+        (tmp_path / f"{every} {waited}").mkdir()
+        for rank in (1, 0):  # the others are silent
+            alone = Team(rank=rank, device=torch.device("cpu"))
+            final._train_all(final._Work(url=folder.url, trainings=[ONE], data=data), alone)
+    updates = data.experiment.classifier.updates
+    lines = [f"train: best-0: {done:,} of {updates:,} updates" for done in range(1, updates)]
+    assert said == [*lines, *(f"{line}, 26 % of the time waited for images" for line in lines)]
 
 
 def test_a_classifier_that_was_changed_is_not_used(splits: Splits, tmp_path: Path) -> None:
