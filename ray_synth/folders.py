@@ -151,7 +151,7 @@ class _Folders:
     target_labelled: bool = True
 
     @classmethod
-    def read(cls, real: Path, target: Path | None, *, crop: bool, most: int, seed: int) -> _Folders:
+    def read(cls, real: Path, target: Path | None, *, crop: bool, most: int = MAX_IMAGES, seed: int = 0) -> _Folders:
         listed = list_folder(real)
         drawn = _drawn(listed, most, seed)
         source = drawn.source(crop=crop, within=SIDE)

@@ -93,7 +93,7 @@ def test_the_target_is_another_domain_with_or_without_labels(
     monkeypatch.setattr(folders, "rank_sources", lambda *_, **words: asked.update(words) or ())
     target = inverted(tmp_path / "target", digits, flat=flat)
     (target / "readme.txt").write_text("not an image")
-    sets = folders._Folders.read(sides[0], target, crop=False, most=1000, seed=0)
+    sets = folders._Folders.read(sides[0], target, crop=False)
     notes = "\n".join(sets.notes)
     assert rank_folders(sides[0], sides[1:], target, num_real=600) == ()
     assert asked["num_real"] == 600

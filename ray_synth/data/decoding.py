@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ray_synth.data.depth import Depth, Range, deep_values, depth_of, is_deep, is_grey, on_white, range_of
-from ray_synth.data.opening import HEIF, Broken, BrokenImages, opened
+from ray_synth.data.opening import HEIF, Broken, BrokenImages, Member, opened
 from ray_synth.errors import InputError
 from ray_synth.hardware.machine import machine_memory, usable_cpus
 
@@ -38,7 +38,7 @@ SEVERAL = "of several frames or pages, of which the first is taken"
 CHECKED = 20_000  # images that are looked through for other broken ones, once one is
 DRAFT_ABOVE = 256  # pixels of a longer side: smaller files gain nothing from draft mode, and stay as they are
 
-Item = Path | str | bytes | np.ndarray  # a file, what lies in one, or pixels
+Item = Path | str | Member | bytes | np.ndarray  # a file, what lies in one, or pixels
 Size = tuple[int, int]
 T = TypeVar("T")
 
@@ -116,8 +116,9 @@ def depth_among(items: Sequence[Item] | np.ndarray, names: Sequence[str] | np.nd
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray | None] | None:
         item = items[row]
-        in_file = isinstance(item, Path | str)
-        if isinstance(item, np.ndarray) or (in_file and os.path.splitext(item)[1].lower() in SHALLOW):
+        if isinstance(item, np.ndarray):
+            return None
+        if isinstance(item, Path | str) and os.path.splitext(item)[1].lower() in SHALLOW:
             return None
         try:
             with opened(item, names[row]) as image:

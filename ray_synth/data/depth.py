@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ray_synth.data.opening import Broken, BrokenImages, opened
+from ray_synth.data.opening import Broken, BrokenImages, Member, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,7 +85,7 @@ def _rawmode(image: Image.Image) -> str | None:
     return None
 
 
-def deep_values(item: Path | str | bytes | np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def deep_values(item: Path | str | Member | bytes | np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Values [H,W] or [H,W,3] as the file holds them, and how opaque pixels are [H,W] in [0, 1], where it says.
 
     Raises:

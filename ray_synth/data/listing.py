@@ -17,7 +17,7 @@ import numpy as np
 from ray_synth.data.decoding import Item, Size, broken_among, decoded, fitted, look
 from ray_synth.data.depth import Depth
 from ray_synth.data.images import ImageSet, in_memory
-from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages
+from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages, Member
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError, near_misses, one_spelling
 
@@ -87,7 +87,8 @@ class Listing:
             return whole if within is None else whole.within(within)
         if not isinstance(items, np.ndarray):  # workers have another current folder
             here = Path.cwd()  # a path's object would be most of what is held of millions
-            items = np.array([i if isinstance(i, bytes | np.ndarray) else os.path.join(here, i) for i in items], object)
+            paths = (os.path.join(here, item) if isinstance(item, Path | str) else item for item in items)
+            items = np.fromiter(paths, dtype=object, count=len(items))
         try:
             seen = look(items, self.names)
         except BrokenImages as error:  # others are torn behind their heads
@@ -128,7 +129,7 @@ class FileImages(EncodedImages):
     def _bytes(self, row: int) -> bytes:
         item = self.items[row]
         try:
-            return item if isinstance(item, bytes) else Path(item).read_bytes()
+            return item if isinstance(item, bytes) else (item if isinstance(item, Member) else Path(item)).read_bytes()
         except OSError as error:
             raise BrokenImages([Broken(self.name(row), str(error))]) from None
 
@@ -141,16 +142,23 @@ class FileImages(EncodedImages):
         if isinstance(item, bytes):
             return str(hashlib.sha256(item).hexdigest())
         found = self._stat(row)
-        return f"{item} {found.st_size} {found.st_mtime_ns}"
+        part = f" {item.offset} {item.size}" if isinstance(item, Member) else ""
+        return f"{file_of(item)} {found.st_size} {found.st_mtime_ns}{part}"
 
     def _stat(self, row: int) -> os.stat_result:
         try:
-            return os.stat(self.items[row])
+            return os.stat(file_of(self.items[row]))
         except OSError as error:
             raise BrokenImages([Broken(self.name(row), str(error))]) from None
 
     def bytes_of(self, rows: np.ndarray) -> int:
-        return sum(len(i) if isinstance(i := self.items[row], bytes) else self._stat(row).st_size for row in rows)
+        return sum(self._size(row) for row in rows.tolist())
+
+    def _size(self, row: int) -> int:
+        item = self.items[row]
+        if isinstance(item, bytes):
+            return len(item)
+        return item.size if isinstance(item, Member) else self._stat(row).st_size
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
         rows = slice(None) if rows is None else rows
@@ -171,6 +179,11 @@ class FileImages(EncodedImages):
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}
+
+
+def file_of(item: str | Member) -> str:
+    """Where it lies."""
+    return item.file if isinstance(item, Member) else item
 
 
 def names_of(names: Iterable[Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ from ray_synth.data.images import first_per_class
 from ray_synth.data.leaks import Fingerprints, identical_pairs, leak_said, near_notes
 from ray_synth.data.listing import FileImages, Listing
 from ray_synth.data.looks import fingerprints_of
-from ray_synth.data.opening import BrokenImages
+from ray_synth.data.opening import BrokenImages, Member
 from ray_synth.data.readers import list_folder, list_images
 from ray_synth.data.source import ImageSource
 from ray_synth.data.splits import Splits
@@ -65,8 +65,10 @@ class FurtherSet:
         return found.hexdigest()
 
 
-def _size(item: str | np.ndarray) -> bytes:
-    return str(os.path.getsize(item)).encode() if isinstance(item, str) else item.tobytes()
+def _size(item: str | Member | np.ndarray) -> bytes:
+    if isinstance(item, np.ndarray):
+        return item.tobytes()
+    return str(item.size if isinstance(item, Member) else os.path.getsize(item)).encode()
 
 
 def further_sets(ood: Ood, data: Data, splits: Splits) -> tuple[FurtherSet, ...]:

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,20 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 LISTED = 20
 REPAIR = "repair or remove it"
 PULL = "type git lfs pull where the images were cloned"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What lies in the middle of a larger file, such as a tar shard, and is read when it is asked for."""
+
+    file: str
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        with open(self.file, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def _said(found: Sequence[Broken]) -> str:
 
 
 @contextmanager
-def opened(item: Path | str | bytes, name: str) -> Iterator[Image.Image]:
+def opened(item: Path | str | Member | bytes, name: str) -> Iterator[Image.Image]:
     """Pillow's image, of which the head is read.
 
     Raises:
@@ -74,14 +88,25 @@ def opened(item: Path | str | bytes, name: str) -> Iterator[Image.Image]:
     from PIL import Image
 
     try:
-        with _limit_is_ours(), Image.open(io.BytesIO(item) if isinstance(item, bytes) else item,
-                                          formats=_formats()) as image:  # fmt: skip
+        with _limit_is_ours(), _readable(item) as file, Image.open(file, formats=_formats()) as image:
             _check_size(image, name)
             yield image
     except InputError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... on broken files
         raise BrokenImages([_reason(item, name, error)]) from None
+
+
+@contextmanager
+def _readable(item: Path | str | Member | bytes) -> Iterator[Any]:
+    """What Pillow takes: of a member its part of the file, of which heads alone may be asked."""
+    from PIL import ContainerIO
+
+    if isinstance(item, Member):
+        with open(item.file, "rb") as file:
+            yield ContainerIO.ContainerIO(file, item.offset, item.size)
+    else:
+        yield io.BytesIO(item) if isinstance(item, bytes) else item
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -110,7 +135,7 @@ def largest_image() -> int:
     return int(given)
 
 
-def _reason(item: Path | str | bytes, name: str, error: Exception) -> Broken:
+def _reason(item: Path | str | Member | bytes, name: str, error: Exception) -> Broken:
     from PIL import UnidentifiedImageError, features
 
     if _head(item).startswith(POINTER):
@@ -121,16 +146,22 @@ def _reason(item: Path | str | bytes, name: str, error: Exception) -> Broken:
     if suffix in (".avif", ".avifs") and not features.check("avif"):
         return Broken(name, "this Pillow reads no AVIF", "type pip install -U pillow")
     if not _head(item):
-        return Broken(name, "it is empty" if isinstance(item, bytes) or os.path.exists(item) else "no such file")
+        return Broken(name, "it is empty" if _there(item) else "no such file")
     if isinstance(error, UnidentifiedImageError):
         return Broken(name, "no format of images that is read here")
     return Broken(name, str(error) or type(error).__name__)
 
 
-def _head(item: Path | str | bytes) -> bytes:
+def _there(item: Path | str | Member | bytes) -> bool:
+    return isinstance(item, bytes) or os.path.exists(item.file if isinstance(item, Member) else item)
+
+
+def _head(item: Path | str | Member | bytes) -> bytes:
     if isinstance(item, bytes):
         return item[:64]
     try:
+        if isinstance(item, Member):
+            return replace(item, size=min(item.size, 64)).read_bytes()
         with open(item, "rb") as file:
             return file.read(64)
     except OSError:

@@ -5,6 +5,7 @@ Rows stand in the order of their files and of their place in these, samples of a
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import lzma
@@ -21,6 +22,7 @@ from ray_synth.config import Columns
 from ray_synth.data.columns import columns_note, columns_of
 from ray_synth.data.decoding import EXTENSIONS
 from ray_synth.data.listing import PARTS, Listing, labels_of, names_by_label, names_of, parts_of
+from ray_synth.data.opening import Member
 from ray_synth.errors import InputError
 
 Row = dict[str, Any]
@@ -277,12 +279,13 @@ def _parts_notes(parts: Mapping[Path, str], root: Path, rows: Sequence[Row]) -> 
     return [f"no split by words in names of files: {said}, and no file of training images beside it"]
 
 
-def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
-    """What a shard holds, by the name of a sample and then by extension, in lower case.
+def _shard_samples(file: Path) -> dict[str, dict[str, bytes | Member]]:
+    """What a shard holds, by the name of a sample and then by extension, in lower case. Images of a shard that is not
+    compressed stay where they are.
 
     Every header is read first, so that a torn shard is found, and what is no image or label is refused.
     """
-    samples = dict[str, dict[str, bytes]]()
+    samples = dict[str, dict[str, bytes | Member]]()
     try:
         size = file.stat().st_size
         with tarfile.open(file, mode="r:*") as tar:
@@ -298,8 +301,7 @@ def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
                 fields = samples.setdefault(folder + slash + stem, {})
                 if suffix.lower() in fields:
                     raise InputError(f"{file} has two members {member.name}, whatever their case; remove one of them")
-                content = tar.extractfile(member)
-                fields[suffix.lower()] = content.read() if content else b""
+                fields[suffix.lower()] = _content(file, tar, member, is_image=f".{suffix.lower()}" in EXTENSIONS)
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{file} cannot be read as a tar file: {reason}; copy it again or remove it") from None
@@ -308,7 +310,14 @@ def _shard_samples(file: Path) -> dict[str, dict[str, bytes]]:
     return samples
 
 
-def _check_whole(file: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
+def _content(file: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, *, is_image: bool) -> bytes | Member:
+    if is_image and isinstance(tar.fileobj, io.BufferedReader) and member.size and not member.issparse():
+        return Member(str(file.absolute()), member.offset_data, member.size)
+    content = tar.extractfile(member)
+    return content.read() if content else b""
+
+
+def _check_whole(file: Path, samples: Sequence[tuple[str, Mapping[str, bytes | Member]]]) -> None:
     """Raise InputError for images without a label and labels without an image, all of them in one sentence."""
     images = {extension[1:] for extension in EXTENSIONS}
     bare = [key for key, fields in samples if not {"cls", "json"} & set(fields)]
@@ -322,7 +331,7 @@ def _check_whole(file: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]])
         )
 
 
-def _sample(name: str, fields: Mapping[str, bytes], part: str, asked: Columns) -> Row:
+def _sample(name: str, fields: Mapping[str, Any], part: str, asked: Columns) -> Row:
     """One WebDataset sample as a row: image, label, class_name, split; that of its shard where it has none."""
     images = [fields[extension[1:]] for extension in sorted(EXTENSIONS) if extension[1:] in fields]
     if len(images) != 1:
@@ -384,8 +393,10 @@ def _all_named(rows: Sequence[Row], where: str) -> bool:
     return not lacking
 
 
-def _encoded(image: Any, name: str) -> bytes:
+def _encoded(image: Any, name: str) -> bytes | Member:
     content = image.get("bytes") if isinstance(image, dict) else image
+    if isinstance(content, Member):
+        return content
     if not isinstance(content, bytes) or not content:
         where = f"; it points to the file {image['path']}" if isinstance(image, dict) and image.get("path") else ""
         raise InputError(

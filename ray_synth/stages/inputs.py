@@ -13,8 +13,9 @@ import numpy as np
 
 from ray_synth.config import RANDOM, Experiment, file_in, with_absolute_paths
 from ray_synth.data.images import first_per_class, share_of_each
-from ray_synth.data.listing import FileImages
+from ray_synth.data.listing import FileImages, file_of
 from ray_synth.data.looks import Through, here, looks_folder
+from ray_synth.data.opening import Member
 from ray_synth.data.published import published_splits
 from ray_synth.data.source import ImageSource, joined
 from ray_synth.data.splits import Splits, read_splits
@@ -173,12 +174,13 @@ class Inputs:
             self._check_seen(images)
 
     def _check_seen(self, images: ImageSource) -> None:
-        if not isinstance(images, FileImages) or not isinstance(images.items[0], str):
+        if not isinstance(images, FileImages) or not isinstance(images.items[0], str | Member):
             return
-        address = blind_to(images.items[0])
+        file = file_of(images.items[0])
+        address = blind_to(file)
         if address is not None:
             raise InputError(
-                f"data.path={self.experiment.data.path}: the node {address} does not see {images.items[0]}, and the "
+                f"data.path={self.experiment.data.path}: the node {address} does not see {file}, and the "
                 "images are too many to be sent; put them where all nodes find them by the same path"
             )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ray_synth.config import Columns, Data, load_experiment
+from ray_synth.data.listing import FileImages
+from ray_synth.data.opening import BrokenImages, Member
+from ray_synth.data.packed import packed
 from ray_synth.data.readers import list_images, read_images
 from ray_synth.errors import InputError
 
@@ -96,7 +103,7 @@ def test_labels_may_stand_behind_all_images(tmp_path: Path) -> None:
     beside = [member for pair in zip(images, labels, strict=True) for member in pair]
     together = list_images(Data(kind="webdataset", path=str(shard(tmp_path / "together.tar", beside))))
     assert apart.labels.tolist() == together.labels.tolist() == [0, 1] * 4
-    assert apart.items == together.items
+    assert [item.read_bytes() for item in apart.items] == [item.read_bytes() for item in together.items]
 
 
 def test_members_that_find_no_partner_are_counted_in_one_line(tmp_path: Path) -> None:
@@ -288,3 +295,41 @@ def test_a_path_that_is_not_there_says_from_where_it_was_looked_for(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     assert len(read_images(Data(kind="parquet", path="~/photos"))) == 6
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_images_of_a_shard_stay_in_it_where_it_is_not_compressed(tmp_path: Path, ending: str) -> None:
+    """As small as a place in a file, they are what one in memory is: decoded, hashed, packed, named where torn."""
+    rng, samples = np.random.default_rng(0), list[tuple[str, bytes]]()
+    for number in range(12):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(buffer, format="jpeg")
+        samples += [(f"{number:02d}.jpg", buffer.getvalue()), (f"{number:02d}.cls", str(number % 2).encode())]
+    file = tmp_path / f"a.{ending}"
+    with tarfile.open(file, "w:gz" if ending == "tar.gz" else "w") as tar:
+        for name, content in samples:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    listing = list_images(Data(kind="webdataset", path=str(file)))
+    held = listing.source()
+    assert isinstance(held, FileImages)
+    encoded = [content for name, content in samples if name.endswith("jpg")]
+    assert {type(item) for item in held.items} == {Member if ending == "tar" else bytes}
+    assert held.encoded(np.arange(12)) == encoded
+    assert held.bytes_of(np.arange(12)) == sum(map(len, encoded))
+    in_memory = replace(held, items=np.array(encoded, dtype=object))
+    assert np.array_equal(held.images(), in_memory.images())
+    assert held.keys() == in_memory.keys()
+    assert len(pickle.dumps(held)) < len(pickle.dumps(in_memory)) or ending == "tar.gz"
+    assert np.array_equal(packed(held, tmp_path / "packs").images(), held.images())
+    names = {file.name for file in (tmp_path / "packs").iterdir()}
+    if ending == "tar":
+        with file.open("r+b") as torn:
+            torn.seek(held.items[7].offset + 40)
+            torn.write(bytes(200))
+        with pytest.raises(BrokenImages, match=r"a\.tar#07"):
+            held.images()
+        os.utime(file, (0, 0))
+    packed(held, tmp_path / "packs")
+    assert ({file.name for file in (tmp_path / "packs").iterdir()} == names) == (ending == "tar.gz")

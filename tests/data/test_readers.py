@@ -80,7 +80,8 @@ def test_an_image_that_cannot_be_read_is_refused_by_name(name: str, images: list
     torn = replace(images[5], encoded=images[5].encoded[:60])
     data = SOURCES[name].write(tmp_path / "source", [*images[:5], torn, *images[6:]])
     listing = list_images(data)
-    held = [Path(item).read_bytes() if isinstance(item, str) else item for item in listing.items]
+    files = [Path(item) if isinstance(item, str) else item for item in listing.items]
+    held = [item if isinstance(item, bytes) else item.read_bytes() for item in files]
     broken = listing.names[held.index(torn.encoded)]
     with pytest.raises(InputError, match="image cannot be read") as error:
         listing.read()
