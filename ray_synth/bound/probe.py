@@ -21,6 +21,7 @@ PENALTIES = (0.03, 0.1, 0.3)  # times the sample size and the mean square of a f
 PENALTIES_LARGE = (0.003, 0.01, 0.03, 0.1)  # from 200 real images
 QUARTERS = 4
 MAX_SCORED = 1000
+BLOCK = 64  # rows of a triangle that are solved at once
 LARGE_CLASS = 40  # real images of a class from which one more or less is no matter
 
 
@@ -59,17 +60,16 @@ def ridge_scores(
         real_weight: [R], what a real image weighs at each ratio; a synthetic one weighs 1.
         correct: whether to correct the scores beyond the pilot.
     """
-    whole = _fits(real, real_labels, synthetic, pilot, pilot.members, held, real_weight, penalties)
+    ridge = _Ridge(real, real_labels, synthetic, held, penalties, pilot.num_classes)
+    whole = ridge.right(pilot.members, pilot.counts, real_weight)
     beyond = pilot.share_there < 1
     quartered = np.zeros_like(whole[:, beyond])
     if not correct:
         return whole / len(penalties)
     if beyond.any():
-        far = Pilot(pilot.labels, pilot.counts[beyond])
         for part in range(QUARTERS):
             members = [rows[part::QUARTERS] for rows in pilot.members]
-            fits = _fits(real, real_labels, synthetic, far, members, held, real_weight[beyond], penalties)
-            quartered += fits / QUARTERS
+            quartered += ridge.right(members, pilot.counts[beyond], real_weight[beyond]) / QUARTERS
     return extrapolated(whole / len(penalties), quartered / len(penalties), pilot.share_there)
 
 
@@ -84,54 +84,100 @@ def extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) ->
     return corrected
 
 
-def _fits(
-    real: FloatArray,
-    real_labels: NDArray[np.int64],
-    synthetic: FloatArray,
-    pilot: Pilot,
-    members: Sequence[NDArray[np.int64]],
-    held: HeldOut,
-    real_weight: FloatArray,
-    penalties: Sequence[float],
-) -> FloatArray:
-    """Number of penalties under which each held-out image is right: [s,R].
+class _Ridge:
+    """Fits on one set of features, and what all of them share."""
 
-    Exact for ridge regression (`_LeftOut`). The Gram matrix is cumulative over the ratios' prefixes: no ratio starts
-    from nothing.
+    def __init__(
+        self,
+        real: FloatArray,
+        real_labels: NDArray[np.int64],
+        synthetic: FloatArray,
+        held: HeldOut,
+        penalties: Sequence[float],
+        num_classes: int,
+    ):
+        self.synthetic, self.held, self.penalties, self.num_real = synthetic, held, penalties, len(real)
+        self.targets = np.eye(num_classes) - 1.0 / num_classes
+        y_real = self.targets[real_labels]
+        self.gram, self.moment = real.T @ real, real.T @ y_real
+        self.scale = float((real**2).mean())
+        self.left_out = None if held.rows is None else _LeftOut(real, real_labels, held.rows, y_real)
+
+    def right(
+        self, members: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], real_weight: FloatArray
+    ) -> FloatArray:
+        """Number of penalties under which each held-out image is right, at counts [R,C] of each class: [s,R].
+
+        Exact for ridge regression (`_LeftOut`). Gram matrices are cumulative over the ratios' prefixes: no ratio starts
+        from nothing.
+        """
+        right = np.zeros((len(self.held.labels), len(counts)))
+        prefix = _Prefix(self.synthetic, members)
+        for i in np.argsort(counts.sum(axis=1), kind="stable"):
+            wanted, v = counts[i], float(real_weight[i])
+            prefix.extend(wanted)
+            weight = np.where(prefix.taken > 0, wanted / np.maximum(prefix.taken, 1), 1.0)
+            mixed = v * self.gram + prefix.gram(weight)
+            aim = v * self.moment + (prefix.sums * weight[:, None]).T @ self.targets
+            weighed = v * self.num_real + float((prefix.taken * weight).sum())
+            for penalty in self.penalties:
+                # Symmetric, so its transpose, in the order that LAPACK overwrites, is the same matrix.
+                ridged = mixed.copy()
+                ridged.reshape(-1)[:: len(mixed) + 1] += penalty * weighed * self.scale
+                factor = scipy.linalg.cholesky(ridged.T, lower=True, overwrite_a=True, check_finite=False)
+                solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
+                if self.left_out is None:
+                    fitted = self.held.target @ solved
+                else:
+                    fitted = self.left_out.predictions(factor, solved, v)
+                right[:, i] += fitted.argmax(axis=1) == self.held.labels
+        return right
+
+
+class _Prefix:
+    """Gram matrix and class sums [C,d] of the first synthetic images of each class.
+
+    Where classes are used up they weigh more at every ratio. Of many images each class has a Gram matrix of its own
+    then, so that none is gone through again; of few, going through them is cheaper, and there is one for all.
     """
-    targets = np.eye(pilot.num_classes) - 1.0 / pilot.num_classes
-    y_real = targets[real_labels]
-    gram, moment = real.T @ real, real.T @ y_real
-    scale = float((real**2).mean())
-    right = np.zeros((len(held.labels), len(pilot.counts)))
-    left_out = None if held.rows is None else _LeftOut(real, real_labels, held.rows, y_real)
-    available = np.array([len(rows) for rows in members])
-    taken = np.zeros(pilot.num_classes, dtype=np.int64)
-    prefix_gram = np.zeros((real.shape[1], real.shape[1]))
-    prefix_sum = np.zeros((pilot.num_classes, real.shape[1]))
-    for i in np.argsort(pilot.counts.sum(axis=1), kind="stable"):
-        wanted, v = pilot.counts[i], float(real_weight[i])
-        there = np.minimum(wanted, available)
-        new = synthetic[np.concatenate([m[a:b] for m, a, b in zip(members, taken, there, strict=True)])]
-        prefix_gram += new.T @ new
-        classes = np.repeat(np.arange(pilot.num_classes), there - taken)
-        prefix_sum += np.eye(pilot.num_classes)[classes].T @ new
-        taken = there
-        weight = np.where(there > 0, wanted / np.maximum(there, 1), 1.0)
-        mixed = v * gram + prefix_gram
-        heavy = np.flatnonzero(weight != 1)  # classes that are used up: all their images weigh more
+
+    def __init__(self, synthetic: FloatArray, members: Sequence[NDArray[np.int64]]):
+        d = synthetic.shape[1]
+        self.synthetic, self.members = synthetic, members
+        self.available = np.array([len(rows) for rows in members])
+        self.taken = np.zeros(len(members), dtype=np.int64)
+        self.sums = np.zeros((len(members), d))
+        classes = np.arange(len(members))
+        apart = len(members) * d <= 2 * self.available.sum()  # no more memory than twice the images'
+        self.groups = np.split(classes, len(members)) if apart else [classes]
+        self.grams = np.zeros((len(self.groups), d * d))
+
+    def extend(self, wanted: NDArray[np.int64]) -> None:
+        """To as many of each class as are wanted [C] and there."""
+        there = np.minimum(wanted, self.available)
+        for gram, group in zip(self.grams, self.groups, strict=True):
+            grown = group[there[group] > self.taken[group]]
+            if not len(grown):
+                continue
+            new = self.synthetic[np.concatenate([self.members[c][self.taken[c] : there[c]] for c in grown.tolist()])]
+            gram += (new.T @ new).ravel()
+            each = np.repeat(np.arange(len(grown)), (there - self.taken)[grown])
+            self.sums[grown] += np.eye(len(grown))[each].T @ new
+        self.taken = there
+
+    def gram(self, weight: FloatArray) -> FloatArray:
+        """[d,d], the images of each class weighing `weight` [C]: 1, or more where all of them are taken."""
+        d = self.synthetic.shape[1]
+        if len(self.groups) > 1:
+            weighed: FloatArray = (weight @ self.grams).reshape(d, d)
+            return weighed
+        found: FloatArray = self.grams[0].reshape(d, d).copy()
+        heavy = np.flatnonzero(weight > 1)
         if len(heavy):
-            own = synthetic[np.concatenate([members[c] for c in heavy.tolist()])]
-            mixed += own.T @ (own * np.repeat(weight[heavy] - 1, available[heavy])[:, None])
-        aim = v * moment + (prefix_sum * weight[:, None]).T @ targets
-        weighed = v * len(real) + float((there * weight).sum())
-        for penalty in penalties:
-            ridge = penalty * weighed * scale
-            factor = scipy.linalg.cholesky(mixed + ridge * np.eye(len(mixed)), lower=True, check_finite=False)
-            solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
-            fitted = held.target @ solved if left_out is None else left_out.predictions(factor, solved, v)
-            right[:, i] += fitted.argmax(axis=1) == held.labels
-    return right
+            own = self.synthetic[np.concatenate([self.members[c] for c in heavy.tolist()])]
+            own *= np.sqrt(np.repeat(weight[heavy] - 1, self.available[heavy]))[:, None]
+            found += own.T @ own
+        return found
 
 
 class _LeftOut:
@@ -163,10 +209,10 @@ class _LeftOut:
 
     def predictions(self, factor: FloatArray, solved: FloatArray, weight: float) -> FloatArray:
         """[s,C] from L of A = L Lᵀ [d,d] and the fit [d,C]. weight: of a real image."""
-        root = scipy.linalg.solve_triangular(factor, self.real.T, lower=True, check_finite=False)  # [d,n]
+        root = _solved_triangle(factor, self.real.T)  # [d,n]
         found = np.empty((len(self.own), solved.shape[1]))
         own = self.own[self.alone]
-        leverage = weight * np.einsum("ds,ds->s", root[:, own], root[:, own])[:, None]
+        leverage = weight * np.einsum("ds,ds->s", root, root)[own, None]
         found[self.alone] = (self.real[own] @ solved - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
         if len(self.shared):
             inside = root.T[self.members]  # [c,k,d]
@@ -181,6 +227,20 @@ class _LeftOut:
             share = np.einsum("sk,skj->s", row, moved)[:, None]
             found[self.shared] = mixed @ solved + share * self.targets[self.own[self.shared]]
         return found
+
+
+def _solved_triangle(factor: FloatArray, right: FloatArray) -> FloatArray:
+    """L⁻¹B [d,n] from the lower triangle of L: in blocks of rows, where most of the work is matrix products, which are
+    twice as fast as LAPACK's substitution."""
+    if right.shape[1] < BLOCK:
+        solved: FloatArray = scipy.linalg.solve_triangular(factor, right, lower=True, check_finite=False)
+        return solved
+    found = np.empty(right.shape)
+    for start in range(0, len(factor), BLOCK):
+        rows = slice(start, start + BLOCK)
+        inverse, _ = scipy.linalg.lapack.dtrtri(factor[rows, rows], lower=1)
+        np.matmul(inverse, right[rows] - factor[rows, :start] @ found[:start], out=found[rows])
+    return found
 
 
 def scored_rows(labels: NDArray[np.int64], seed: int, limit: int = MAX_SCORED) -> NDArray[np.int64]:
