@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -165,7 +166,10 @@ def rank_sources(
     question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
     sources = [real, *generators.values(), *([] if target is None else [target])]
     with one_thread():
-        sets = [read_set(source, encoder, once=source is real) for source in sources]
+        # Arrays two at a time; where there are files to decode or a network to ask, that keeps all cores busy by itself.
+        at_once = 2 if encoder is None and all(isinstance(source, ImageSet) for source in sources) else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            sets = list(pool.map(lambda source: read_set(source, encoder, once=source is real), sources))
         real_labels = real.labels[sets[0].rows]
         _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)

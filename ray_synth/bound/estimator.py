@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import Evidence, Mix, Sets, gather, gather_briefly
+from ray_synth.bound.evidence import MAX_THREADS, Evidence, Families, Mix, Sets, gather, gather_briefly
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
 from ray_synth.bound.networks import one_thread
@@ -94,7 +95,7 @@ def predicted_from_features(
 ) -> tuple[RatioEstimate, Predicted]:
     """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread."""
     with one_thread():
-        return _estimate(samples, linear, asked)
+        return _estimate(Families(samples, linear, asked.seed), asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +136,17 @@ def metric_of(samples: Samples) -> str:
     return "balanced_accuracy" if samples.target_labels is None and uneven(samples.real_counts) else "accuracy"
 
 
-def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> tuple[RatioEstimate, Predicted]:
+def _estimate(families: Families, asked: Question) -> tuple[RatioEstimate, Predicted]:
+    samples = families.samples
     metric = asked.metric or metric_of(samples)
     asked = replace(asked, metric=metric)
     brief: dict[Allocation, Predicted] = {}
     if uneven(samples.real_counts, samples.given):  # where classes are equal all allocations are one
-        brief = {each: _predict(samples, linear, asked, each, gather_briefly) for each in ALLOCATIONS}
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            predicted = pool.map(lambda each: _predict(families, asked, each, gather_briefly), ALLOCATIONS)
+            brief = dict(zip(ALLOCATIONS, predicted, strict=True))
     recommended = _recommended(brief, metric)
-    chosen = _predict(samples, linear, asked, asked.allocation or recommended, gather)
+    chosen = _predict(families, asked, asked.allocation or recommended, gather)
     pick, interval = _picked(chosen, asked)
     evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
@@ -154,7 +158,10 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         "accuracy": list(_floats(evidence.importance @ evidence.scores)),
         "verdict_probability": probabilities,
     }
-    answers = {name: _METHODS[name](samples, evidence, asked) for name in asked.methods if name != "probe"}
+    names = [name for name in asked.methods if name != "probe"]
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
+        classes = pool.submit(_per_class, samples, chosen, asked)
+        answers = dict(zip(names, pool.map(lambda name: _METHODS[name](samples, evidence, asked), names), strict=True))
     estimate = RatioEstimate(
         ratio=pick,
         interval=interval,
@@ -172,7 +179,7 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
         methods={"probe": probe, **answers},
         weights=_best_weights(evidence),
         real_equivalent=_real_equivalent(mean, ratios, float(np.median(chosen.rate[:, 0]))) if asked.use_real else None,
-        classes=_per_class(samples, chosen, asked),
+        classes=classes.result(),
         spectra=_spectra(samples),
         warnings=tuple(_warnings(samples, evidence)),
         confidence=asked.confidence,
@@ -186,14 +193,10 @@ def _estimate(samples: Samples, linear: Mapping[str, Sets], asked: Question) -> 
 
 
 def _predict(
-    samples: Samples,
-    linear: Mapping[str, Sets],
-    asked: Question,
-    allocation: Allocation,
-    gathered: Callable[..., Evidence],
+    families: Families, asked: Question, allocation: Allocation, gathered: Callable[..., Evidence]
 ) -> Predicted:
     mix, balanced = Mix(allocation, asked.real_weight, asked.use_real), asked.metric == "balanced_accuracy"
-    evidence = gathered(samples, linear, ratio_grid(asked.max_ratio), mix, balanced=balanced, seed=asked.seed)
+    evidence = gathered(families, ratio_grid(asked.max_ratio), mix, balanced=balanced)
     ratios = fine_ratios(asked.max_ratio)
     # Without real images the curve has a jump at 0, where they are all that is trained on.
     smooth = np.arange(len(evidence.grid)) >= (0 if asked.use_real else 1)
@@ -201,7 +204,7 @@ def _predict(
         np.log2(1 + evidence.grid[smooth]), evidence.scores[:, smooth], np.log2(1 + ratios), weights=evidence.importance
     )
     rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
-    grown = (len(samples.real) / asked.num_real) ** rate
+    grown = (len(families.samples.real) / asked.num_real) ** rate
     others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
     mean, draws = posterior.mean.copy(), posterior.draw(DRAWS, asked.seed, others)
     if not asked.use_real:
@@ -349,7 +352,7 @@ def _per_class(samples: Samples, chosen: Predicted, asked: Question) -> tuple[Cl
     grown = np.median(chosen.grown, axis=0)
     u, fine = np.log2(1 + evidence.grid), np.log2(1 + ratios)
     overall = np.interp(u, fine, posterior.mean)
-    pixels = evidence.first_family
+    pixels = evidence.families.first
     goal = pixels[0] if samples.target_labels is None else pixels[2]
     goal_labels = samples.real_labels if samples.target_labels is None else samples.target_labels
     synthetic_counts = np.bincount(samples.synthetic_labels, minlength=samples.num_classes)
@@ -387,7 +390,7 @@ def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[
     found = closed_form(
         samples.real, samples.synthetic, num_real=asked.num_real, max_ratio=asked.max_ratio, target=samples.target
     )
-    sets = evidence.first_family
+    sets = evidence.families.first
     rows = proxy_table(
         {"RAPSD": found.discrepancy, **feature_discrepancies(sets[2] if len(sets) > 2 else sets[0], sets[1])},
         variance=found.noise_variance,
@@ -399,7 +402,7 @@ def _closed_form(samples: Samples, evidence: Evidence, asked: Question) -> dict[
 
 
 def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
-    richest = list(evidence.linear.values())[-1]
+    richest = list(evidence.families.linear.values())[-1]
     labels = [samples.real_labels, samples.synthetic_labels]
     if samples.target_labels is not None:
         labels.append(samples.target_labels)
@@ -413,7 +416,7 @@ def _exact_risk(samples: Samples, evidence: Evidence, asked: Question) -> dict[s
 
 
 def _stability(samples: Samples, evidence: Evidence, asked: Question) -> dict[str, Any]:
-    sets = evidence.first_family
+    sets = evidence.families.first
     target = sets[2] if len(sets) > 2 else None
     return stability_on_images(
         sets[0], sets[1], num_real=asked.num_real, max_ratio=asked.max_ratio, target=target
@@ -462,7 +465,7 @@ def _law_alone(samples: Samples, evidence: Evidence, asked: Question) -> Scaling
         return None
     n, grid = len(samples.real), np.r_[0.0, evidence.grid[there]]
     mix = Mix(asked.allocation or ALLOCATIONS[0], None, use_real=False)
-    without = gather_briefly(samples, evidence.linear, grid, mix, balanced=False, seed=asked.seed)
+    without = gather_briefly(evidence.families, grid, mix, balanced=False)
     real = [1 - float(scores[:, 0].mean()) for scores in evidence.sizes]
     synthetic = 1 - without.scores[:, 1:].mean(axis=0)
     return fit_alone(np.array([n / 2, n]), np.array(real), grid[1:] * n, synthetic)
@@ -502,7 +505,7 @@ def _warnings(samples: Samples, evidence: Evidence) -> Iterator[str]:
     single = int((samples.real_counts == 1).sum())
     if single:
         yield f"{single} class(es) have one real image: left out of training, nothing real tells of its class"
-    first = evidence.first_family
+    first = evidence.families.first
     leak = leak_warning(first[0], samples.real_labels, first[1], samples.synthetic_labels)
     if leak:
         yield leak

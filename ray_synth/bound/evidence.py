@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ray_synth.allocation import Allocation
 from ray_synth.bound.networks import network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
-from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, ridge_scores, scored_rows
-from ray_synth.bound.random_features import redrawn
+from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, Ridge, scored_rows
+from ray_synth.bound.random_features import random_relu
 from ray_synth.bound.samples import Samples
 
 FloatArray = NDArray[np.float64]
@@ -33,6 +33,41 @@ NOTHING = 1e-9  # what a real image weighs that is not trained on
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
 
 
+class Draw(NamedTuple):
+    """Random features of every set, and ridge regression on them."""
+
+    sets: Sets
+    ridge: Ridge
+
+
+class Families:
+    """The samples, their features by family, and draws of random features of these. All questions share the first.
+
+    linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
+    """
+
+    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int):
+        self.samples, self.linear, self.seed = samples, linear, seed
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            self.shared = list(pool.map(self._draw, range(len(linear))))
+
+    @property
+    def first(self) -> Sets:
+        """The family for questions that need one only: the encoder's, or raw pixels."""
+        return next(iter(self.linear.values()))
+
+    def draws(self, family: int, number: int) -> Iterator[Draw]:
+        """So many, of the family at this place."""
+        yield self.shared[family]
+        for redraw in range(1, number):
+            yield self._draw(family, redraw)
+
+    def _draw(self, family: int, redraw: int = 0) -> Draw:
+        linear = list(self.linear.values())[family]
+        sets = random_relu(linear, np.random.default_rng([self.seed, family, redraw]))
+        return Draw(sets, Ridge(sets[0], self.samples.real_labels, sets[1], self.samples.num_classes))
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
@@ -40,8 +75,8 @@ class Evidence:
     grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
     importance: [s], each image's share in the mean; under_other: the same under the metric that was not asked for.
     sizes: ridge scores with half of the real images [h,R] and with all [s,R], or None where they are too few. weighted:
-    ratios [P], weights of a real image [P] and scores [s,P], or None where a weight was given. linear: features by
-    family. share_there: [R], of the asked synthetic images, those that are there.
+    ratios [P], weights of a real image [P] and scores [s,P], or None where a weight was given. share_there: [R], of
+    the asked synthetic images, those that are there.
     """
 
     grid: FloatArray
@@ -52,13 +87,8 @@ class Evidence:
     under_other: FloatArray
     sizes: tuple[FloatArray, FloatArray] | None
     weighted: tuple[FloatArray, FloatArray, FloatArray] | None
-    linear: Mapping[str, Sets]
+    families: Families
     share_there: FloatArray
-
-    @property
-    def first_family(self) -> Sets:
-        """The family for questions that need one only: the encoder's, or raw pixels."""
-        return _first(self.linear)
 
 
 class Mix(NamedTuple):
@@ -79,31 +109,19 @@ class Mix(NamedTuple):
         return np.ones(len(grid)) if self.real_weight is None else np.where(grid > 0, self.real_weight * grid, 1.0)
 
 
-def gather(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, *, balanced: bool, seed: int
-) -> Evidence:
+def gather(families: Families, grid: FloatArray, mix: Mix, *, balanced: bool) -> Evidence:
     """Run the probe at every ratio of the grid [R], at half the real images, and over weights of the real set.
 
-    linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
     balanced: whether classes or images count alike.
     """
+    samples, linear, seed = families.samples, families.linear, families.seed
     pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
     weight = mix.weights(grid)
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
-    names = [name for name in NETWORK_INPUTS if name in linear]
+    fit = _Fit(10 if n < 30 else 3 if n < 1000 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
     # Each task is one thread's work whatever the machine: more cores, the same sums. Longest first.
     with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
-        fitting = pool.submit(
-            _ridge,
-            samples,
-            linear,
-            pilot,
-            rows,
-            weight,
-            fit=_Fit(10 if n < 30 else 3 if n < 1000 else 1, PENALTIES if n < 200 else PENALTIES_LARGE),
-            seed=seed,
-        )
         training = [
             pool.submit(
                 network_scores,
@@ -116,37 +134,37 @@ def gather(
                 seeds=2 if n < SMALL else 1,
                 seed=seed,
             )
-            for name in names
+            for name in NETWORK_INPUTS
+            if name in linear
         ]
-        sizing = pool.submit(_scores_by_size, samples, linear, grid, weight, mix, seed) if n >= MIN_HALVED else None
+        fitting = [pool.submit(_ridge, families, each, pilot, rows, weight, fit) for each in range(len(linear))]
+        sizing = pool.submit(_scores_by_size, families, grid, weight, mix) if n >= MIN_HALVED else None
         free = mix.real_weight is None and mix.use_real
-        weighing = pool.submit(_weighted_scores, samples, linear, grid, mix, seed) if free else None
+        weighing = pool.submit(_weighted_scores, families, grid, mix) if free else None
         try:
-            ridge, networks = fitting.result(), np.stack([task.result() for task in training])
+            ridge, networks = (np.stack([task.result() for task in tasks]) for tasks in (fitting, training))
             sizes = sizing.result() if sizing else None
             weighted = weighing.result() if weighing else None
         except BaseException:  # Ctrl-C must not wait for what has not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
-    found = _evidence(samples, linear, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
+    found = _evidence(families, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
     return replace(found, sizes=sizes, weighted=weighted)
 
 
-def gather_briefly(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, *, balanced: bool, seed: int
-) -> Evidence:
+def gather_briefly(families: Families, grid: FloatArray, mix: Mix, *, balanced: bool) -> Evidence:
     """`gather` by ridge regression alone and without its side questions: to compare mixes with each other."""
+    samples = families.samples
     pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
-    n, rows = len(samples.real), scored_rows(samples.real_labels, seed, SIDE_ROWS)
+    n, rows = len(samples.real), scored_rows(samples.real_labels, families.seed, SIDE_ROWS)
     fit = _Fit(3 if n < 30 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
-    ridge = _ridge(samples, linear, pilot, rows, mix.weights(grid), fit=fit, seed=seed)
-    return _evidence(samples, linear, grid, pilot, rows, ridge.mean(axis=0), [ridge], balanced=balanced)
+    ridge = _by_family(families, pilot, rows, mix.weights(grid), fit)
+    return _evidence(families, grid, pilot, rows, ridge.mean(axis=0), [ridge], balanced=balanced)
 
 
 def _evidence(
-    samples: Samples,
-    linear: Mapping[str, Sets],
+    families: Families,
     grid: FloatArray,
     pilot: Pilot,
     rows: IntArray,
@@ -156,7 +174,8 @@ def _evidence(
     balanced: bool,
 ) -> Evidence:
     """From the scores [s,R], and those of each kind of probe [families,s,R]."""
-    labels, plain = _held(samples, rows)(_first(linear)).labels, _importance(samples, linear, rows)
+    samples = families.samples
+    labels, plain = _held(samples, rows)(families.first).labels, _importance(families, rows)
     alike = class_balanced(plain, labels, _told(samples))
     importance, other = (alike, plain) if balanced else (plain, alike)
     return Evidence(
@@ -168,13 +187,9 @@ def _evidence(
         under_other=other,
         sizes=None,
         weighted=None,
-        linear=linear,
+        families=families,
         share_there=pilot.share_there,
     )
-
-
-def _first(linear: Mapping[str, Sets]) -> Sets:
-    return next(iter(linear.values()))
 
 
 class _Fit(NamedTuple):
@@ -189,35 +204,21 @@ ONCE = _Fit()
 
 
 def _ridge(
-    samples: Samples,
-    linear: Mapping[str, Sets],
-    pilot: Pilot,
-    rows: IntArray,
-    weight: FloatArray,
-    *,
-    fit: _Fit = ONCE,
-    seed: int,
-    own: IntArray | None = None,
+    families: Families, family: int, pilot: Pilot, rows: IntArray, weight: FloatArray, fit: _Fit = ONCE
 ) -> FloatArray:
-    """Ridge scores [families,s,R], over redraws. own: the real rows to train on; `rows` are places among them."""
-    own = np.arange(len(samples.real)) if own is None else own
-    labels = samples.real_labels[own]
-    held = _held(samples, own[rows], rows)
+    """Scores [s,R] on one family, over redraws."""
+    held = _held(families.samples, rows)
     fits = [
-        ridge_scores(
-            parts[0][own],
-            labels,
-            parts[1],
-            pilot,
-            held(parts),
-            real_weight=weight,
-            penalties=fit.penalties,
-            correct=fit.correct,
-        )
-        for parts in redrawn(linear, redraws=fit.redraws, seed=seed)
+        draw.ridge.scores(pilot, held(draw.sets), real_weight=weight, penalties=fit.penalties, correct=fit.correct)
+        for draw in families.draws(family, fit.redraws)
     ]
-    scores: FloatArray = np.stack(fits).reshape(len(linear), fit.redraws, *fits[0].shape).mean(axis=1)
+    scores: FloatArray = np.stack(fits).mean(axis=0)
     return scores
+
+
+def _by_family(families: Families, pilot: Pilot, rows: IntArray, weight: FloatArray, fit: _Fit = ONCE) -> FloatArray:
+    """Scores [families,s,R]."""
+    return np.stack([_ridge(families, each, pilot, rows, weight, fit) for each in range(len(families.linear))])
 
 
 def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> Callable[[Sets], HeldOut]:
@@ -232,47 +233,53 @@ def _held(samples: Samples, rows: IntArray, places: IntArray | None = None) -> C
 
 
 def _scores_by_size(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, weight: FloatArray, mix: Mix, seed: int
+    families: Families, grid: FloatArray, weight: FloatArray, mix: Mix
 ) -> tuple[FloatArray, FloatArray]:
     """Ridge scores with half of the real images, in either half [h,R], and with all of them [s,R]."""
+    samples, seed = families.samples, families.seed
+    pilot = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation))
+    halves = []
     half = stratified_folds(samples.real_labels, 2, np.random.default_rng([seed, 2]))
-    members = Pilot(samples.synthetic_labels, samples.asked(grid, mix.allocation)).members
-    pilot_halves = [np.sort(np.concatenate([rows[side::2] for rows in members])) for side in (0, 1)]
-    found: list[FloatArray] = []
-    for own in (np.flatnonzero(half == 0), np.flatnonzero(half == 1), np.arange(len(half))):
+    for side in (0, 1):
+        own = np.flatnonzero(half == side)
         labels = samples.real_labels[own]
         counts = np.bincount(labels, minlength=samples.num_classes).astype(np.int64)
         # Half of the real images see half of the pilot, so that both reach equally far.
-        seen = np.arange(len(samples.synthetic)) if len(own) == len(half) else pilot_halves[len(found)]
-        pilot = Pilot(samples.synthetic_labels[seen], samples.asked(grid, mix.allocation, counts))
+        seen = np.sort(np.concatenate([rows[side::2] for rows in pilot.members]))
+        part = Pilot(samples.synthetic_labels[seen], samples.asked(grid, mix.allocation, counts))
         rows = scored_rows(labels, seed, SIDE_ROWS)
-        parts = {name: [sets[0], sets[1][seen], *sets[2:]] for name, sets in linear.items()}
-        fits = _ridge(samples, parts, pilot, rows, weight, seed=seed, own=own)
-        found.append(fits.mean(axis=0).clip(0.0, 1.0))
-    return np.concatenate(found[:2]), found[2]
+        held = _held(samples, own[rows], rows)
+        fits = [
+            Ridge(sets[0][own], labels, sets[1][seen], samples.num_classes).scores(
+                part, held(sets), real_weight=weight, penalties=SIDE_PENALTIES
+            )
+            for sets, _ in families.shared
+        ]
+        halves.append(np.mean(fits, axis=0).clip(0.0, 1.0))
+    full = _by_family(families, pilot, scored_rows(samples.real_labels, seed, SIDE_ROWS), weight)
+    return np.concatenate(halves), full.mean(axis=0).clip(0.0, 1.0)
 
 
-def _weighted_scores(
-    samples: Samples, linear: Mapping[str, Sets], grid: FloatArray, mix: Mix, seed: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _weighted_scores(families: Families, grid: FloatArray, mix: Mix) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Ridge scores at every ratio above 0 and every weight of a real image: ratios [P], weights [P], scores [s,P]."""
+    samples = families.samples
     ratios, weights = (a.ravel() for a in np.meshgrid(grid[grid > 0], REAL_WEIGHTS, indexing="ij"))
     pilot = Pilot(samples.synthetic_labels, samples.asked(ratios, mix.allocation))
-    rows = scored_rows(samples.real_labels, seed, SIDE_ROWS)
+    rows = scored_rows(samples.real_labels, families.seed, SIDE_ROWS)
     # What is compared are weights at one ratio: a correction beyond the pilot would move all of them.
-    fits = _ridge(samples, linear, pilot, rows, weights, fit=_Fit(correct=False), seed=seed)
+    fits = _by_family(families, pilot, rows, weights, _Fit(correct=False))
     return ratios, weights, fits.mean(axis=0)
 
 
-def _importance(samples: Samples, linear: Mapping[str, Sets], rows: IntArray) -> FloatArray:
+def _importance(families: Families, rows: IntArray) -> FloatArray:
     """Equal shares; for an unlabelled target, the real rows' density ratio by logistic regression, at most 10."""
+    samples = families.samples
     if samples.target is None or samples.target_labels is not None:
         number = len(rows) if samples.target_labels is None else len(samples.target_labels)
         return np.full(number, 1.0 / number)
     from sklearn.linear_model import LogisticRegression
 
-    parts = _first(linear)
-    source, target = parts[0], parts[2]
+    source, target = families.first[0], families.first[2]
     model = LogisticRegression(C=0.01, max_iter=500, class_weight="balanced")
     model.fit(np.concatenate([source, target]), np.r_[np.zeros(len(source)), np.ones(len(target))])
     ratio = np.exp(model.decision_function(source[rows])).clip(0.1, 10.0)

@@ -42,7 +42,7 @@ def network_scores(
     """Share of `seeds` networks, trained without the image's fold, that classify it right. [s,R]
 
     On a target domain's samples all folds' networks are asked. A class of the pilot that has too few images repeats
-    them, and the score is corrected as in `ridge_scores`, with one quarter of the pilot. Arguments as there.
+    them, and the score is corrected as in `probe.Ridge`, with one quarter of the pilot. Arguments as there.
     """
     n = len(real)
     folds = stratified_folds(real_labels, FOLDS, np.random.default_rng([seed, 5]))

@@ -37,40 +37,71 @@ class HeldOut:
     target: FloatArray | None = None
 
 
-def ridge_scores(
-    real: FloatArray,
-    real_labels: NDArray[np.int64],
-    synthetic: FloatArray,
-    pilot: Pilot,
-    held: HeldOut,
-    *,
-    real_weight: FloatArray,
-    penalties: Sequence[float] = PENALTIES,
-    correct: bool = True,
-) -> FloatArray:
-    """Share of penalties under which each held-out image is classified right, at each ratio. [s,R]
+class Ridge:
+    """Ridge classifiers on one set of features: what is learnt of the real images once, and scores for any pilot of the
+    synthetic ones.
 
-    Where a class of the pilot has too few images, those it has weigh more, and the score is corrected for how little
-    they vary (`extrapolated`), with A the score on the whole pilot and B the mean over disjoint quarters of it. What a
-    quarter loses against the whole tells what the whole loses against a pilot that is large enough, since errors of
-    averages over m images fall as 1/√m.
-
-    Args:
-        real: [n,d]; synthetic: [m,d].
-        real_weight: [R], what a real image weighs at each ratio; a synthetic one weighs 1.
-        correct: whether to correct the scores beyond the pilot.
+    real: [n,d]; synthetic: [m,d].
     """
-    ridge = _Ridge(real, real_labels, synthetic, held, penalties, pilot.num_classes)
-    whole = ridge.right(pilot.members, pilot.counts, real_weight)
-    beyond = pilot.share_there < 1
-    quartered = np.zeros_like(whole[:, beyond])
-    if not correct:
-        return whole / len(penalties)
-    if beyond.any():
-        for part in range(QUARTERS):
-            members = [rows[part::QUARTERS] for rows in pilot.members]
-            quartered += ridge.right(members, pilot.counts[beyond], real_weight[beyond]) / QUARTERS
-    return extrapolated(whole / len(penalties), quartered / len(penalties), pilot.share_there)
+
+    def __init__(self, real: FloatArray, labels: NDArray[np.int64], synthetic: FloatArray, num_classes: int):
+        self.real, self.labels, self.synthetic = real, labels, synthetic
+        self.targets = np.eye(num_classes) - 1.0 / num_classes
+        self.gram, self.moment = real.T @ real, real.T @ self.targets[labels]
+        self.scale = float(np.einsum("nd,nd->", real, real)) / real.size
+
+    def scores(
+        self,
+        pilot: Pilot,
+        held: HeldOut,
+        *,
+        real_weight: FloatArray,
+        penalties: Sequence[float] = PENALTIES,
+        correct: bool = True,
+    ) -> FloatArray:
+        """Share of penalties under which each held-out image is classified right, at each ratio. [s,R]
+
+        Where a class of the pilot has too few images, those it has weigh more, and the score is corrected for how
+        little they vary (`extrapolated`), with A the score on the whole pilot and B the mean over disjoint quarters of
+        it. What a quarter loses against the whole tells what the whole loses against a pilot that is large enough,
+        since errors of averages over m images fall as 1/√m.
+
+        Args:
+            real_weight: [R], what a real image weighs at each ratio; a synthetic one weighs 1.
+            correct: whether to correct the scores beyond the pilot.
+        """
+        judge = _Judge(self, held, penalties)
+        whole = self._right(pilot.members, pilot.counts, real_weight, judge)
+        if not correct:
+            return whole / len(penalties)
+        beyond = pilot.share_there < 1
+        quartered = np.zeros_like(whole[:, beyond])
+        if beyond.any():
+            for part in range(QUARTERS):
+                members = [rows[part::QUARTERS] for rows in pilot.members]
+                quartered += self._right(members, pilot.counts[beyond], real_weight[beyond], judge) / QUARTERS
+        return extrapolated(whole / len(penalties), quartered / len(penalties), pilot.share_there)
+
+    def _right(
+        self,
+        members: Sequence[NDArray[np.int64]],
+        counts: NDArray[np.int64],
+        real_weight: FloatArray,
+        judge: _Judge,
+    ) -> FloatArray:
+        """Number of penalties under which each held-out image is right, at counts [R,C] of each class: [s,R]. Gram
+        matrices are cumulative over the ratios' prefixes: no ratio starts from nothing."""
+        right = np.zeros((len(judge.labels), len(counts)))
+        prefix = _Prefix(self.synthetic, members)
+        for i in np.argsort(counts.sum(axis=1), kind="stable"):
+            wanted, v = counts[i], float(real_weight[i])
+            prefix.extend(wanted)
+            weight = np.where(prefix.taken > 0, wanted / np.maximum(prefix.taken, 1), 1.0)
+            mixed = v * self.gram + prefix.gram(weight)
+            aim = v * self.moment + (prefix.sums * weight[:, None]).T @ self.targets
+            weighed = v * len(self.real) + float((prefix.taken * weight).sum())
+            right[:, i] = judge.right(mixed, aim, weighed * self.scale, v)
+        return right
 
 
 def extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) -> FloatArray:
@@ -84,53 +115,30 @@ def extrapolated(whole: FloatArray, quartered: FloatArray, share: FloatArray) ->
     return corrected
 
 
-class _Ridge:
-    """Fits on one set of features, and what all of them share."""
+class _Judge:
+    """Fits under every penalty and what they say of held-out images, exact for ridge regression (`_LeftOut`)."""
 
-    def __init__(
-        self,
-        real: FloatArray,
-        real_labels: NDArray[np.int64],
-        synthetic: FloatArray,
-        held: HeldOut,
-        penalties: Sequence[float],
-        num_classes: int,
-    ):
-        self.synthetic, self.held, self.penalties, self.num_real = synthetic, held, penalties, len(real)
-        self.targets = np.eye(num_classes) - 1.0 / num_classes
-        y_real = self.targets[real_labels]
-        self.gram, self.moment = real.T @ real, real.T @ y_real
-        self.scale = float((real**2).mean())
-        self.left_out = None if held.rows is None else _LeftOut(real, real_labels, held.rows, y_real)
+    def __init__(self, ridge: Ridge, held: HeldOut, penalties: Sequence[float]):
+        self.labels, self.target, self.penalties = held.labels, held.target, penalties
+        self.left_out = None
+        if held.rows is not None:
+            self.left_out = _LeftOut(ridge.real, ridge.labels, held.rows, ridge.targets[ridge.labels])
 
-    def right(
-        self, members: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], real_weight: FloatArray
-    ) -> FloatArray:
-        """Number of penalties under which each held-out image is right, at counts [R,C] of each class: [s,R].
-
-        Exact for ridge regression (`_LeftOut`). Gram matrices are cumulative over the ratios' prefixes: no ratio starts
-        from nothing.
-        """
-        right = np.zeros((len(self.held.labels), len(counts)))
-        prefix = _Prefix(self.synthetic, members)
-        for i in np.argsort(counts.sum(axis=1), kind="stable"):
-            wanted, v = counts[i], float(real_weight[i])
-            prefix.extend(wanted)
-            weight = np.where(prefix.taken > 0, wanted / np.maximum(prefix.taken, 1), 1.0)
-            mixed = v * self.gram + prefix.gram(weight)
-            aim = v * self.moment + (prefix.sums * weight[:, None]).T @ self.targets
-            weighed = v * self.num_real + float((prefix.taken * weight).sum())
-            for penalty in self.penalties:
-                # Symmetric, so its transpose, in the order that LAPACK overwrites, is the same matrix.
-                ridged = mixed.copy()
-                ridged.reshape(-1)[:: len(mixed) + 1] += penalty * weighed * self.scale
-                factor = scipy.linalg.cholesky(ridged.T, lower=True, overwrite_a=True, check_finite=False)
-                solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
-                if self.left_out is None:
-                    fitted = self.held.target @ solved
-                else:
-                    fitted = self.left_out.predictions(factor, solved, v)
-                right[:, i] += fitted.argmax(axis=1) == self.held.labels
+    def right(self, mixed: FloatArray, aim: FloatArray, scale: float, weight: float) -> FloatArray:
+        """Number of penalties under which each is right [s], from the Gram matrix [d,d] and moment [d,C] of all that is
+        trained on. scale: of the penalties; weight: of a real image."""
+        right = np.zeros(len(self.labels))
+        for penalty in self.penalties:
+            ridged = mixed.copy()
+            ridged.reshape(-1)[:: len(mixed) + 1] += penalty * scale
+            # Symmetric, so its transpose, in the order that LAPACK overwrites, is the same matrix.
+            factor = scipy.linalg.cholesky(ridged.T, lower=True, overwrite_a=True, check_finite=False)
+            solved = scipy.linalg.cho_solve((factor, True), aim, check_finite=False)
+            if self.left_out is None:
+                fitted = self.target @ solved
+            else:
+                fitted = self.left_out.predictions(factor, solved, weight)
+            right += fitted.argmax(axis=1) == self.labels
         return right
 
 
@@ -185,7 +193,9 @@ class _LeftOut:
 
     Where weights change by δ on rows K, predictions there become (I + H_KK diag δ)⁻¹ (f_K + H_KK diag(δ) y_K), with
     H = X A⁻¹ Xᵀ. Left out without that, an image leaves its class lighter (of two images half of it is gone), and more
-    so the fewer synthetic ones there are. All classes are padded to one size k, so that a fit takes a few calls.
+    so the fewer synthetic ones there are. Of a class of k, δ is a = weight/(k − 1), and less by k·a at the image i
+    itself: with N = (I + a H_KK)⁻¹ the i-th row of that inverse is N_i / (1 − k(1 − N_ii)) (Sherman & Morrison, 1950),
+    and there is one N for all images of a class. All classes are padded to one size k, so that a fit takes a few calls.
     """
 
     def __init__(self, real: FloatArray, labels: NDArray[np.int64], rows: NDArray[np.int64], targets: FloatArray):
@@ -198,34 +208,33 @@ class _LeftOut:
         classes = np.flatnonzero((number > 0) & (number < LARGE_CLASS))
         size = int(number[classes].max(initial=1))
         self.members = np.zeros((len(classes), size), dtype=np.int64)  # [c,k], of `needed`
-        self.change = np.zeros((len(self.shared), size))  # [s,k], where a real image weighs 1
-        self.group = np.searchsorted(classes, labels[rows[self.shared]])  # [s]
+        there = np.arange(size) < number[classes, None]  # [c,k], the rest is padding
         for place, c in enumerate(classes):
-            mine = np.flatnonzero(labels[needed] == c)
-            self.members[place, : len(mine)] = mine
-            self.change[self.group == place, : len(mine)] = 1 / max(len(mine) - 1, 1)
+            self.members[place, : number[c]] = np.flatnonzero(labels[needed] == c)
+        # An image that is alone in its class (k = 1) has no others: a is anything, and twice that stands for k·a.
+        others = np.maximum(number[classes] - 1, 1)[:, None, None]
+        self.change = there[:, :, None] * there[:, None, :] / others  # a [c,k,k], where a real image weighs 1
+        self.group = np.searchsorted(classes, labels[rows[self.shared]])  # [s]
+        self.times = np.maximum(number[classes], 2)[self.group]
         self.place = (self.members[self.group] == self.own[self.shared, None]).argmax(axis=1)  # padding comes last
-        self.change[np.arange(len(self.shared)), self.place] = -1.0
 
     def predictions(self, factor: FloatArray, solved: FloatArray, weight: float) -> FloatArray:
         """[s,C] from L of A = L Lᵀ [d,d] and the fit [d,C]. weight: of a real image."""
         root = _solved_triangle(factor, self.real.T)  # [d,n]
+        fitted = self.real @ solved
         found = np.empty((len(self.own), solved.shape[1]))
         own = self.own[self.alone]
         leverage = weight * np.einsum("ds,ds->s", root, root)[own, None]
-        found[self.alone] = (self.real[own] @ solved - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
+        found[self.alone] = (fitted[own] - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
         if len(self.shared):
             inside = root.T[self.members]  # [c,k,d]
-            gram = inside @ inside.transpose(0, 2, 1)
-            moved = gram[self.group] * (weight * self.change)[:, None, :]  # [s,k,k]
-            # One row of each inverse is all that is asked: with many classes the whole solution is large.
-            size = moved.shape[1]
-            row = np.linalg.solve(np.eye(size) + moved.transpose(0, 2, 1), np.eye(size)[self.place][:, :, None])[
-                :, :, 0
-            ]
-            mixed = np.einsum("sk,skd->sd", row, self.real[self.members[self.group]])
-            share = np.einsum("sk,skj->s", row, moved)[:, None]
-            found[self.shared] = mixed @ solved + share * self.targets[self.own[self.shared]]
+            gram = inside @ inside.transpose(0, 2, 1) * self.change
+            inverse = np.linalg.inv(np.eye(gram.shape[1]) + weight * gram)
+            row = inverse[self.group, self.place]  # [s,k]
+            off = self.times * (1 - row[np.arange(len(row)), self.place])
+            share = 1 - row.sum(axis=1) - off
+            mean = np.einsum("sk,skc->sc", row, fitted[self.members[self.group]])
+            found[self.shared] = (mean + share[:, None] * self.targets[self.own[self.shared]]) / (1 - off)[:, None]
         return found
 
 

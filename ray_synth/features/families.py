@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ NUM_COMPONENTS = 64
 NUM_PATCHES = 40
 MAX_SIDE = 16
 BLOCK = 256  # images that are looked at together
+THREADS = 2  # more would hold more copies of the images
+PATCHES_BLOCK = 16  # whose patches are: few enough for the processor's cache
 BLOCK_VALUES = 2**22  # numbers that are held as floats at once
 
 
@@ -41,15 +44,18 @@ def families_of(sets: Sequence[FloatArray], *, seed: int) -> dict[str, list[Floa
     """`linear_families` of sets that were looked at."""
     sizes = [len(taken) for taken in sets]
     rows = np.concatenate([taken.reshape(len(taken), -1) for taken in sets])
+    tasks: dict[str, Callable[[], FloatArray]] = {"whitened": lambda: _components(rows, sizes[0], 0.25)}
     if sets[0].ndim == 2:
-        families = {"features": _components(rows, sizes[0], 0.0), "whitened": _components(rows, sizes[0], 0.25)}
+        tasks = {"features": lambda: _components(rows, sizes[0], 0.0), **tasks}
     else:
-        families = {"raw": _raw(rows), "whitened": _components(rows, sizes[0], 0.25)}
+        tasks = {"raw": lambda: _raw(rows), **tasks}
         if min(sets[0].shape[1:3]) >= 3:
-            responses = _patch_responses(sets, np.random.default_rng([seed, 9]))
-            families["patches"] = _components(responses, sizes[0], 0.25)
+            rng = np.random.default_rng([seed, 9])
+            tasks["patches"] = lambda: _components(_patch_responses(sets, rng), sizes[0], 0.25)
     cuts = np.cumsum(sizes)[:-1]
-    return {name: np.split(linear, cuts) for name, linear in families.items()}
+    with ThreadPoolExecutor(THREADS) as pool:  # each family is one thread's work: more cores, the same sums
+        found = [pool.submit(task) for task in reversed(tasks.values())][::-1]  # the last takes longest
+        return {name: np.split(each.result(), cuts) for name, each in zip(tasks, found, strict=True)}
 
 
 def pooled(images: np.ndarray) -> FloatArray:
@@ -102,8 +108,8 @@ def _patch_responses(sets: Sequence[FloatArray], rng: np.random.Generator) -> Fl
     project = whiten @ filters.T
     out = []
     for images in sets:
-        for start in range(0, len(images), BLOCK):
-            z = (_patches(images[start : start + BLOCK], size) - mean) @ project  # (b, h, w, K)
+        for start in range(0, len(images), PATCHES_BLOCK):
+            z = (_patches(images[start : start + PATCHES_BLOCK], size) - mean) @ project  # (b, h, w, K)
             rectified = np.concatenate([np.maximum(z - 0.25, 0.0), np.maximum(-z - 0.25, 0.0)], axis=-1)
             out.append(_grid_means(rectified, 3))
     return np.concatenate(out)

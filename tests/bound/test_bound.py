@@ -92,7 +92,7 @@ def test_leave_one_out_equals_refitting_with_the_image_s_weight_on_the_others_of
     assert (share == [1, 1, np.minimum(counts[2], np.bincount(z, minlength=3)).sum() / 48]).all()
     expected = whole + (1 - np.sqrt(share)) * (whole - quarters)
     held = probe.HeldOut(y, rows=np.arange(n))
-    found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight))
+    found = probe.Ridge(real, y, synthetic, classes).scores(pilot, held, real_weight=np.full(3, real_weight))
     assert found == pytest.approx(expected, abs=1e-12)
     # Where classes are large the weights no longer move, and what is scored may be a part.
     many = np.tile(real, (50, 1)) + 0.1 * rng.normal(size=(50 * n, d))
@@ -100,9 +100,8 @@ def test_leave_one_out_equals_refitting_with_the_image_s_weight_on_the_others_of
     every = probe.HeldOut(np.tile(y, 50)[rows], rows=rows)
     few = Pilot(z, counts[:1])
     kept = np.arange(len(many))[:, None] != rows
-    found = probe.ridge_scores(
-        many, np.tile(y, 50), synthetic, few, every, real_weight=np.ones(1), penalties=(0.1,), correct=False
-    )
+    ridge = probe.Ridge(many, np.tile(y, 50), synthetic, classes)
+    found = ridge.scores(few, every, real_weight=np.ones(1), penalties=(0.1,), correct=False)
     for place, row in enumerate(rows[:20]):
         x, t = many[kept[:, place]], targets[np.tile(y, 50)[kept[:, place]]]
         fit = np.linalg.solve(x.T @ x + 0.1 * len(many) * (many**2).mean() * np.eye(d), x.T @ t)
@@ -111,7 +110,9 @@ def test_leave_one_out_equals_refitting_with_the_image_s_weight_on_the_others_of
     held = probe.HeldOut(rng.integers(0, classes, 7), target=target)
     gram = real_weight * real.T @ real + 0.1 * real_weight * n * scale * np.eye(d)
     plain = target @ np.linalg.solve(gram, real_weight * real.T @ targets[y])
-    found = probe.ridge_scores(real, y, synthetic, pilot, held, real_weight=np.full(3, real_weight), penalties=(0.1,))
+    found = probe.Ridge(real, y, synthetic, classes).scores(
+        pilot, held, real_weight=np.full(3, real_weight), penalties=(0.1,)
+    )
     assert (found[:, 0] == (plain.argmax(axis=1) == held.labels)).all()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ray_synth.bound.networks import network_scores
 from ray_synth.bound.pilot import Pilot
-from ray_synth.bound.probe import HeldOut, ridge_scores
+from ray_synth.bound.probe import HeldOut, Ridge
 
 
 def clouds(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def test_wrong_labels_are_learnt_by_heart_where_ridge_regression_averages_them_a
         wrong = np.where(rng.uniform(size=240) < 0.4, 1 - made, made)
         count = int(np.bincount(wrong).min())
         pilot, held = Pilot(wrong, np.array([[count, count]])), HeldOut(labels, rows=np.arange(60))
-        ridge = ridge_scores(real, labels, synthetic, pilot, held, real_weight=np.ones(1), penalties=(0.1,)).mean()
+        ridge = Ridge(real, labels, synthetic, 2).scores(pilot, held, real_weight=np.ones(1), penalties=(0.1,)).mean()
         lost.append(ridge - scores(real, labels, synthetic, wrong, [count])[0])
     assert np.mean(lost) > 3 * np.std(lost) / np.sqrt(5)
     assert np.mean(lost) > 0.05
