@@ -166,26 +166,27 @@ def rank_sources(
     question = Question(**{**asked, "num_given": given, "num_real": given if size is None else size})
     sources = [real, *generators.values(), *([] if target is None else [target])]
     with one_thread():
-        # Arrays two at a time; where there are files to decode or a network to ask, that keeps all cores busy by itself.
+        # Arrays two at a time; files to decode, or a network to ask, keep all cores busy by themselves.
         at_once = 2 if encoder is None and all(isinstance(source, ImageSet) for source in sources) else 1
         with ThreadPoolExecutor(at_once) as pool:
             sets = list(pool.map(lambda source: read_set(source, encoder, once=source is real), sources))
         real_labels = real.labels[sets[0].rows]
         _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)
+    stats, notes = [each.stats for each in sets], [f"real: {note}" for note in sets[0].notes]
+    del sets  # the images' thumbnails: nothing asks for them again
     if len(real_labels) < given:
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
     found = {}
     for place, (name, source) in enumerate(generators.items(), start=1):
         samples = numbered_samples(
-            (sets[0].stats, real_labels),
-            (sets[place].stats, source.labels),
-            None if target is None else (sets[-1].stats, target.labels if target_labelled else None),
+            (stats[0], real_labels),
+            (stats[place], source.labels),
+            None if target is None else (stats[-1], target.labels if target_labelled else None),
         )
         own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
         estimate, predicted = predicted_from_features(samples, own, question)
-        warnings = (*(f"real: {note}" for note in sets[0].notes), *estimate.warnings)
-        found[name] = replace(estimate, features=seen_through, warnings=warnings), predicted
+        found[name] = replace(estimate, features=seen_through, warnings=(*notes, *estimate.warnings)), predicted
     shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)
     ranked = [
         Ranked(name=name, probability=round(float(share), 4), estimate=estimate)

@@ -35,7 +35,7 @@ class ScalingLaw:
     exponent: float
     mismatch: float
 
-    def error(self, num_real: float, num_synthetic: np.ndarray, alpha: np.ndarray) -> FloatArray:
+    def error(self, num_real: float | np.ndarray, num_synthetic: np.ndarray, alpha: np.ndarray) -> FloatArray:
         """Test error at synthetic weight alpha in [0, 1]. num_synthetic, alpha: one shape."""
         m, a = np.asarray(num_synthetic, dtype=np.float64), np.asarray(alpha, dtype=np.float64)
         real = self.real_scale ** (1 / self.exponent) / num_real
@@ -69,9 +69,7 @@ def fit_scaling_law(
         )
 
     def residual(p: np.ndarray) -> FloatArray:
-        fitted = law(p)
-        each = [float(fitted.error(x, np.array(y), np.array(z))) for x, y, z in zip(n, m, a, strict=True)]
-        return np.asarray(each) - e
+        return law(p).error(n, m, a) - e
 
     low, high = [0.0, -6.0, -6.0, 0.1, 0.0], [max(float(e.min()), 1e-6), 6.0, 6.0, 1.0, 1.0]
     best = None
