@@ -194,7 +194,7 @@ class _LeftOut:
     Where weights change by δ on rows K, predictions there become (I + H_KK diag δ)⁻¹ (f_K + H_KK diag(δ) y_K), with
     H = X A⁻¹ Xᵀ. Left out without that, an image leaves its class lighter (of two images half of it is gone), and more
     so the fewer synthetic ones there are. Of a class of k, δ is a = weight/(k − 1), and less by k·a at the image i
-    itself: with N = (I + a H_KK)⁻¹ the i-th row of that inverse is N_i / (1 − k(1 − N_ii)) (Sherman & Morrison, 1950),
+    itself: with N = (I + a H_KK)⁻¹ the i-th row of that inverse is N_i / (1 − k(1 − N_ii)) (Sherman-Morrison formula),
     and there is one N for all images of a class. All classes are padded to one size k, so that a fit takes a few calls.
     """
 
