@@ -221,20 +221,24 @@ class _LeftOut:
     def predictions(self, factor: FloatArray, solved: FloatArray, weight: float) -> FloatArray:
         """[s,C] from L of A = L Lᵀ [d,d] and the fit [d,C]. weight: of a real image."""
         root = _solved_triangle(factor, self.real.T)  # [d,n]
-        fitted = self.real @ solved
-        found = np.empty((len(self.own), solved.shape[1]))
-        own = self.own[self.alone]
-        leverage = weight * np.einsum("ds,ds->s", root, root)[own, None]
-        found[self.alone] = (fitted[own] - leverage * self.targets[own]) / np.maximum(1.0 - leverage, 1e-9)
+        early = len(self.real) <= 2 * len(self.own)  # whether the fit comes first, or is asked of what is scored alone
+        values = self.real @ solved if early else self.real  # [n,C] or [n,d]
+        found = np.empty((len(self.own), values.shape[1]))
+        goal = self.targets[self.own]
+        found[self.alone] = values[self.own[self.alone]]
+        leverage = weight * np.einsum("ds,ds->s", root, root)[self.own[self.alone], None]
         if len(self.shared):
             inside = root.T[self.members]  # [c,k,d]
             gram = inside @ inside.transpose(0, 2, 1) * self.change
             inverse = np.linalg.inv(np.eye(gram.shape[1]) + weight * gram)
+            found[self.shared] = (inverse @ values[self.members])[self.group, self.place]
             row = inverse[self.group, self.place]  # [s,k]
-            off = self.times * (1 - row[np.arange(len(row)), self.place])
-            share = 1 - row.sum(axis=1) - off
-            mean = np.einsum("sk,skc->sc", row, fitted[self.members[self.group]])
-            found[self.shared] = (mean + share[:, None] * self.targets[self.own[self.shared]]) / (1 - off)[:, None]
+            off = self.times[:, None] * (1 - row[np.arange(len(row)), self.place, None])
+            share = 1 - row.sum(axis=1, keepdims=True) - off
+        found = found if early else found @ solved
+        found[self.alone] = (found[self.alone] - leverage * goal[self.alone]) / np.maximum(1.0 - leverage, 1e-9)
+        if len(self.shared):
+            found[self.shared] = (found[self.shared] + share * goal[self.shared]) / (1 - off)
         return found
 
 
