@@ -23,6 +23,7 @@ FALSE_ALARMS = 0.01  # of neighbours within one set that the threshold may take 
 CALIBRATION = 4000  # images whose neighbours set the threshold
 BLOCK = 4096  # images that are hashed at once
 QUERIES = 16  # images that are looked up at once
+REFERENCES = 2**14  # among so many: their distances fit a core's cache
 MOST_PAIRS = 5 * 10**8  # of two sets' images that are compared: of more, some of the smaller set are looked up
 LEAST_ASKED = 5000  # of them
 
@@ -319,17 +320,21 @@ def _nearest(
     """
     words = np.ascontiguousarray(references.view(np.uint64).T)  # [B/8, m]
     asked = np.ascontiguousarray(queries).view(np.uint64)
-    nearest, rows = np.empty(len(asked), dtype=np.int64), np.empty(len(asked), dtype=np.int64)
-    for start in range(0, len(asked), QUERIES):
-        block = asked[start : start + QUERIES]
-        distance = np.zeros((len(block), words.shape[1]), dtype=np.uint16)
-        for i, word in enumerate(words):
+    none = np.iinfo(np.uint16).max
+    nearest, rows = np.full(len(asked), none, dtype=np.int64), np.zeros(len(asked), dtype=np.int64)
+    for start, begin in itertools.product(range(0, len(asked), QUERIES), range(0, words.shape[1], REFERENCES)):
+        block, among = asked[start : start + QUERIES], words[:, begin : begin + REFERENCES]
+        distance = np.zeros((len(block), among.shape[1]), dtype=np.uint16)
+        for i, word in enumerate(among):
             distance += np.bitwise_count(block[:, i, None] ^ word)
         each = np.arange(len(block))
         if but is not None:
-            distance[each, but[start : start + QUERIES]] = np.iinfo(np.uint16).max
-        rows[start : start + QUERIES] = best = distance.argmin(axis=1)
-        nearest[start : start + QUERIES] = distance[each, best]
+            own = but[start : start + QUERIES] - begin
+            here = (own >= 0) & (own < among.shape[1])
+            distance[each[here], own[here]] = none
+        best = distance.argmin(axis=1)
+        nearer = np.flatnonzero(distance[each, best] < nearest[start : start + QUERIES])
+        nearest[start + nearer], rows[start + nearer] = distance[nearer, best[nearer]], begin + best[nearer]
     return nearest, rows
 
 
