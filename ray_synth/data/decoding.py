@@ -249,6 +249,8 @@ def _picture(item: Item, name: str, least: Size | None, depth: Depth | None) -> 
 
     if isinstance(item, np.ndarray):
         return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
+    if isinstance(item, Member):  # all of it is asked for: at once
+        item = item.whole(name)
     with opened(item, name) as image:
         deep = is_deep(image)
         if not deep and least is not None and image.format in ("JPEG", "MPO") and max(image.size) > DRAFT_ABOVE:

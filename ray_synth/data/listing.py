@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError, near_misses, one_spelling
 
 READERS = 16  # files that are read at once: on a network disk each is waited for
+FAR = 50e-6  # seconds for a file, beyond which it is
+T = TypeVar("T")
 Label = int | str
 PARTS = {
     "train": "train", "training": "train", "trainval": "train",
@@ -135,15 +138,16 @@ class FileImages(EncodedImages):
 
     def stamps(self, rows: np.ndarray) -> list[str]:
         """Raises BrokenImages for files that are gone."""
-        return [self._stamp(row) for row in rows.tolist()]
+        return list(map(self._stamp, rows.tolist(), self.items[rows]))
 
-    def _stamp(self, row: int) -> str:
-        item = self.items[row]
+    def _stamp(self, row: int, item: Item) -> str:
         if isinstance(item, bytes):
-            return str(hashlib.sha256(item).hexdigest())
+            return hashlib.sha256(item).hexdigest()
+        if isinstance(item, Member):
+            found = self._stat(row)
+            return f"{item.file} {found.st_size} {found.st_mtime_ns} {item.offset} {item.size}"
         found = self._stat(row)
-        part = f" {item.offset} {item.size}" if isinstance(item, Member) else ""
-        return f"{file_of(item)} {found.st_size} {found.st_mtime_ns}{part}"
+        return f"{item} {found.st_size} {found.st_mtime_ns}"
 
     def _stat(self, row: int) -> os.stat_result:
         try:
@@ -179,6 +183,18 @@ class FileImages(EncodedImages):
 
     def _taken(self, rows: Rows) -> dict[str, Any]:
         return {"items": self.items[rows]}
+
+
+def of_parts(find: Callable[[np.ndarray], T], parts: Sequence[np.ndarray]) -> list[T]:
+    """What is found of rows by asking the file system for each: in turn where it answers at once, since threads that
+    take turns at Python's lock cost more than they save; several at once where the first part was waited for."""
+    if not parts:
+        return []
+    begin = time.perf_counter()
+    first = find(parts[0])
+    waited = (time.perf_counter() - begin) / max(1, len(parts[0])) > FAR
+    with ThreadPoolExecutor(READERS if waited else 1) as pool:
+        return [first, *pool.map(find, parts[1:])]
 
 
 def file_of(item: str | Member) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ray_synth.data.leaks import DIGEST, Fingerprints
-from ray_synth.data.listing import FileImages
+from ray_synth.data.listing import FileImages, of_parts
 from ray_synth.data.opening import BrokenImages
 from ray_synth.data.source import KEY, ImageSource
 from ray_synth.hardware.machine import cache_folder, usable_cpus
@@ -24,7 +24,6 @@ from ray_synth.kept import ENDING, Arrays, keep, recall, trim
 
 PART = 512  # images of a part, on average
 AT_ONCE = 4  # parts that are looked at at once
-READERS = 8  # files whose stamps are asked for at once
 MAX_BYTES = 2 * 2**30  # of what is kept: 25 million images
 PREFIX = f"looks-{1}-"  # another number where something else is found
 
@@ -53,8 +52,7 @@ def fingerprints_of(images: ImageSource, through: Through = here, folder: Path |
         return Fingerprints.of(images)
     folder = folder or looks_folder()
     parts = _parts(images)
-    with ThreadPoolExecutor(READERS) as pool:
-        files = [folder / name for name in pool.map(lambda rows: _name(images, rows), parts)]
+    files = [folder / name for name in of_parts(lambda rows: _name(images, rows), parts)]
     found = {at: known for at, file in enumerate(files) if (known := recall(file)) is not None}
     missing = [at for at in range(len(parts)) if at not in found]
     try:

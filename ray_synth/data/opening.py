@@ -44,6 +44,13 @@ class Member:
             file.seek(self.offset)
             return file.read(self.size)
 
+    def whole(self, name: str) -> bytes:
+        """Raises BrokenImages where it cannot be read. name: of the image, for the message."""
+        try:
+            return self.read_bytes()
+        except OSError as error:
+            raise BrokenImages([Broken(name, str(error))]) from None
+
 
 @dataclass(frozen=True)
 class Broken:

@@ -1,8 +1,8 @@
 """Images in many files in, the same images in few files of this machine out, any of them one read away.
 
-A pack is an Arrow IPC file that is mapped into memory: the encoded bytes of PART images in their order, as they lay in
-their files or chunks. It is named by what lies in it, so it is made once on a machine, whatever is trained on it, and a
-file that changed is packed anew. The operating system keeps in memory what is read often.
+A pack is an Arrow IPC file, in which images are read at their places: the encoded bytes of PART images in their order,
+as they lay in their files or chunks. It is named by what lies in it, so it is made once on a machine, whatever is
+trained on it, and a file that changed is packed anew. The operating system keeps in memory what is read often.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ import pyarrow as pa
 
 from ray_synth.data.decoding import decoded, fitted
 from ray_synth.data.images import ImageSet, held
+from ray_synth.data.listing import of_parts
+from ray_synth.data.opening import Member
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
 from ray_synth.errors import InputError
 from ray_synth.hardware.machine import cache_folder
 from ray_synth.nodes import tell
 
 PART = 1024  # images of a pack
-OPEN = 4096  # packs that a process keeps open
+OPEN = 512  # packs that a process keeps open
+STARTS = 16_384  # packs of which it knows where images begin: 8 kB each
 READERS = 8  # packs that are looked for at once
 AT_ONCE = 2  # packs that are made at once: one is read while another is written
 SAID_AFTER = 5.0  # seconds of packing, of which nothing need be said
@@ -51,13 +54,15 @@ class PackedImages(ImageSource):
     crop: bool
     draft: bool = False
 
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        return [_column(self.packs[pack])[row].as_py() for pack, row in self.places[rows].tolist()]
-
     def images(self, rows: Rows | None = None) -> np.ndarray:
+        """Threads read as they decode: of packs that the page cache does not hold each image is waited for."""
         asked = np.arange(len(self))[slice(None) if rows is None else rows]
-        names = [self.name(row) for row in asked]
-        return decoded(self.encoded(asked), names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
+        places, names = self.places[asked], [self.name(row) for row in asked]
+        with ThreadPoolExecutor(READERS) as pool:
+            packs = np.unique(places[:, 0]).tolist()
+            starts = dict(zip(packs, pool.map(_starts, [self.packs[pack] for pack in packs]), strict=True))
+        items = [_Packed(self.packs[pack], *_span(starts[pack], row)) for pack, row in places.tolist()]
+        return decoded(items, names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
 
     def within(self, side: int) -> ImageSource:
         """As of files."""
@@ -113,12 +118,11 @@ def packed(source: ImageSource, folder: Path | None = None, *, rows: np.ndarray 
 def _made(source: EncodedImages, parts: Sequence[np.ndarray], folder: Path) -> list[Path]:
     """The packs of these rows each, of which the missing ones are written, AT_ONCE of them at a time."""
     begun = time.monotonic()
-    with ThreadPoolExecutor(READERS) as pool:
-        files = [folder / name for name in pool.map(lambda rows: _name(source, rows), parts)]
-        missing = [(file, rows) for file, rows in zip(files, parts, strict=True) if not _used(file)]
-        if missing:
-            size = sum(pool.map(source.bytes_of, [rows for _, rows in missing]))
-            _make_room(folder, size, keep={file.name for file in files})
+    files = [folder / name for name in of_parts(lambda rows: _name(source, rows), parts)]
+    missing = [(file, rows) for file, rows in zip(files, parts, strict=True) if not _used(file)]
+    if missing:
+        size = sum(of_parts(source.bytes_of, [rows for _, rows in missing]))
+        _make_room(folder, size, keep={file.name for file in files})
     first = time.monotonic_ns() % max(1, len(missing))
     turns = [*missing[first:], *missing[:first]]
 
@@ -227,8 +231,45 @@ def _write(file: Path, images: Sequence[bytes]) -> None:
         ) from None
 
 
+class _Packed(Member):
+    """One image of a pack, which no name ever stands for another of: it stays open."""
+
+    def read_bytes(self) -> bytes:
+        return _opened(self.file).read(self.offset, self.size)
+
+
+class _Opened:
+    """A file that stays open until nobody holds it any more: it may be let go while another thread reads."""
+
+    def __init__(self, file: str):
+        self.descriptor = os.open(file, os.O_RDONLY)
+        if hasattr(os, "posix_fadvise"):  # images are asked for here and there: what lies beside them is not read ahead
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self.descriptor)
+
+
 @functools.lru_cache(maxsize=OPEN)
-def _column(file: str) -> pa.LargeBinaryArray:
-    """The images of a pack, mapped."""
+def _opened(file: str) -> _Opened:
+    return _Opened(file)
+
+
+@functools.lru_cache(maxsize=STARTS)
+def _starts(file: str) -> np.ndarray:
+    """Where in a pack each image begins and the last one ends, in bytes: int64 [k+1]."""
     with pa.memory_map(file) as mapped:
-        return pa.ipc.open_file(mapped).get_batch(0).column("image")
+        begin = mapped.read_buffer().address
+        column = pa.ipc.open_file(mapped).get_batch(0).column("image")
+        _, offsets, data = column.buffers()
+        starts: np.ndarray = np.frombuffer(offsets, dtype=np.int64)[: len(column) + 1] + (data.address - begin)
+    return starts
+
+
+def _span(starts: np.ndarray, row: int) -> tuple[int, int]:
+    """Offset and size of a row."""
+    return int(starts[row]), int(starts[row + 1] - starts[row])

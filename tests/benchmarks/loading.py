@@ -65,7 +65,7 @@ def source_of(folder: Path, count: int | None = None):  # type: ignore[no-untype
     from ray_synth.data.listing import FileImages
 
     files = sorted(folder.glob("*/*.jpg"), key=lambda file: file.name)[:count]
-    items = np.array(files, dtype=object)
+    items = np.array([str(file) for file in files], dtype=object)
     labels = np.array([int(file.parent.name) for file in files])
     names = tuple(map(str, range(CLASSES)))
     return FileImages(items=items, sources=items, labels=labels, class_names=names, shape=SHAPE, crop=True)
