@@ -36,6 +36,7 @@ from ray_synth.nodes import tell
 PART = 1024  # images of a pack
 OPEN = 512  # packs that a process keeps open
 STARTS = 16_384  # packs of which it knows where images begin: 8 kB each
+ADVISED = hasattr(os, "posix_fadvise")  # not on every system
 READERS = 8  # packs that are looked for at once
 AT_ONCE = 2  # packs that are made at once: one is read while another is written
 SAID_AFTER = 5.0  # seconds of packing, of which nothing need be said
@@ -62,6 +63,8 @@ class PackedImages(ImageSource):
             packs = np.unique(places[:, 0]).tolist()
             starts = dict(zip(packs, pool.map(_starts, [self.packs[pack] for pack in packs]), strict=True))
         items = [_Packed(self.packs[pack], *_span(starts[pack], row)) for pack, row in places.tolist()]
+        for item in items:
+            item.expect()
         return decoded(items, names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
 
     def within(self, side: int) -> ImageSource:
@@ -237,17 +240,25 @@ class _Packed(Member):
     def read_bytes(self) -> bytes:
         return _opened(self.file).read(self.offset, self.size)
 
+    def expect(self) -> None:
+        """It will be asked for: the system begins to read it."""
+        _opened(self.file).expect(self.offset, self.size)
+
 
 class _Opened:
     """A file that stays open until nobody holds it any more: it may be let go while another thread reads."""
 
     def __init__(self, file: str):
         self.descriptor = os.open(file, os.O_RDONLY)
-        if hasattr(os, "posix_fadvise"):  # images are asked for here and there: what lies beside them is not read ahead
+        if ADVISED:  # images are asked for here and there: what lies beside them is not read
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self.descriptor, size, offset)
+
+    def expect(self, offset: int, size: int) -> None:
+        if ADVISED:
+            os.posix_fadvise(self.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def __del__(self) -> None:
         with suppress(AttributeError, OSError):
