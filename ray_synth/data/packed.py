@@ -29,7 +29,7 @@ from ray_synth.data.images import ImageSet, held
 from ray_synth.data.listing import of_parts
 from ray_synth.data.opening import Member
 from ray_synth.data.source import EncodedImages, ImageSource, Rows
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.hardware.machine import cache_folder
 from ray_synth.nodes import tell
 
@@ -56,16 +56,30 @@ class PackedImages(ImageSource):
     draft: bool = False
 
     def images(self, rows: Rows | None = None) -> np.ndarray:
-        """Threads read as they decode: of packs that the page cache does not hold each image is waited for."""
+        """Threads read as they decode: of packs that the page cache does not hold each image is waited for.
+
+        Raises:
+            WorkError: a pack that was taken away meanwhile.
+        """
         asked = np.arange(len(self))[slice(None) if rows is None else rows]
-        places, names = self.places[asked], [self.name(row) for row in asked]
+        names = [self.name(row) for row in asked]
+        try:
+            items = self._expected(self.places[asked])
+        except (OSError, pa.ArrowException) as error:
+            raise WorkError(
+                f"a pack cannot be read: {error}; type the same command again, which packs what is missing"
+            ) from None
+        return decoded(items, names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
+
+    def _expected(self, places: np.ndarray) -> list[_Packed]:
+        """Where images lie, of which the system is told that they will be asked for."""
+        packs = np.unique(places[:, 0]).tolist()
         with ThreadPoolExecutor(READERS) as pool:
-            packs = np.unique(places[:, 0]).tolist()
             starts = dict(zip(packs, pool.map(_starts, [self.packs[pack] for pack in packs]), strict=True))
         items = [_Packed(self.packs[pack], *_span(starts[pack], row)) for pack, row in places.tolist()]
         for item in items:
             item.expect()
-        return decoded(items, names, self.shape, crop=self.crop, draft=self.draft, depth=self.depth)
+        return items
 
     def within(self, side: int) -> ImageSource:
         """As of files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from ray_synth.data.listing import FileImages
 from ray_synth.data.opening import BrokenImages
 from ray_synth.data.packed import KEPT, PackedImages, near, packed
 from ray_synth.data.source import ImageSource
-from ray_synth.errors import InputError
+from ray_synth.errors import InputError, WorkError
 from ray_synth.runs import RunFolder
 from ray_synth.sampling.chunks import work_left
 
@@ -298,3 +300,30 @@ def test_keys_that_are_known_are_not_sought_again(
         found = near(files)
         assert isinstance(found, ImageSet if memory else PackedImages)
         assert pickle.loads(pickle.dumps(found)).keys() == keys  # noqa: S301  # our own
+
+
+def test_threads_read_while_packs_are_let_go(
+    files: FileImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pack alone may stay open: others are opened again and again, and none is closed under who reads it."""
+    monkeypatch.setattr(room, "_opened", functools.lru_cache(maxsize=1)(room._Opened))
+    images, expected = packed(files, tmp_path / "packs"), files.images()
+    before = len(os.listdir("/proc/self/fd"))
+    rng = np.random.default_rng(0)
+    with ThreadPoolExecutor(4) as pool:
+        rows = [rng.permutation(30) for _ in range(12)]
+        for asked, found in zip(rows, pool.map(images.images, rows), strict=True):
+            assert np.array_equal(found, expected[asked])
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_pack_that_is_gone_is_said_and_made_anew(files: FileImages, tmp_path: Path) -> None:
+    images = packed(files, tmp_path / "packs")
+    images.images(slice(0, 1))
+    assert isinstance(images, PackedImages)
+    Path(images.packs[0]).unlink()
+    assert images.images(slice(0, 8)).shape == (8, 24, 24, 3)  # it is still open
+    room._opened.cache_clear()
+    with pytest.raises(WorkError, match=r"a pack cannot be read: .*\.arrow.*; type the same command again"):
+        images.images(slice(0, 1))
+    assert np.array_equal(packed(files, tmp_path / "packs").images(), files.images())
