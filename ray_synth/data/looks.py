@@ -25,7 +25,7 @@ from ray_synth.kept import ENDING, Arrays, keep, recall, trim
 PART = 512  # images of a part, on average
 AT_ONCE = 4  # parts that are looked at at once
 MAX_BYTES = 2 * 2**30  # of what is kept: 25 million images
-PREFIX = f"looks-{1}-"  # another number where something else is found
+PREFIX = "looks-1-"  # another number where something else is found
 
 Through = Callable[[Callable[[ImageSource], Arrays], Sequence[ImageSource]], Iterator[Arrays]]
 """Calls a function of each source, wherever, and gives what it found in the order of the sources."""
