@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from ray_synth.data.decoding import room_for
 from ray_synth.errors import InputError
-from ray_synth.features.cache import _write, features_folder
+from ray_synth.features.cache import features_folder
 from ray_synth.hardware import machine
 from ray_synth.hardware.machine import machine_memory, usable_cpus
+from ray_synth.kept import keep
 from ray_synth.smoke import _make, models_folder
 
 MB = 2**20
@@ -123,7 +124,7 @@ def test_without_a_home_folder_nothing_is_kept_and_nothing_is_in_the_way(
     monkeypatch.setattr(os, "getuid", lambda: 54321)  # a container's user whom no list of users names
     if home is not None:
         monkeypatch.setenv("HOME", home)
-    _write(features_folder() / "features-1.safetensors", np.ones((2, 2), np.float32), 1000)
+    keep(features_folder() / "features-1.safetensors", {"features": np.ones((2, 2), np.float32)})
     with pytest.raises(InputError, match=r"cannot be written: .*; type XDG_CACHE_HOME=DIR before the command"):
         _make(models_folder(), "tiny", lambda folder: None)
     assert not list(tmp_path.iterdir())
