@@ -7,11 +7,11 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -174,6 +174,40 @@ class Seen:
     changed: Counter[str] = field(default_factory=Counter)
     deep: int = 0
     range: Range = Range(0.0, 255.0)  # noqa: RUF009 - a tuple
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "sizes": [[*size, count] for size, count in self.sizes.items()],
+            "modes": list(self.modes.items()),
+            "changed": list(self.changed.items()),
+            "deep": self.deep,
+            "range": list(self.range),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Seen:
+        return cls(
+            sizes=Counter({(height, width): count for height, width, count in plain["sizes"]}),
+            modes=Counter(dict(plain["modes"])),
+            changed=Counter(dict(plain["changed"])),
+            deep=plain["deep"],
+            range=Range(*plain["range"]),
+        )
+
+    @classmethod
+    def joined(cls, several: Sequence[Seen]) -> Seen:
+        """Of several sets of images, what was found among all."""
+        whole = cls()
+        for each in several:
+            whole.sizes.update(each.sizes)
+            whole.modes.update(each.modes)
+            whole.changed.update(each.changed)
+            if each.deep:
+                known = whole.range if whole.deep else each.range
+                low, high, of_whole = (*zip(known, each.range, strict=True),)
+                whole.range, whole.deep = Range(min(low), max(high), all(of_whole)), whole.deep + each.deep
+        return whole
 
     def size(self) -> Size:
         """That of most images; where no size is that of most, a square of the median of the shorter sides, at most

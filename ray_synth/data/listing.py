@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ray_synth.data.decoding import Item, Size, broken_among, decoded, fitted, look
+from ray_synth.data.decoding import Item, Seen, Size, broken_among, decoded, fitted, look
 from ray_synth.data.depth import Depth
 from ray_synth.data.images import ImageSet, in_memory
 from ray_synth.data.opening import HEIF, HEIF_CURE, Broken, BrokenImages, Member
@@ -68,13 +68,14 @@ class Listing:
         crop: bool = False,
         within: int | None = None,
         depth: Depth | None = None,
+        seen: Seen | None = None,
     ) -> ImageSource:
         """The images in one size and mode; notes say what has to be changed.
 
         `size` (height, width) and `channels` (1 or 3) fix both; else images take the size of most of them (`Seen.size`)
         and, where modes differ, colour. `within` is the most pixels a side, their proportions kept; files are then
         decoded no larger than that asks for. `depth` is the scale of images of more than 8 bits a channel, else their
-        own values say it.
+        own values say it. `seen` is what `look` finds, where that is known.
 
         Raises:
             InputError: no image, or images that cannot be read, all of them by their names.
@@ -88,12 +89,9 @@ class Listing:
         if isinstance(items, np.ndarray) and size in (None, items.shape[1:3]) and channels in (None, items.shape[3]):
             whole = ImageSet(pixels=items, notes=self.notes, **known)
             return whole if within is None else whole.within(within)
-        if not isinstance(items, np.ndarray):  # workers have another current folder
-            here = Path.cwd()  # a path's object would be most of what is held of millions
-            paths = (os.path.join(here, item) if isinstance(item, Path | str) else item for item in items)
-            items = np.fromiter(paths, dtype=object, count=len(items))
+        items = self.full_items()
         try:
-            seen = look(items, self.names)
+            seen = seen or look(items, self.names)
         except BrokenImages as error:  # others are torn behind their heads
             raise BrokenImages([*error.found, *broken_among(items, self.names)]) from None
         wanted = size or seen.size()
@@ -104,6 +102,15 @@ class Listing:
         return FileImages(
             items=items, crop=crop, draft=within is not None, shape=shape, notes=tuple(notes), depth=depth, **known
         )
+
+    def full_items(self) -> np.ndarray:
+        """The items with full paths, since workers have another current folder; as text, since a path's object would be
+        most of what is held of millions."""
+        if isinstance(self.items, np.ndarray):
+            return self.items
+        here = Path.cwd()
+        paths = (os.path.join(here, item) if isinstance(item, Path | str) else item for item in self.items)
+        return np.fromiter(paths, dtype=object, count=len(self.items))
 
     def read(self, size: Size | None = None, channels: int | None = None, *, crop: bool = False) -> ImageSet:
         """The same, decoded at once."""

@@ -8,6 +8,7 @@ all parts but one as they are.
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_synth.data.decoding import Seen
+from ray_synth.data.decoding import look as look_at_heads
 from ray_synth.data.leaks import DIGEST, Fingerprints
-from ray_synth.data.listing import FileImages, of_parts
-from ray_synth.data.opening import BrokenImages
+from ray_synth.data.listing import FileImages, Listing, of_parts
+from ray_synth.data.opening import BrokenImages, Member
 from ray_synth.data.source import KEY, ImageSource
 from ray_synth.hardware.machine import cache_folder, usable_cpus
 from ray_synth.kept import ENDING, Arrays, keep, recall, trim
 
 PART = 512  # images of a part, on average
 AT_ONCE = 4  # parts that are looked at at once
+MANY = 20_000  # files whose heads are worth being kept
 MAX_BYTES = 2 * 2**30  # of what is kept: 25 million images
 PREFIX = "looks-1-"  # another number where something else is found
 
@@ -68,6 +72,40 @@ def fingerprints_of(images: ImageSource, through: Through = here, folder: Path |
     digests, hashes, keys = (_placed([each[name] for each in several], order) for name in ("digests", "hashes", "keys"))
     images.keep_keys(keys.view(KEY).reshape(-1))
     return Fingerprints(names=images.sources, digests=digests.view(DIGEST).reshape(-1), hashes=hashes)
+
+
+def seen_in(listing: Listing, folder: Path | None = None) -> Seen | None:
+    """What the heads of many files say (`decoding.look`), of which those alone are opened that this machine's folder
+    does not know; None of few, or of what lies in no file: they are soon looked at."""
+    items = listing.full_items()
+    if len(items) < MANY or not isinstance(items[0], str | Member):
+        return None
+    folder = folder or looks_folder()
+    images = FileImages(
+        items=items,
+        labels=listing.labels,
+        class_names=listing.class_names,
+        sources=listing.names,
+        shape=(0, 0, 0),  # not known yet
+        crop=False,
+    )
+    parts = _parts(images)
+    files = [folder / name for name in of_parts(lambda rows: _name(images, rows), parts)]
+    several, opened = list[Seen](), False
+    for file, rows in zip(files, parts, strict=True):
+        kept = recall(file)
+        if kept is None:
+            try:
+                seen, opened = look_at_heads(items[rows], listing.names[rows]), True
+            except BrokenImages:
+                return None  # a look at all says all that are broken
+            keep(file, {"seen": np.frombuffer(json.dumps(seen.to_dict()).encode(), dtype=np.uint8)})
+        else:
+            seen = Seen.from_dict(json.loads(kept["seen"].tobytes()))
+        several.append(seen)
+    if opened:
+        trim(folder, PREFIX, MAX_BYTES)
+    return Seen.joined(several)
 
 
 def look(images: ImageSource) -> Arrays:

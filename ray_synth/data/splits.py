@@ -16,7 +16,7 @@ from ray_synth.config import Data
 from ray_synth.data.images import held
 from ray_synth.data.leaks import Fingerprints, copies_among, near_notes, rows_without_leaks
 from ray_synth.data.listing import Listing
-from ray_synth.data.looks import Through, fingerprints_of, here
+from ray_synth.data.looks import Through, fingerprints_of, here, seen_in
 from ray_synth.data.readers import list_images
 from ray_synth.data.source import KEY, ImageSource
 from ray_synth.errors import InputError
@@ -52,11 +52,13 @@ def read_splits(data: Data, seed: int, through: Through = here) -> Splits:
     """
     listing = list_images(data)
     if not listing.by_name:
-        return split(held(listing.source(data.size, crop=data.crop)), data, seed, through)
+        source = listing.source(data.size, crop=data.crop, seen=seen_in(listing))
+        return split(held(source), data, seed, through)
     above = f"{data.root}{os.sep}"  # an image's place in the source is its key, wherever the source lies
     keys = np.asarray([name.removeprefix(above) for name in listing.names])
     rows = _chosen(listing, keys, listing.class_keys or listing.class_names, data, seed)
-    images = held(listing.take(np.concatenate(list(rows.values()))).source(data.size, crop=data.crop))
+    taken = listing.take(np.concatenate(list(rows.values())))
+    images = held(taken.source(data.size, crop=data.crop, seen=seen_in(taken)))
     prints = fingerprints_of(images, through)
     ends = np.cumsum([len(chosen) for chosen in rows.values()])
     # Slices are views: one copy of the pixels, not two.

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_synth.data import looks
+from ray_synth.data import decoding, looks
+from ray_synth.data.decoding import Seen
 from ray_synth.data.leaks import Fingerprints
-from ray_synth.data.listing import FileImages
-from ray_synth.data.looks import fingerprints_of, here, look
+from ray_synth.data.listing import FileImages, Listing
+from ray_synth.data.looks import fingerprints_of, here, look, seen_in
 from ray_synth.data.opening import BrokenImages
 from ray_synth.data.source import ImageSource
 from ray_synth.kept import Arrays
@@ -156,3 +157,43 @@ def test_a_look_says_its_arrays(files: list[str]) -> None:
     assert {name: (array.dtype, array.shape[0]) for name, array in found.items()} == {
         name: (np.dtype(np.uint8), NUMBER) for name in ("digests", "hashes", "keys")
     }
+
+
+def test_what_heads_of_files_say_is_kept_in_parts(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "MANY", NUMBER)
+    rng = np.random.default_rng(0)
+    Image.new("L", (9, 20)).save(files[3])
+    Image.new("RGBA", (12, 12)).save(files[4])
+    for number, top in ((5, 40_000), (50, 1_000)):  # of more than 8 bits, in two parts
+        Image.fromarray(rng.integers(top // 2, top, (12, 12)).astype(np.uint16)).save(files[number])
+    opened = list[int]()
+
+    def counted(items: np.ndarray, names: np.ndarray) -> Seen:
+        opened.append(len(items))
+        return decoding.look(items, names)
+
+    monkeypatch.setattr(looks, "look_at_heads", counted)
+
+    def listing(count: int = NUMBER) -> Listing:
+        return Listing(
+            items=files[:count],
+            names=np.array(files[:count], dtype=object),
+            labels=np.arange(count) % 3,
+            class_names=("a", "b", "c"),
+        )
+
+    for changed in (NUMBER, 0):
+        found = seen_in(listing(), tmp_path / "kept")
+        assert found == decoding.look(np.array(files, dtype=object), files)
+        assert (sum(opened), found is not None and found.deep) == (changed, 2)
+        ours, theirs = listing().source(seen=found), listing().source()
+        assert (ours.shape, ours.depth, ours.notes) == (theirs.shape, theirs.depth, theirs.notes)
+        opened.clear()
+    Image.new("RGB", (30, 30)).save(files[7])
+    assert seen_in(listing(), tmp_path / "kept") == decoding.look(np.array(files, dtype=object), files)
+    assert 0 < sum(opened) < NUMBER
+    assert seen_in(listing(NUMBER - 1), tmp_path / "kept") is None  # few
+    Path(files[9]).write_bytes(b"no image")
+    assert seen_in(listing(), tmp_path / "kept") is None  # a look at all will say which
