@@ -142,8 +142,9 @@ def _end(number: int, family: Iterable[psutil.Process] = ()) -> NoReturn:
     """Leave at once, and nothing behind."""
     if not _state.said:
         _state.said = True
-        with contextlib.suppress(OSError):  # past sys.stderr, which a bar may hold
+        with contextlib.suppress(OSError):  # past sys.stderr, which a bar may hold: what it writes then is for nobody
             os.write(2, f"{LINE}\n".encode())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(Exception):
         end_all([*family, *descendants()])
     for folder in _state.folders:
