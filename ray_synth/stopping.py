@@ -33,6 +33,7 @@ class _State:
     received: int | None = None
     raised = said = leaving = False
     taken: tuple[int, ...] = ()  # signals that are answered here
+    terminal: int = 2  # standard error, whatever file descriptor 2 is meanwhile: Ray's start is silenced there
     folders: tuple[str, ...] = ()
 
 
@@ -43,6 +44,8 @@ _state = _State()
 def as_ctrl_c() -> Iterator[None]:
     """Around a command: a signal is answered as Ctrl-C is. One that was ignored before, as `nohup` does, stays so."""
     _state.taken = tuple(one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        _state.terminal = os.dup(2)
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -143,7 +146,7 @@ def _end(number: int, family: Iterable[psutil.Process] = ()) -> NoReturn:
     if not _state.said:
         _state.said = True
         with contextlib.suppress(OSError):  # past sys.stderr, which a bar may hold: what it writes then is for nobody
-            os.write(2, f"{LINE}\n".encode())
+            os.write(_state.terminal, f"{LINE}\n".encode())
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(Exception):
         end_all([*family, *descendants()])
