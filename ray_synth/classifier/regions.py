@@ -95,6 +95,8 @@ def _centroids(vectors: Vectors, rows: np.ndarray, fitted: Callable[[np.ndarray]
 
 def _shared(team: Team, count: int, found: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """What is found of `count` things, each worker looking at its share. found: rows -> [k,...]."""
+    if team.size == 1:  # nothing goes to a GPU and back
+        return found(np.arange(count))
     part = torch.from_numpy(found(team.share(count).numpy()))
     return np.asarray(team.gathered(part.to(team.device)).cpu().numpy()[:count])
 

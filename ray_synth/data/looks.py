@@ -55,8 +55,7 @@ def fingerprints_of(images: ImageSource, through: Through = here, folder: Path |
     if not isinstance(images, FileImages) or not images.in_files:
         return Fingerprints.of(images)
     folder = folder or looks_folder()
-    parts = _parts(images)
-    files = [folder / name for name in of_parts(lambda rows: _name(images, rows), parts)]
+    parts, files = _parts(images, folder)
     found = {at: known for at, file in enumerate(files) if (known := recall(file)) is not None}
     missing = [at for at in range(len(parts)) if at not in found]
     try:
@@ -89,8 +88,7 @@ def seen_in(listing: Listing, folder: Path | None = None) -> Seen | None:
         shape=(0, 0, 0),  # not known yet
         crop=False,
     )
-    parts = _parts(images)
-    files = [folder / name for name in of_parts(lambda rows: _name(images, rows), parts)]
+    parts, files = _parts(images, folder)
     several, opened = list[Seen](), False
     for file, rows in zip(files, parts, strict=True):
         kept = recall(file)
@@ -118,12 +116,13 @@ def look(images: ImageSource) -> Arrays:
     }
 
 
-def _parts(images: FileImages) -> list[np.ndarray]:
-    """Rows of each part, by name."""
+def _parts(images: FileImages, folder: Path) -> tuple[list[np.ndarray], list[Path]]:
+    """Rows of each part, by name, and the file that is kept of it."""
     names = np.array([images.name(row) for row in range(len(images))], dtype=object)
     order = np.argsort(names, kind="stable")
     begins = [at for at, name in enumerate(names[order]) if at and not zlib.crc32(_bytes(name)) % PART]
-    return np.split(order, begins)
+    parts = np.split(order, begins)
+    return parts, [folder / name for name in of_parts(lambda rows: _name(images, rows), parts)]
 
 
 def _name(images: FileImages, rows: np.ndarray) -> str:

@@ -8,7 +8,7 @@ bare: files are read, decoded and brought to 224 pixels in as many threads, in o
 side (`classifier.sides`), bytes before they go to a GPU, shuffled, out of packs that are there. data loader: torch's
 DataLoader over an ImageFolder, one process a CPU, shuffled, bytes. ray data: read_images and iter_torch_batches, not
 shuffled. Each prints images a second, the seconds to the first batch, and of its process the memory at most and that of
-its own in the end, without the pages of mapped packs, which the system takes back; ways take turns in every repeat.
+its own in the end, without the pages of mapped files; ways take turns in every repeat.
 """
 
 from __future__ import annotations

@@ -59,6 +59,14 @@ def test_what_no_machine_has_is_said(asked: Any, up: Any, said: str | None) -> N
     assert lacking(asked, up, grows=True) == []
 
 
+def lines_of(script: str) -> list[str]:
+    """What a Python of its own prints, without what a Ray of an earlier test had set for its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert said.returncode == 0, said.stderr
+    return said.stdout.splitlines()
+
+
 @pytest.mark.slow
 def test_work_that_a_users_own_ray_has_no_room_for_is_said_while_it_waits() -> None:
     script = (
@@ -68,11 +76,7 @@ def test_work_that_a_users_own_ray_has_no_room_for_is_said_while_it_waits() -> N
         "    waiting = ray.remote(lambda: 1).remote()\n"
         "    with told_by_workers(lambda sentence: print(sentence, flush=True)): ray.wait([waiting], timeout=12)"
     )
-    # What a Ray of an earlier test had set for its own.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.splitlines() == lacking([[{"CPU": 1.0}]], [{}])
+    assert lines_of(script) == lacking([[{"CPU": 1.0}]], [{}])
 
 
 @pytest.mark.slow
@@ -84,10 +88,7 @@ def test_what_workers_say_reaches_who_watches_the_run() -> None:
         "with runtime.ray_session(), told_by_workers(lambda sentence: print(sentence, flush=True)):\n"
         "    for _ in range(2): ray.get(ray.remote(work).remote()); time.sleep(6)"
     )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.splitlines() == ["packing 2 of 3"] * 2  # the latest
+    assert lines_of(script) == ["packing 2 of 3"] * 2  # the latest
 
 
 def busiest(nodes: list[Any]) -> Any:
