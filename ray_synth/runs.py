@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import socket
 import time
 import uuid
@@ -35,6 +36,8 @@ SCHEMES: dict[str, str | None] = {
 Names = list[str]  # in RunFolder, `list` is its method
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 T = TypeVar("T")
+WRITES = 3  # of one file, each of which may be swept away
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +155,20 @@ class RunFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole: aside and renamed on a disk, one PUT on an object store."""
-        path = self.path(name)
         self._forget(name)
         if not self.is_local:
-            self.fs.pipe_file(path, data)
+            self.fs.pipe_file(self.path(name), data)
             return
+        for left in reversed(range(WRITES)):
+            try:
+                self._put(name, data)
+                return
+            except FileNotFoundError:  # swept away by a driver that thought it a killed one's
+                if not left:
+                    raise
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = self.path(name)
         folder, base = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
         aside = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
@@ -173,6 +185,14 @@ class RunFolder:
         finally:
             if os.path.exists(aside):
                 os.unlink(aside)
+
+    def _sweep(self) -> None:
+        """Take away what writers left that were killed; whoever still writes then writes again."""
+        for folder, _, names in os.walk(self.root) if self.is_local else ():
+            for name in names:
+                if _ASIDE.fullmatch(name):
+                    with suppress(FileNotFoundError):
+                        os.unlink(os.path.join(folder, name))
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
@@ -358,7 +378,8 @@ class RunFolder:
 
         sealed: asked at the end for files whose hashes are recorded, beside those among the outputs.
 
-        Yields what was moved aside. A kill in between leaves the record open, and the next start continues.
+        Yields what was moved aside. A kill in between leaves the record open, and the next start continues, and at the
+        end takes away what a killed writer left of a file.
         """
         before = self.stage(name)
         ours = named_by_content if before is None else before.digest == stage_digest
@@ -368,6 +389,7 @@ class RunFolder:
         self.write_json(_record(name), asdict(record))
         start = time.monotonic()
         yield moved
+        self._sweep()
         seconds, hashes = round(spent + time.monotonic() - start, 3), self._hashes([*outputs, *sealed()])
         self.write_json(_record(name), asdict(replace(record, complete=True, seconds=seconds, sha256=hashes)))
 

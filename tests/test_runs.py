@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
@@ -67,6 +68,39 @@ def test_a_torn_write_is_not_listed(tmp_path: Path) -> None:
     folder.write("synthetic/whole", b"1")
     (tmp_path / "synthetic" / ".torn.abcd.tmp").write_bytes(b"half")
     assert folder.list("synthetic") == ["whole"]
+
+
+def test_a_stage_that_completes_takes_away_what_killed_writers_left(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.working_on("generate", "d1", ["synthetic"]):
+        folder.write("synthetic/whole", b"1")
+        torn = tmp_path / "synthetic" / ".chunk-3.parquet.0123abcd.tmp"
+        torn.write_bytes(b"half")
+        mine = tmp_path / "synthetic" / ".notes.tmp"  # none of ours
+        mine.write_bytes(b"mine")
+    assert not torn.exists()
+    assert mine.exists()
+    assert folder.is_complete("generate", "d1")
+
+
+def test_a_writer_whose_file_is_swept_away_meanwhile_writes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = RunFolder(tmp_path), RunFolder(tmp_path)
+    swept, sync = [], os.fsync
+
+    def late(file: int) -> None:
+        sync(file)
+        if not swept:
+            swept.append(True)
+            with other.working_on("estimate", "d1", []):
+                pass
+
+    monkeypatch.setattr("os.fsync", late)
+    folder.write("synthetic/chunk", b"whole")
+    assert swept
+    assert folder.read("synthetic/chunk") == b"whole"
+    assert [p.name for p in (tmp_path / "synthetic").iterdir()] == ["chunk"]
 
 
 def test_a_stage_is_complete_when_its_digest_and_outputs_say_so(folder: RunFolder) -> None:
