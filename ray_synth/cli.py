@@ -783,6 +783,12 @@ def plan(
             reporter.say(f"picture: {plot}")
 
 
+def _at_home(word: str) -> str:
+    """`--real=~/photos` with `~` written out: shells do so at the start of a word alone."""
+    option, found, path = word.partition("=~")
+    return f"{option}={os.path.expanduser('~' + path)}" if found and option.startswith("--") else word
+
+
 def main() -> None:
     """The `ray-synth` command."""
     for stream in (sys.stdout, sys.stderr):
@@ -802,7 +808,7 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
     try:
         with stopping.as_ctrl_c():
-            app(prog_name="ray-synth")
+            app(args=[_at_home(word) for word in sys.argv[1:]], prog_name="ray-synth")
     finally:
         gc.freeze()
 

@@ -151,6 +151,11 @@ def test_estimate_draws_and_counts_costs(tmp_path: Path, digits: ImageSet) -> No
         assert image.format == "PNG"
 
 
+def test_a_home_folder_after_an_equals_sign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused(ray_synth_process("estimate", "--real=~/photos", "--synthetic", "made"), f"{tmp_path}/photos")
+
+
 def test_several_synthetic_folders_are_ranked(tmp_path: Path, digits: ImageSet) -> None:
     real = write_folder(tmp_path / "real", digits, classes=(0, 1, 2), each=10)
     good = write_folder(tmp_path / "good", digits, classes=(0, 1, 2), each=40, skip=10)
