@@ -48,8 +48,8 @@ def estimate_ratio(
     """Predict the best synthetic ratio of a classifier before it is trained.
 
     The ratio is the probe's: ridge classifiers and small networks on frozen features, scored on held-out real images
-    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). The theories' own answers
-    stand beside it in `methods`.
+    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). Where these cannot tell,
+    convolutional networks on thumbnails are asked too. The theories' own answers stand beside it in `methods`.
 
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
@@ -174,7 +174,9 @@ def rank_sources(
         _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)
     stats, notes = [each.stats for each in sets], [f"real: {note}" for note in sets[0].notes]
-    del sets  # the images' thumbnails: nothing asks for them again
+    # Of several generators those that were looked at again would be measured by another rule than the rest.
+    thumbnails = [each.taken for each in sets] if encoder is None and len(generators) == 1 else None
+    del sets
     if len(real_labels) < given:
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
     found = {}
@@ -185,7 +187,7 @@ def rank_sources(
             None if target is None else (stats[-1], target.labels if target_labelled else None),
         )
         own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
-        estimate, predicted = predicted_from_features(samples, own, question)
+        estimate, predicted = predicted_from_features(samples, own, question, thumbnails)
         found[name] = replace(estimate, features=seen_through, warnings=(*notes, *estimate.warnings)), predicted
     shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)
     ranked = [

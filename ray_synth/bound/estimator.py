@@ -22,10 +22,10 @@ from ray_synth.bound.curve import (
     ratio_grid,
     verdict_of,
 )
-from ray_synth.bound.evidence import MAX_THREADS, Evidence, Families, Mix, Sets, gather, gather_briefly
+from ray_synth.bound.evidence import Evidence, Families, Mix, Sets, gather, gather_briefly, look_again
 from ray_synth.bound.image_risk import exact_risk_on_images, excess_distance, stability_on_images
 from ray_synth.bound.leak import leak_warning
-from ray_synth.bound.networks import one_thread
+from ray_synth.bound.networks import MAX_THREADS, one_thread
 from ray_synth.bound.proxies import feature_discrepancies, proxy_table
 from ray_synth.bound.random_features import random_relu
 from ray_synth.bound.result import AllocationEstimate, ClassEstimate, Curve, RatioEstimate, Spectra, WeightEstimate
@@ -41,6 +41,7 @@ METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
 DRAWS = 500
 LEARNING = 0.5  # exponent of the learning curve where the real images are too few to be halved
 LARGE_PILOT = 10_000  # synthetic images that are always enough
+LOOKED_AT_AGAIN = 1000  # real images from which what is left uncertain is a near tie
 SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 
 
@@ -91,11 +92,14 @@ class Question:
 
 
 def predicted_from_features(
-    samples: Samples, linear: Mapping[str, Sets], asked: Question
+    samples: Samples, linear: Mapping[str, Sets], asked: Question, thumbnails: Sets | None = None
 ) -> tuple[RatioEstimate, Predicted]:
-    """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread."""
+    """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread.
+
+    thumbnails: of every set, [n_k,h,w,C] in [0, 1], to look at again where features cannot tell.
+    """
     with one_thread():
-        return _estimate(Families(samples, linear, asked.seed), asked)
+        return _estimate(Families(samples, linear, asked.seed, thumbnails), asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,11 +151,15 @@ def _estimate(families: Families, asked: Question) -> tuple[RatioEstimate, Predi
             brief = dict(zip(ALLOCATIONS, predicted, strict=True))
     recommended = _recommended(brief, metric)
     chosen = _predict(families, asked, asked.allocation or recommended, gather)
+    verdict, reason, probabilities = _verdict(samples, chosen)
+    if verdict == "uncertain" and families.thumbnails is not None and len(samples.real) < LOOKED_AT_AGAIN:
+        again = look_again(chosen.evidence, families.thumbnails, _mix(asked, chosen.allocation))
+        chosen = _from_evidence(again, asked, chosen.allocation)
+        verdict, reason, probabilities = _verdict(samples, chosen)
     pick, interval = _picked(chosen, asked)
     evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
     band = np.quantile(chosen.draws, [tail, 1 - tail], axis=0).clip(0, 1)
-    verdict, reason, probabilities = _verdict(samples, evidence, ratios, mean, chosen.draws)
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
@@ -195,8 +203,16 @@ def _estimate(families: Families, asked: Question) -> tuple[RatioEstimate, Predi
 def _predict(
     families: Families, asked: Question, allocation: Allocation, gathered: Callable[..., Evidence]
 ) -> Predicted:
-    mix, balanced = Mix(allocation, asked.real_weight, asked.use_real), asked.metric == "balanced_accuracy"
-    evidence = gathered(families, ratio_grid(asked.max_ratio), mix, balanced=balanced)
+    balanced = asked.metric == "balanced_accuracy"
+    evidence = gathered(families, ratio_grid(asked.max_ratio), _mix(asked, allocation), balanced=balanced)
+    return _from_evidence(evidence, asked, allocation)
+
+
+def _mix(asked: Question, allocation: Allocation) -> Mix:
+    return Mix(allocation, asked.real_weight, asked.use_real)
+
+
+def _from_evidence(evidence: Evidence, asked: Question, allocation: Allocation) -> Predicted:
     ratios = fine_ratios(asked.max_ratio)
     # Without real images the curve has a jump at 0, where they are all that is trained on.
     smooth = np.arange(len(evidence.grid)) >= (0 if asked.use_real else 1)
@@ -204,7 +220,7 @@ def _predict(
         np.log2(1 + evidence.grid[smooth]), evidence.scores[:, smooth], np.log2(1 + ratios), weights=evidence.importance
     )
     rate = _learning_rate(evidence, ratios, DRAWS, asked.seed)
-    grown = (len(families.samples.real) / asked.num_real) ** rate
+    grown = (len(evidence.families.samples.real) / asked.num_real) ** rate
     others = discrepancy_covariance(ratios, evidence.grid, evidence.probes, evidence.share_there)
     mean, draws = posterior.mean.copy(), posterior.draw(DRAWS, asked.seed, others)
     if not asked.use_real:
@@ -288,10 +304,8 @@ def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
     )
 
 
-def _verdict(
-    samples: Samples, evidence: Evidence, ratios: FloatArray, mean: FloatArray, draws: FloatArray
-) -> tuple[Verdict, str, dict[str, float]]:
-    verdict, reason, probabilities = verdict_of(ratios, mean, draws, len(evidence.scores))
+def _verdict(samples: Samples, found: Predicted) -> tuple[Verdict, str, dict[str, float]]:
+    verdict, reason, probabilities = verdict_of(found.ratios, found.mean, found.draws, len(found.evidence.scores))
     if np.median(samples.real_counts) < 2 and samples.target_labels is None:
         # Left out, it leaves none of its class: what real data alone are worth is then a guess, and so is any gain.
         return "uncertain", "most classes have one real image only; two a class are needed", probabilities

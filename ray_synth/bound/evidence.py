@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_synth.allocation import Allocation
-from ray_synth.bound.networks import network_scores, stratified_folds, torch_on_one_thread
+from ray_synth.bound.networks import MAX_THREADS, network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, Ridge, scored_rows
 from ray_synth.bound.random_features import random_relu
@@ -28,7 +28,6 @@ SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
 SIDE_ROWS = 500
 REAL_WEIGHTS = (0.25, 1.0, 4.0, 16.0)  # of a real image, a synthetic one weighing 1: the second knob
-MAX_THREADS = 4
 NOTHING = 1e-9  # what a real image weighs that is not trained on
 MIN_HALVED = 8  # real images below which nothing can be learnt from half of them
 
@@ -45,10 +44,12 @@ class Families:
     """The samples, their features by family, and draws of random features of these. All questions share the first.
 
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
+    thumbnails: of the same sets, [n_k,h,w,C] in [0, 1]; None where images are seen through a network, whose features
+    are what a classifier learns from.
     """
 
-    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int):
-        self.samples, self.linear, self.seed = samples, linear, seed
+    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int, thumbnails: Sets | None = None):
+        self.samples, self.linear, self.seed, self.thumbnails = samples, linear, seed, thumbnails
         with ThreadPoolExecutor(MAX_THREADS) as pool:
             self.shared = list(pool.map(self._draw, range(len(linear))))
 
@@ -162,6 +163,32 @@ def gather_briefly(families: Families, grid: FloatArray, mix: Mix, *, balanced: 
     fit = _Fit(3 if n < 30 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
     ridge = _by_family(families, pilot, rows, mix.weights(grid), fit)
     return _evidence(families, grid, pilot, rows, ridge.mean(axis=0), [ridge], balanced=balanced)
+
+
+def look_again(first: Evidence, thumbnails: Sets, mix: Mix) -> Evidence:
+    """What `gather` found, and what convolutional networks say that learn their features from the thumbnails: dearer
+    than all the rest. The three kinds of classifiers then count alike in the curve's shape; its height stays, so that
+    what is uncertain compares with what is not. (A score may leave [0, 1] by what the heights differ.)"""
+    families = first.families
+    samples = families.samples
+    pilot = Pilot(samples.synthetic_labels, samples.asked(first.grid, mix.allocation))
+    held = _held(samples, scored_rows(samples.real_labels, families.seed))(thumbnails)
+    convolved = network_scores(
+        thumbnails[0],
+        samples.real_labels,
+        thumbnails[1],
+        pilot,
+        held,
+        real_weight=mix.weights(first.grid),
+        seeds=1,
+        seed=families.seed,
+    )
+    higher = float((first.importance @ (first.scores - convolved)).mean())
+    return replace(
+        first,
+        scores=(2 * first.scores + convolved + higher) / 3,
+        probes=np.concatenate([first.probes, [first.importance @ convolved]]),
+    )
 
 
 def _evidence(

@@ -1,12 +1,15 @@
-"""Features with labels in, held-out accuracy at every ratio out: small networks, all folds and ratios as one batch.
+"""Features or thumbnails with labels in, held-out accuracy at every ratio out, by small networks.
 
-Ridge regression averages wrong labels away; a network learns them by heart. So do the classifiers that are asked about.
+Ridge regression averages wrong labels away; a network learns them by heart. And a network on frozen features is not led
+astray by images that vary little, nor helped by shifted ones, as one is that learns its features from them. The
+classifiers that are asked about do all of that.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,10 +22,17 @@ from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import QUARTERS, HeldOut, extrapolated
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Side = tuple[IntArray, IntArray, FloatArray]  # real rows, synthetic rows, weights of the real ones
+Loss = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]  # of rows and weights
 
+MAX_THREADS = 4
 FOLDS = 5
 HIDDEN = 64
 UPDATES = 800
+CHANNELS = (16, 32, 32)  # of three 3x3 convolutions, pooled to 2x2
+CONVOLVED_UPDATES = 600
+SMALL_SIDE = 12  # pixels a side below which the first convolution takes no step of two
 BATCH = 32
 RATE = 3e-3
 WEIGHT_DECAY = 1e-2
@@ -30,7 +40,7 @@ WEIGHT_DECAY = 1e-2
 
 def network_scores(
     real: FloatArray,
-    real_labels: NDArray[np.int64],
+    real_labels: IntArray,
     synthetic: FloatArray,
     pilot: Pilot,
     held: HeldOut,
@@ -41,13 +51,16 @@ def network_scores(
 ) -> FloatArray:
     """Share of `seeds` networks, trained without the image's fold, that classify it right. [s,R]
 
+    Perceptrons on features, real [n,d] and synthetic [m,d]; convolutional networks on thumbnails [.,h,w,C] in [0, 1].
     On a target domain's samples all folds' networks are asked. A class of the pilot that has too few images repeats
-    them, and the score is corrected as in `probe.Ridge`, with one quarter of the pilot. Arguments as there.
+    them, and the score of perceptrons is corrected as in `probe.Ridge`, with one quarter of the pilot. Arguments as
+    there.
     """
-    n = len(real)
+    n, convolved = len(real), real.ndim == 4
     folds = stratified_folds(real_labels, FOLDS, np.random.default_rng([seed, 5]))
     kept = [np.flatnonzero(folds != fold) for fold in range(FOLDS)]
-    beyond = np.flatnonzero(pilot.share_there < 1).tolist()
+    # What one training of convolutions gains on another is noise, and to draw it out makes more of it.
+    beyond = [] if convolved else np.flatnonzero(pilot.share_there < 1).tolist()
     mixes = [(pilot.rows(i), float(real_weight[i])) for i in range(len(pilot.counts))]
     mixes += [(pilot.rows(i, every=QUARTERS), float(real_weight[i])) for i in beyond]
     # Those of a class that are kept weigh as much as all of it: the mix is that of the ratio.
@@ -57,27 +70,26 @@ def network_scores(
     labels = torch.from_numpy(np.concatenate([real_labels, pilot.labels]))
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))
     right = np.zeros((len(points), len(mixes)))
+    predictions = _by_convolutions if convolved else _by_perceptrons
     for repeat in range(seeds):
-        weights = _train(x, labels, sides, pilot.num_classes, seed=[seed, repeat])
-        with torch.no_grad():
-            predicted = torch.stack([_forward([w[k] for w in weights], points).argmax(-1) for k in range(len(sides))])
+        predicted = predictions(x, labels, sides, points, pilot.num_classes, seed=[seed, repeat])
         hit = (predicted.numpy() == held.labels).reshape(len(mixes), FOLDS, len(points))
         if held.rows is None:
             right += hit.mean(axis=1).T
         else:  # the one that never saw it
             right += hit[:, folds[held.rows], np.arange(len(points))].T
     whole, quartered = np.split(right / seeds, [len(pilot.counts)], axis=1)
-    return extrapolated(whole, quartered, pilot.share_there)
+    return whole if convolved else extrapolated(whole, quartered, pilot.share_there)
 
 
-def _weight_of_all(labels: NDArray[np.int64], rows: NDArray[np.int64]) -> FloatArray:
+def _weight_of_all(labels: IntArray, rows: IntArray) -> FloatArray:
     """Weights [k] of these rows that make each class's sum the number of its images."""
     number, left = np.bincount(labels), np.bincount(labels[rows], minlength=int(labels.max()) + 1)
     weights: FloatArray = (number / np.maximum(left, 1))[labels[rows]]
     return weights
 
 
-def stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def stratified_folds(labels: IntArray, folds: int, rng: np.random.Generator) -> IntArray:
     """Fold of each image: every class spread evenly, and the folds of one size. [n]"""
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -86,35 +98,101 @@ def stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Gener
     return fold
 
 
-def _train(
+def _by_perceptrons(
     x: torch.Tensor,
     labels: torch.Tensor,
-    sides: list[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]],
+    sides: Sequence[Side],
+    points: torch.Tensor,
     num_classes: int,
     *,
     seed: list[int],
-) -> list[torch.Tensor]:
-    """One network per entry of `sides`: real rows, synthetic rows, real rows' weights. All share starts and draws."""
-    random = torch.Generator().manual_seed(int(np.random.SeedSequence([*seed, 11]).generate_state(1)[0]))
-    rng = np.random.default_rng([*seed, 13])
+) -> torch.Tensor:
+    """Classes of `points` [s,d] by one network per side, all trained as one batch. All share starts and draws. [K,s]"""
+    random = _generator(seed)
     weights: list[torch.Tensor] = []
     for fan_in, fan_out in ((x.shape[1], HIDDEN), (HIDDEN, num_classes)):
         start = torch.randn(fan_in, fan_out, generator=random) / math.sqrt(fan_in)
         weights += [start.repeat(len(sides), 1, 1), torch.zeros(len(sides), 1, fan_out)]
+
+    def loss(batch: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        rows = batch.flatten()
+        logits = _forward(weights, x.index_select(0, rows).view(*batch.shape, -1))
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[rows], reduction="sum") / BATCH
+
+    _fit(weights, _batches(sides, UPDATES, seed), loss)
+    with torch.no_grad():
+        return torch.stack([_forward([w[k] for w in weights], points).argmax(-1) for k in range(len(sides))])
+
+
+def _by_convolutions(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    sides: Sequence[Side],
+    points: torch.Tensor,
+    num_classes: int,
+    *,
+    seed: list[int],
+) -> torch.Tensor:
+    """As `_by_perceptrons`, of thumbnails [.,h,w,C]. One network after the other is faster."""
+    x, points = (2 * images.permute(0, 3, 1, 2) - 1 for images in (x, points))  # in memory channels stay last
+    strides = (1 if min(x.shape[2:]) < SMALL_SIDE else 2, 2, 1)
+
+    def forward(weights: Sequence[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        *layers, last, bias = weights
+        for kernel, shift, stride in zip(layers[::2], layers[1::2], strides, strict=True):
+            images = torch.relu(torch.nn.functional.conv2d(images, kernel, shift, stride=stride, padding=1))
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) @ last + bias
+
+    def loss(batch: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(forward(weights, x[batch]), labels[batch])
+
+    def predicted(batches: torch.Tensor) -> torch.Tensor:
+        weights = _convolutions(x.shape[1], num_classes, _generator(seed))
+        _fit(weights, batches, loss)
+        with torch.no_grad():
+            return forward(weights, points).argmax(-1)
+
+    with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
+        training = [pool.submit(predicted, each) for each in _batches(sides, CONVOLVED_UPDATES, seed).unbind(1)]
+        try:
+            return torch.stack([task.result() for task in training])
+        except BaseException:  # Ctrl-C must not wait for what has not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _convolutions(channels: int, num_classes: int, random: torch.Generator) -> list[torch.Tensor]:
+    """Kernels and biases of the convolutions, then those of the linear layer."""
+    weights: list[torch.Tensor] = []
+    for wide in CHANNELS:
+        start = torch.randn(wide, channels, 3, 3, generator=random) * math.sqrt(2 / (9 * channels))
+        weights += [start.contiguous(memory_format=torch.channels_last), torch.zeros(wide)]
+        channels = wide
+    last = torch.randn(4 * channels, num_classes, generator=random) / math.sqrt(4 * channels)
+    return [*weights, last, torch.zeros(num_classes)]
+
+
+def _generator(seed: list[int]) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([*seed, 11]).generate_state(1)[0]))
+
+
+def _batches(sides: Sequence[Side], updates: int, seed: list[int]) -> torch.Tensor:
+    """Rows of every update. [updates,K,B]"""
+    pick = np.random.default_rng([*seed, 13]).uniform(size=updates * BATCH)
+    return torch.from_numpy(np.stack([_drawn(pick, *side).reshape(updates, BATCH) for side in sides], axis=1))
+
+
+def _fit(weights: Sequence[torch.Tensor], batches: torch.Tensor, loss: Loss) -> None:
+    """AdamW, its rate falling to 0 along a cosine."""
     for tensor in weights:
         tensor.requires_grad_()
-    pick = rng.uniform(size=UPDATES * BATCH)
-    batches = torch.from_numpy(np.stack([_drawn(pick, *side).reshape(UPDATES, BATCH) for side in sides], axis=1))
     mean, square = ([torch.zeros_like(tensor) for tensor in weights] for _ in range(2))
     steps = [torch.zeros(()) for _ in weights]
     for step, batch in enumerate(batches):
-        rows = batch.flatten()
-        logits = _forward(weights, x.index_select(0, rows).view(*batch.shape, -1))
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[rows], reduction="sum")
-        slopes = torch.autograd.grad(loss / BATCH, weights)
+        slopes = torch.autograd.grad(loss(batch, weights), weights)
         with torch.no_grad():  # an optimizer of torch's would first import its compiler: 2 to 4 s of CPU
             adamw(
-                weights,
+                list(weights),
                 list(slopes),
                 mean,
                 square,
@@ -124,29 +202,26 @@ def _train(
                 amsgrad=False,
                 beta1=0.9,
                 beta2=0.999,
-                lr=RATE * 0.5 * (1 + math.cos(math.pi * step / UPDATES)),
+                lr=RATE * 0.5 * (1 + math.cos(math.pi * step / len(batches))),
                 weight_decay=WEIGHT_DECAY,
                 eps=1e-8,
                 maximize=False,
             )
-    return weights
 
 
-def _drawn(
-    pick: FloatArray, real: NDArray[np.int64], synthetic: NDArray[np.int64], weights: FloatArray
-) -> NDArray[np.int64]:
+def _drawn(pick: FloatArray, real: IntArray, synthetic: IntArray, weights: FloatArray) -> IntArray:
     """Rows at uniform numbers `pick`: real ones first, each `weights` times as likely as a synthetic one."""
     upto = np.cumsum(weights)
     share = upto[-1] / (upto[-1] + len(synthetic))
     place = np.searchsorted(upto, pick / share * upto[-1], side="right")
-    index: NDArray[np.int64] = real[place.clip(max=len(real) - 1)]
+    index: IntArray = real[place.clip(max=len(real) - 1)]
     if share < 1:
         place = ((pick - share) / (1 - share) * len(synthetic)).astype(np.int64)
         index = np.where(pick < share, index, synthetic[place.clip(0, len(synthetic) - 1)])
     return index
 
 
-def _forward(weights: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _forward(weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """[.., B,d] -> logits [.., B,C]."""
     w1, b1, w2, b2 = weights
     hidden = torch.relu(torch.baddbmm(b1, x, w1)) if x.dim() == 3 else torch.relu(x @ w1 + b1)

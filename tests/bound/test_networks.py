@@ -1,8 +1,12 @@
-"""Networks of the probe against what is known: labels by chance, and wrong labels that ridge regression forgives."""
+"""Networks of the probe against what is known: labels by chance, wrong labels that ridge regression forgives, stripes
+that no linear reading tells apart."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
 from ray_synth.bound.networks import network_scores
 from ray_synth.bound.pilot import Pilot
@@ -40,14 +44,36 @@ def test_wrong_labels_are_learnt_by_heart_where_ridge_regression_averages_them_a
     assert np.mean(lost) > 0.05
 
 
-def test_an_image_is_judged_by_networks_that_never_saw_it() -> None:
+def stripes(count: int, rng: np.random.Generator, side: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Lying (0) and standing (1) stripes of any phase: both classes have one mean. [count,side,side,1], [count]"""
+    labels = np.arange(count) % 2
+    phase = rng.uniform(0, 2 * np.pi, count)
+    wave = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(side)[None] * 3 / side + phase[:, None])
+    lying = np.repeat(wave[:, :, None], side, axis=2)
+    images = np.where(labels[:, None, None] == 0, lying, lying.transpose(0, 2, 1))
+    return images[..., None] + rng.normal(0, 0.05, (count, side, side, 1)), labels
+
+
+def test_convolutions_learn_what_pixels_alone_do_not_tell() -> None:
+    (real, labels), (more, made) = stripes(40, np.random.default_rng(0)), stripes(200, np.random.default_rng(1))
+    of_images = scores(real, labels, more, made, [0, 80])
+    pilot, held = Pilot(made, np.array([[0, 0], [80, 80]])), HeldOut(labels, rows=np.arange(40))
+    ridge = Ridge(real.reshape(40, -1), labels, more.reshape(200, -1), 2)
+    linear = ridge.scores(pilot, held, real_weight=np.ones(2), penalties=(0.1,)).mean(axis=0)
+    assert of_images[1] > 0.9
+    assert of_images[1] > linear[1] + 0.2
+
+
+@pytest.mark.parametrize("shape", [(20,), (5, 4, 1)], ids=["features", "images"])
+def test_an_image_is_judged_by_networks_that_never_saw_it(shape: tuple[int, ...]) -> None:
     """Labels by chance: learnt by heart they would score 1."""
     rng = np.random.default_rng(5)
-    real, labels, made = rng.normal(size=(60, 20)), rng.permutation(np.arange(60) % 2), np.arange(60) % 2
-    assert (abs(scores(real, labels, np.zeros((60, 20)), made, [0, 10]) - 0.5) < 0.25).all()
+    real, labels, made = rng.normal(size=(60, *shape)), rng.permutation(np.arange(60) % 2), np.arange(60) % 2
+    assert (abs(scores(real, labels, np.zeros((60, *shape)), made, [0, 10]) - 0.5) < 0.25).all()
 
 
-def test_the_same_seed_gives_the_same_scores() -> None:
-    real, labels = clouds(20, np.random.default_rng(6))
+@pytest.mark.parametrize("draw", [clouds, stripes])
+def test_the_same_seed_gives_the_same_scores(draw: Callable[..., tuple[np.ndarray, np.ndarray]]) -> None:
+    real, labels = draw(20, np.random.default_rng(6))
     once, again = (scores(real, labels, real, labels, [0, 5]) for _ in range(2))
     assert (once == again).all()
