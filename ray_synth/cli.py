@@ -513,9 +513,11 @@ def _estimate_folders(
     own = {field.name for field in fields(Question)} - {"num_real"}
     Question(num_given=1, num_real=1, **{name: value for name, value in given.items() if name in own})
     if len(synthetic) == 1:
-        found: Sequence[tuple[FolderEstimate, float]] = ((estimate_folders(real, synthetic[0], **given), 1.0),)
+        found: Sequence[tuple[FolderEstimate, float]] = (
+            (estimate_folders(real, synthetic[0], reporter=reporter, **given), 1.0),
+        )
     else:
-        found = rank_folders(real, synthetic, **given)
+        found = rank_folders(real, synthetic, reporter=reporter, **given)
     for note in found[0][0].notes:
         reporter.say(f"note: {note}")
     if prices is None:

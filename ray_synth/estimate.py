@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +25,11 @@ from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
 from ray_synth.features.families import families_of
 from ray_synth.features.reading import Read, read_set
+
+if TYPE_CHECKING:
+    from ray_synth.progress import Reporter
+
+LOOKED_AT_AGAIN = 1000  # real images from which what is left uncertain is a near tie
 
 
 def estimate_ratio(
@@ -142,6 +148,7 @@ def rank_sources(
     features: Any = "auto",
     target: ImageSource | None = None,
     target_labelled: bool = True,
+    reporter: Reporter | None = None,
     **asked: Any,
 ) -> tuple[Ranked, ...]:
     """`rank_generators` on sources: each set is read once, in a stream, at most 256 pixels a side.
@@ -149,6 +156,7 @@ def rank_sources(
     Args:
         real, generators, target: images of one shape, whose labels number the same classes.
         target_labelled: False where the target's labels say nothing.
+        reporter: shows how many images are read, and says what takes long after that.
         features, asked: the other arguments of `estimate_ratio`.
 
     Raises:
@@ -168,14 +176,15 @@ def rank_sources(
     with one_thread():
         # Arrays two at a time; files to decode, or a network to ask, keep all cores busy by themselves.
         at_once = 2 if encoder is None and all(isinstance(source, ImageSet) for source in sources) else 1
-        with ThreadPoolExecutor(at_once) as pool:
-            sets = list(pool.map(lambda source: read_set(source, encoder, once=source is real), sources))
+        with _bar(reporter, sources) as more, ThreadPoolExecutor(at_once) as pool:
+            sets = list(pool.map(lambda source: read_set(source, encoder, once=source is real, more=more), sources))
         real_labels = real.labels[sets[0].rows]
         _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)
     stats, notes = [each.stats for each in sets], [f"real: {note}" for note in sets[0].notes]
     # Of several generators those that were looked at again would be measured by another rule than the rest.
-    thumbnails = [each.taken for each in sets] if encoder is None and len(generators) == 1 else None
+    again = encoder is None and len(generators) == 1 and len(real_labels) < LOOKED_AT_AGAIN
+    thumbnails = [each.taken for each in sets] if again else None
     del sets
     if len(real_labels) < given:
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
@@ -187,7 +196,9 @@ def rank_sources(
             None if target is None else (stats[-1], target.labels if target_labelled else None),
         )
         own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
-        estimate, predicted = predicted_from_features(samples, own, question, thumbnails)
+        estimate, predicted = predicted_from_features(
+            samples, own, question, thumbnails, None if reporter is None else reporter.say
+        )
         found[name] = replace(estimate, features=seen_through, warnings=(*notes, *estimate.warnings)), predicted
     shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)
     ranked = [
@@ -195,6 +206,24 @@ def rank_sources(
         for (name, (estimate, _)), share in zip(found.items(), shares, strict=True)
     ]
     return tuple(sorted(ranked, key=lambda each: (-each.probability, min(each.estimate.curve.error))))
+
+
+@contextmanager
+def _bar(reporter: Reporter | None, sources: Sequence[ImageSource]) -> Iterator[Callable[[int], None] | None]:
+    """Over all images. Yields what is told of so many more; None where nobody looks."""
+    if reporter is None:
+        yield None
+        return
+    total, done, lock = sum(map(len, sources)), 0, Lock()
+    with reporter.part("images", f"{total:,} are looked at", total) as advance:
+
+        def more(number: int) -> None:
+            nonlocal done
+            with lock:
+                done += number
+                advance(done)
+
+        yield more
 
 
 def leading_features(sources: Sequence[ImageSource], *, features: Any = "auto", seed: int = 0) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from ray_synth.estimate import rank_sources
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import encoder_of
 from ray_synth.features.reading import SIDE, spectrum_rows
+from ray_synth.progress import Reporter
 
 EXAMPLES = {  # of the words that `checked_costs` takes
     "cost_per_image": "0.01",
@@ -64,6 +65,7 @@ def estimate_folders(
     features: str = "auto",
     fit: str = "stretch",
     max_images: int = MAX_IMAGES,
+    reporter: Reporter | None = None,
     **settings: Any,
 ) -> FolderEstimate:
     """Estimate from `DIR/class_name/*` folders. The other images take the size and mode of the real ones.
@@ -78,12 +80,13 @@ def estimate_folders(
             to the middle.
         max_images: that are read of each folder, at most. Of more, each class's share is drawn, but two images of it at
             least; the answer is still for all real ones.
+        reporter: shows how many images are read, and says what takes long after that.
         features, settings: of `estimate_ratio`.
 
     Raises:
         InputError: no class in common, or a folder or an image that cannot be read.
     """
-    words = {"features": features, "fit": fit, "max_images": max_images, **settings}
+    words = {"features": features, "fit": fit, "max_images": max_images, "reporter": reporter, **settings}
     ((found, _),) = rank_folders(real, (synthetic,), target, **words)
     return replace(found, generator="")
 
@@ -96,6 +99,7 @@ def rank_folders(
     features: str = "auto",
     fit: str = "stretch",
     max_images: int = MAX_IMAGES,
+    reporter: Reporter | None = None,
     **settings: Any,
 ) -> tuple[tuple[FolderEstimate, float], ...]:
     """Several folders of generators ranked: an estimate of each, with the probability that it is the best; best first.
@@ -118,7 +122,7 @@ def rank_folders(
         generators = {str(folder): sets.synthetic(folder, len(synthetic) > 1) for folder in synthetic}
         ranked = rank_sources(
             sets.real, generators, features=encoder, target=sets.target, target_labelled=sets.target_labelled,
-            **settings,
+            reporter=reporter, **settings,
         )  # fmt: skip
     except BrokenImages as error:  # those of the other folders are said with them
         raise BrokenImages([*_broken_in(real, *synthetic, *([target] if target else [])), *error.found]) from None

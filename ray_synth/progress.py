@@ -76,11 +76,13 @@ class Reporter:
 
     @contextmanager
     def part(self, name: str, plan: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Work in the middle of a stage, with a bar of its own beside the stage's. Yields `advance(done)`."""
-        self.say(f"{name}: {plan}")
+        """Work in the middle of a stage, with a bar of its own beside the stage's, if there is one. Yields
+        `advance(done)`."""
         if self.bar is None:
-            yield self._counted(name, total, lambda done: None)
+            with self.stage(name, plan, total) as advance:
+                yield advance
             return
+        self.say(f"{name}: {plan}")
         bar, task = self.bar, self.bar.add_task(name, total=total)
         try:
             yield self._counted(name, total, lambda done: bar.update(task, completed=done))

@@ -26,8 +26,11 @@ def test_work_in_the_middle_of_a_stage_has_a_bar_of_its_own() -> None:
             assert [(task.completed, task.total) for task in out.bar.tasks] == [(1, 3), (10, 40)]
         assert len(out.bar.tasks) == 1
     assert "generate: 40 more images" in seen.getvalue()
-    with out.part("generate", "40 more images", 40) as made:  # outside a stage there is no bar to stand beside
-        made(10)
+    with out.part("images", "30 are looked at", 30) as read:  # outside a stage it is the bar
+        read(10)
+        assert out.bar is not None
+        assert [(task.completed, task.total) for task in out.bar.tasks] == [(10, 30)]
+    assert out.bar is None
 
 
 def test_a_table_is_drawn_for_a_terminal_alone() -> None:

@@ -41,7 +41,6 @@ METHODS = ("probe", "closed_form", "exact_risk", "stability", "scaling_law")
 DRAWS = 500
 LEARNING = 0.5  # exponent of the learning curve where the real images are too few to be halved
 LARGE_PILOT = 10_000  # synthetic images that are always enough
-LOOKED_AT_AGAIN = 1000  # real images from which what is left uncertain is a near tie
 SMALL_CLASS = 5  # real images of a class below which its own curve says nothing
 
 
@@ -92,14 +91,18 @@ class Question:
 
 
 def predicted_from_features(
-    samples: Samples, linear: Mapping[str, Sets], asked: Question, thumbnails: Sets | None = None
+    samples: Samples,
+    linear: Mapping[str, Sets],
+    asked: Question,
+    thumbnails: Sets | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[RatioEstimate, Predicted]:
     """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread.
 
-    thumbnails: of every set, [n_k,h,w,C] in [0, 1], to look at again where features cannot tell.
+    thumbnails: of every set, [n_k,h,w,C] in [0, 1], to look at again where features cannot tell, which is said.
     """
     with one_thread():
-        return _estimate(Families(samples, linear, asked.seed, thumbnails), asked)
+        return _estimate(Families(samples, linear, asked.seed, thumbnails), asked, say)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,9 @@ def metric_of(samples: Samples) -> str:
     return "balanced_accuracy" if samples.target_labels is None and uneven(samples.real_counts) else "accuracy"
 
 
-def _estimate(families: Families, asked: Question) -> tuple[RatioEstimate, Predicted]:
+def _estimate(
+    families: Families, asked: Question, say: Callable[[str], None] | None
+) -> tuple[RatioEstimate, Predicted]:
     samples = families.samples
     metric = asked.metric or metric_of(samples)
     asked = replace(asked, metric=metric)
@@ -152,7 +157,9 @@ def _estimate(families: Families, asked: Question) -> tuple[RatioEstimate, Predi
     recommended = _recommended(brief, metric)
     chosen = _predict(families, asked, asked.allocation or recommended, gather)
     verdict, reason, probabilities = _verdict(samples, chosen)
-    if verdict == "uncertain" and families.thumbnails is not None and len(samples.real) < LOOKED_AT_AGAIN:
+    if verdict == "uncertain" and families.thumbnails is not None:
+        if say is not None:
+            say("the features cannot tell; convolutional networks are asked too (about 40 seconds of one core)")
         again = look_again(chosen.evidence, families.thumbnails, _mix(asked, chosen.allocation))
         chosen = _from_evidence(again, asked, chosen.allocation)
         verdict, reason, probabilities = _verdict(samples, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +33,14 @@ class Read:
     notes: tuple[str, ...] = ()
 
 
-def read_set(source: ImageSource, encoder: Encoder | None, *, once: bool = False) -> Read:
+def read_set(
+    source: ImageSource, encoder: Encoder | None, *, once: bool = False, more: Callable[[int], None] | None = None
+) -> Read:
     """One pass over the images, at most 256 pixels a side: a block of 256 is decoded at a time.
 
     Features are of every image. The spectrum and the variance are of at most 2**26 pixels: of larger sets, of so many
-    images at even distances. `once` leaves out copies of an image, as a run does.
+    images at even distances. `once` leaves out copies of an image, as a run does. `more` is told how many images each
+    block holds.
 
     Raises:
         InputError: an image that cannot be read, or features that are not finite or not [n,d]; with `once`, an image
@@ -53,6 +57,8 @@ def read_set(source: ImageSource, encoder: Encoder | None, *, once: bool = False
         first, last = np.searchsorted(rows, (start, start + len(block)))
         pixels[first:last] = block[rows[first:last] - start]
         start += len(block)
+        if more is not None:
+            more(len(block))
     lost, notes = copies_among(np.concatenate(digests), source.labels, lambda row: _named(source, row))
     kept = np.setdiff1d(np.arange(len(small)), lost)
     of_all = np.concatenate(taken)

@@ -135,6 +135,7 @@ class Estimate(Stage):
             metric=self._metric,
             confidence=e.estimate.confidence,
             seed=seed,
+            reporter=self.inputs.reporter,
         )
 
     # What it found.
