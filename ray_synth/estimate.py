@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from ray_synth.features.reading import Read, read_set
 if TYPE_CHECKING:
     from ray_synth.progress import Reporter
 
-LOOKED_AT_AGAIN = 1000  # real images from which what is left uncertain is a near tie
+AGAIN_BELOW = 1000  # real images; what more of them leave uncertain is a near tie
 
 
 def estimate_ratio(
@@ -54,8 +54,9 @@ def estimate_ratio(
     """Predict the best synthetic ratio of a classifier before it is trained.
 
     The ratio is the probe's: ridge classifiers and small networks on frozen features, scored on held-out real images
-    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). Where these cannot tell,
-    convolutional networks on thumbnails are asked too. The theories' own answers stand beside it in `methods`.
+    over a grid of ratios, the curve smoothed by a Gaussian process over log2(1 + ratio). Where these cannot tell, on
+    fewer than 1,000 real images and built-in features, convolutional networks on thumbnails are asked too. The
+    theories' own answers stand beside it in `methods`.
 
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
@@ -117,8 +118,8 @@ def rank_generators(
 ) -> tuple[Ranked, ...]:
     """Predict which generator (prompt, guidance, model, adapter) trains a classifier best, from a pilot of each.
 
-    Each is estimated as by `estimate_ratio`, in features that are fitted to all pilots together, and taken at its own
-    best ratio. Pilots of one size make a fair comparison: a larger one tells more.
+    Each is estimated as by `estimate_ratio`, in features that are fitted to all pilots together (of several, without a
+    second look), and taken at its own best ratio. Pilots of one size make a fair comparison: a larger one tells more.
 
     Args:
         generators: name -> images and labels of its pilot.
@@ -149,6 +150,7 @@ def rank_sources(
     target: ImageSource | None = None,
     target_labelled: bool = True,
     reporter: Reporter | None = None,
+    again: bool = True,
     **asked: Any,
 ) -> tuple[Ranked, ...]:
     """`rank_generators` on sources: each set is read once, in a stream, at most 256 pixels a side.
@@ -157,6 +159,7 @@ def rank_sources(
         real, generators, target: images of one shape, whose labels number the same classes.
         target_labelled: False where the target's labels say nothing.
         reporter: shows how many images are read, and says what takes long after that.
+        again: whether a single generator's is looked at again where features cannot tell.
         features, asked: the other arguments of `estimate_ratio`.
 
     Raises:
@@ -176,14 +179,14 @@ def rank_sources(
     with one_thread():
         # Arrays two at a time; files to decode, or a network to ask, keep all cores busy by themselves.
         at_once = 2 if encoder is None and all(isinstance(source, ImageSet) for source in sources) else 1
-        with _bar(reporter, sources) as more, ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(at_once) as pool, _bar(reporter, sources) as more:
             sets = list(pool.map(lambda source: read_set(source, encoder, once=source is real, more=more), sources))
         real_labels = real.labels[sets[0].rows]
         _check_read(sets[0], real_labels, real.shape, seen_through)
         families = families_of([each.taken for each in sets], seed=question.seed)
     stats, notes = [each.stats for each in sets], [f"real: {note}" for note in sets[0].notes]
     # Of several generators those that were looked at again would be measured by another rule than the rest.
-    again = encoder is None and len(generators) == 1 and len(real_labels) < LOOKED_AT_AGAIN
+    again &= encoder is None and len(generators) == 1 and len(real_labels) < AGAIN_BELOW
     thumbnails = [each.taken for each in sets] if again else None
     del sets
     if len(real_labels) < given:
@@ -209,21 +212,26 @@ def rank_sources(
 
 
 @contextmanager
-def _bar(reporter: Reporter | None, sources: Sequence[ImageSource]) -> Iterator[Callable[[int], None] | None]:
-    """Over all images. Yields what is told of so many more; None where nobody looks."""
-    if reporter is None:
-        yield None
-        return
-    total, done, lock = sum(map(len, sources)), 0, Lock()
-    with reporter.part("images", f"{total:,} are looked at", total) as advance:
+def _bar(reporter: Reporter | None, sources: Sequence[ImageSource]) -> Iterator[Callable[[int], None]]:
+    """Over all images. Yields what is told of so many more, which ends reading once something else went wrong: Ctrl-C
+    does not wait for the rest."""
+    total, done, lock, stopped = sum(map(len, sources)), 0, Lock(), Event()
+    shown = nullcontext(lambda _: None) if reporter is None else reporter.part("images", f"{total:,} are read", total)
+    with shown as advance:
 
         def more(number: int) -> None:
             nonlocal done
+            if stopped.is_set():
+                raise CancelledError
             with lock:
                 done += number
                 advance(done)
 
-        yield more
+        try:
+            yield more
+        except BaseException:
+            stopped.set()
+            raise
 
 
 def leading_features(sources: Sequence[ImageSource], *, features: Any = "auto", seed: int = 0) -> list[np.ndarray]:

@@ -36,7 +36,8 @@ SCHEMES: dict[str, str | None] = {
 Names = list[str]  # in RunFolder, `list` is its method
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 T = TypeVar("T")
-WRITES = 3  # of one file, each of which may be swept away
+TRIES = 3  # of a write, each of which may be swept away
+GONE = (errno.ENOENT, errno.ESTALE)
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -159,12 +160,12 @@ class RunFolder:
         if not self.is_local:
             self.fs.pipe_file(self.path(name), data)
             return
-        for left in reversed(range(WRITES)):
+        for left in reversed(range(TRIES)):
             try:
                 self._put(name, data)
                 return
-            except FileNotFoundError:  # swept away by a driver that thought it a killed one's
-                if not left:
+            except OSError as error:  # swept away by a driver that thought it a killed one's
+                if error.errno not in GONE or not left:
                     raise
 
     def _put(self, name: str, data: bytes) -> None:
@@ -183,7 +184,7 @@ class RunFolder:
                 raise WorkError(f"no space left for {self.url}/{name}; make room on that disk") from None
             raise
         finally:
-            if os.path.exists(aside):
+            with suppress(OSError):  # most often it has its name by now
                 os.unlink(aside)
 
     def _sweep(self) -> None:
@@ -191,7 +192,7 @@ class RunFolder:
         for folder, _, names in os.walk(self.root) if self.is_local else ():
             for name in names:
                 if _ASIDE.fullmatch(name):
-                    with suppress(FileNotFoundError):
+                    with suppress(OSError):
                         os.unlink(os.path.join(folder, name))
 
     def write_json(self, name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ray_synth.allocation import ALLOCATIONS, Allocation, uneven
 from ray_synth.bound.curve import (
+    FEWEST,
     NEAR,
     NOTICEABLE,
     Posterior,
@@ -156,13 +157,12 @@ def _estimate(
             brief = dict(zip(ALLOCATIONS, predicted, strict=True))
     recommended = _recommended(brief, metric)
     chosen = _predict(families, asked, asked.allocation or recommended, gather)
-    verdict, reason, probabilities = _verdict(samples, chosen)
-    if verdict == "uncertain" and families.thumbnails is not None:
+    if families.thumbnails is not None and _cannot_tell(samples, chosen):
         if say is not None:
             say("the features cannot tell; convolutional networks are asked too (about 40 seconds of one core)")
         again = look_again(chosen.evidence, families.thumbnails, _mix(asked, chosen.allocation))
         chosen = _from_evidence(again, asked, chosen.allocation)
-        verdict, reason, probabilities = _verdict(samples, chosen)
+    verdict, reason, probabilities = _verdict(samples, chosen)
     pick, interval = _picked(chosen, asked)
     evidence, ratios, mean = chosen.evidence, chosen.ratios, chosen.mean
     tail = (1 - asked.confidence) / 2
@@ -170,7 +170,7 @@ def _estimate(
     probe = {
         "ratio": pick,
         "grid": list(_floats(evidence.grid)),
-        "accuracy": list(_floats(evidence.importance @ evidence.scores)),
+        "accuracy": list(_floats((evidence.importance @ evidence.scores).clip(0, 1))),
         "verdict_probability": probabilities,
     }
     names = [name for name in asked.methods if name != "probe"]
@@ -313,10 +313,19 @@ def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
 
 def _verdict(samples: Samples, found: Predicted) -> tuple[Verdict, str, dict[str, float]]:
     verdict, reason, probabilities = verdict_of(found.ratios, found.mean, found.draws, len(found.evidence.scores))
-    if np.median(samples.real_counts) < 2 and samples.target_labels is None:
+    if _alone(samples):
         # Left out, it leaves none of its class: what real data alone are worth is then a guess, and so is any gain.
         return "uncertain", "most classes have one real image only; two a class are needed", probabilities
     return verdict, reason, probabilities
+
+
+def _alone(samples: Samples) -> bool:
+    return bool(np.median(samples.real_counts) < 2) and samples.target_labels is None
+
+
+def _cannot_tell(samples: Samples, found: Predicted) -> bool:
+    """Whether it is uncertain for another reason than that there are too few images to be right about."""
+    return len(found.evidence.scores) >= FEWEST and not _alone(samples) and _verdict(samples, found)[0] == "uncertain"
 
 
 def _learning_rate(evidence: Evidence, ratios: FloatArray, draws: int, seed: int) -> FloatArray:

@@ -44,8 +44,7 @@ class Families:
     """The samples, their features by family, and draws of random features of these. All questions share the first.
 
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
-    thumbnails: of the same sets, [n_k,h,w,C] in [0, 1]; None where images are seen through a network, whose features
-    are what a classifier learns from.
+    thumbnails: of the same sets, [n_k,h,w,C] in [0, 1]; None where nothing is looked at again.
     """
 
     def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int, thumbnails: Sets | None = None):
@@ -72,7 +71,7 @@ class Families:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Scores: the share of probes that are right about an image that they were not trained on, in [0, 1].
+    """Scores: the share of probes that are right about an image that they were not trained on.
 
     grid: ratios [R]; scores: [s,R], a row per held-out image; probes: [G,R], each probe's mean score; labels: [s];
     importance: [s], each image's share in the mean; under_other: the same under the metric that was not asked for.
@@ -167,8 +166,8 @@ def gather_briefly(families: Families, grid: FloatArray, mix: Mix, *, balanced: 
 
 def look_again(first: Evidence, thumbnails: Sets, mix: Mix) -> Evidence:
     """What `gather` found, and what convolutional networks say that learn their features from the thumbnails: dearer
-    than all the rest. The three kinds of classifiers then count alike in the curve's shape; its height stays, so that
-    what is uncertain compares with what is not. (A score may leave [0, 1] by what the heights differ.)"""
+    than all the rest. The three kinds of classifiers then count alike in the curve's shape. Each image's mean score
+    stays, so that what is uncertain compares with what is not; a score may leave [0, 1] by that."""
     families = first.families
     samples = families.samples
     pilot = Pilot(samples.synthetic_labels, samples.asked(first.grid, mix.allocation))
@@ -183,10 +182,10 @@ def look_again(first: Evidence, thumbnails: Sets, mix: Mix) -> Evidence:
         seeds=1,
         seed=families.seed,
     )
-    higher = float((first.importance @ (first.scores - convolved)).mean())
+    gain = convolved - first.scores
     return replace(
         first,
-        scores=(2 * first.scores + convolved + higher) / 3,
+        scores=first.scores + (gain - gain.mean(axis=1, keepdims=True)) / 3,
         probes=np.concatenate([first.probes, [first.importance @ convolved]]),
     )
 

@@ -108,6 +108,7 @@ class Estimate(Stage):
             {name: pilots.take(parts[name]) for name in images.candidates} or {"synthetic": pilots},
             num_real=len(real),
             seed=self._seed,
+            reporter=self.inputs.reporter,
         )
         if images.candidates:
             whole = [{**vars(each), "estimate": each.estimate.to_dict()} for each in ranked]
@@ -116,10 +117,12 @@ class Estimate(Stage):
         advance(1)
 
     def _ranked(
-        self, real: ImageSource, synthetic: Mapping[str, ImageSource], *, num_real: int, seed: int
+        self, real: ImageSource, synthetic: Mapping[str, ImageSource], *, num_real: int, seed: int, **settings: Any
     ) -> tuple[Ranked, ...]:
-        """Of these images, which stand for `num_real` real ones, as the experiment asks for it. synthetic: by
-        generator."""
+        """Of these images, which stand for `num_real` real ones, as the experiment asks for it.
+
+        synthetic: by generator; settings: more of `rank_sources`.
+        """
         from ray_synth.estimate import rank_sources
 
         e = self.experiment
@@ -135,7 +138,7 @@ class Estimate(Stage):
             metric=self._metric,
             confidence=e.estimate.confidence,
             seed=seed,
-            reporter=self.inputs.reporter,
+            **settings,
         )
 
     # What it found.
@@ -220,7 +223,7 @@ class Estimate(Stage):
         begin = time.monotonic()
         real = some(self.inputs.splits.train, min(MOST_REAL, self._real))
         synthetic = stand_in(real, max(1, min(self._pilot, MOST_SYNTHETIC) // len(self.inputs.class_names)))
-        self._ranked(real, {"synthetic": synthetic}, num_real=len(real), seed=0)
+        self._ranked(real, {"synthetic": synthetic}, num_real=len(real), seed=0, again=False)
         more = (self._real + self._pilot) / (len(real) + len(synthetic))
         origin = HERE if more <= 1 else f"measured here on {1 / more:.0%} of the images, drawn out by their number"
         bench.note("estimate", (time.monotonic() - begin) * more**POWER, 0.15 + 0.1 * math.log(more), origin)

@@ -49,6 +49,7 @@ def test_what_is_uncertain_is_looked_at_again(digits: ImageSet, looks: list[tupl
     assert looks == []  # all by one rule
     again = rs.estimate_ratio(*few(digits, 0, 60), *partly_wrong(digits), max_ratio=4, methods=("probe",))
     assert looks == [(60, 8, 8, 1)]
+    assert max(again.methods["probe"]["accuracy"]) <= 1
     assert again.curve != first[0].estimate.curve
 
 
@@ -68,5 +69,11 @@ def test_nor_is_what_is_seen_through_a_network(digits: ImageSet, looks: list[tup
             return np.random.default_rng(len(images)).normal(size=(len(images), 8))
 
     estimate = rs.estimate_ratio(*few(digits, 0, 60), *partly_wrong(digits), max_ratio=4, features=Noise())
+    assert estimate.verdict == "uncertain"
+    assert looks == []
+
+
+def test_nor_where_there_are_too_few_images_to_be_right_about(digits: ImageSet, looks: list[tuple[int, ...]]) -> None:
+    estimate = rs.estimate_ratio(*few(digits, 0, 9), *partly_wrong(digits), max_ratio=4, methods=("probe",))
     assert estimate.verdict == "uncertain"
     assert looks == []
