@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--group", choices=list(GROUPS), default="scratch")
     parser.add_argument("--datasets", nargs="*", default=list(SIZES))
     parser.add_argument("--generators", default="", help="only generators whose name starts like this; !name: no such")
+    parser.add_argument("--most-real", type=int, default=max(map(max, SIZES.values())), help="real images of a cell")
     parser.add_argument("--shares", choices=["test", "real"], default="test", help="class shares of the accuracy")
     parser.add_argument("--metric", choices=METRICS, help="that estimates are asked for; default: theirs")
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -142,6 +143,7 @@ def main() -> None:
         if options.half in (case.half, "both")
         and case.group == options.group
         and case.cell.dataset in options.datasets
+        and case.cell.num_real <= options.most_real
         and asked_for(case.cell, options.generators)
     }
     if not truth:
