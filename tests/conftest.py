@@ -55,6 +55,12 @@ def _any_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_synth.data.packed.SPARED", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def _short_second_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the updates: what they say is measured by RatioBench, and few tests ask about it."""
+    monkeypatch.setattr("ray_synth.bound.networks.CONVOLVED_UPDATES", 60)
+
+
 @pytest.fixture
 def experiment() -> Experiment:
     return Experiment(name="tests")

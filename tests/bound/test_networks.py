@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ray_synth.bound import networks
 from ray_synth.bound.networks import network_scores
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import HeldOut, Ridge
@@ -54,7 +55,8 @@ def stripes(count: int, rng: np.random.Generator, side: int = 10) -> tuple[np.nd
     return images[..., None] + rng.normal(0, 0.05, (count, side, side, 1)), labels
 
 
-def test_convolutions_learn_what_pixels_alone_do_not_tell() -> None:
+def test_convolutions_learn_what_pixels_alone_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "CONVOLVED_UPDATES", 600)
     (real, labels), (more, made) = stripes(40, np.random.default_rng(0)), stripes(200, np.random.default_rng(1))
     of_images = scores(real, labels, more, made, [0, 80])
     pilot, held = Pilot(made, np.array([[0, 0], [80, 80]])), HeldOut(labels, rows=np.arange(40))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ray_synth as rs
-from ray_synth.bound import estimator, networks
+from ray_synth.bound import estimator
 from ray_synth.data.images import ImageSet
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -25,7 +25,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return look(first, thumbnails, mix)
 
     monkeypatch.setattr(estimator, "look_again", looked)
-    monkeypatch.setattr(networks, "CONVOLVED_UPDATES", 20)
     return seen
 
 
