@@ -103,7 +103,7 @@ def predicted_from_features(
     thumbnails: of every set, [n_k,h,w,C] in [0, 1], to look at again where features cannot tell, which is said.
     """
     with one_thread():
-        return _estimate(Families(samples, linear, asked.seed, thumbnails), asked, say)
+        return _estimate(Families(samples, linear, asked.seed), asked, thumbnails, say)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ def metric_of(samples: Samples) -> str:
 
 
 def _estimate(
-    families: Families, asked: Question, say: Callable[[str], None] | None
+    families: Families, asked: Question, thumbnails: Sets | None, say: Callable[[str], None] | None
 ) -> tuple[RatioEstimate, Predicted]:
     samples = families.samples
     metric = asked.metric or metric_of(samples)
@@ -157,10 +157,10 @@ def _estimate(
             brief = dict(zip(ALLOCATIONS, predicted, strict=True))
     recommended = _recommended(brief, metric)
     chosen = _predict(families, asked, asked.allocation or recommended, gather)
-    if families.thumbnails is not None and _cannot_tell(samples, chosen):
+    if thumbnails is not None and _cannot_tell(samples, chosen):
         if say is not None:
             say("the features cannot tell; convolutional networks are asked too (about 40 seconds of one core)")
-        again = look_again(chosen.evidence, families.thumbnails, _mix(asked, chosen.allocation))
+        again = look_again(chosen.evidence, thumbnails, _mix(asked, chosen.allocation))
         chosen = _from_evidence(again, asked, chosen.allocation)
     verdict, reason, probabilities = _verdict(samples, chosen)
     pick, interval = _picked(chosen, asked)

@@ -44,11 +44,10 @@ class Families:
     """The samples, their features by family, and draws of random features of these. All questions share the first.
 
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
-    thumbnails: of the same sets, [n_k,h,w,C] in [0, 1]; None where nothing is looked at again.
     """
 
-    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int, thumbnails: Sets | None = None):
-        self.samples, self.linear, self.seed, self.thumbnails = samples, linear, seed, thumbnails
+    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int):
+        self.samples, self.linear, self.seed = samples, linear, seed
         with ThreadPoolExecutor(MAX_THREADS) as pool:
             self.shared = list(pool.map(self._draw, range(len(linear))))
 

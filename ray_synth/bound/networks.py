@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,15 @@ SMALL_SIDE = 12  # pixels a side below which the first convolution takes no step
 BATCH = 32
 RATE = 3e-3
 WEIGHT_DECAY = 1e-2
+
+
+class _Task(NamedTuple):
+    """Images x with labels, and what each network is trained on of them."""
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    num_classes: int
+    sides: Sequence[Side]
 
 
 def network_scores(
@@ -70,10 +80,11 @@ def network_scores(
     x = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32))
     labels = torch.from_numpy(np.concatenate([real_labels, pilot.labels]))
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))
+    task = _Task(x, labels, pilot.num_classes, sides)
     right = np.zeros((len(points), len(mixes)))
     predictions = _by_convolutions if convolved else _by_perceptrons
     for repeat in range(seeds):
-        predicted = predictions(x, labels, sides, points, pilot.num_classes, seed=[seed, repeat])
+        predicted = predictions(task, points, [seed, repeat])
         hit = (predicted.numpy() == held.labels).reshape(len(mixes), FOLDS, len(points))
         if held.rows is None:
             right += hit.mean(axis=1).T
@@ -99,16 +110,9 @@ def stratified_folds(labels: IntArray, folds: int, rng: np.random.Generator) -> 
     return fold
 
 
-def _by_perceptrons(
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    sides: Sequence[Side],
-    points: torch.Tensor,
-    num_classes: int,
-    *,
-    seed: list[int],
-) -> torch.Tensor:
+def _by_perceptrons(task: _Task, points: torch.Tensor, seed: list[int]) -> torch.Tensor:
     """Classes of `points` [s,d] by one network per side, all trained as one batch. All share starts and draws. [K,s]"""
+    x, labels, num_classes, sides = task
     random = _generator(seed)
     weights: list[torch.Tensor] = []
     for fan_in, fan_out in ((x.shape[1], HIDDEN), (HIDDEN, num_classes)):
@@ -125,17 +129,9 @@ def _by_perceptrons(
         return torch.stack([_forward([w[k] for w in weights], points).argmax(-1) for k in range(len(sides))])
 
 
-def _by_convolutions(
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    sides: Sequence[Side],
-    points: torch.Tensor,
-    num_classes: int,
-    *,
-    seed: list[int],
-) -> torch.Tensor:
+def _by_convolutions(task: _Task, points: torch.Tensor, seed: list[int]) -> torch.Tensor:
     """As `_by_perceptrons`, of thumbnails [.,h,w,C]. As one batch they would take longer."""
-    x, points = (2 * images.permute(0, 3, 1, 2) - 1 for images in (x, points))  # in memory channels stay last
+    x, points = (2 * images.permute(0, 3, 1, 2) - 1 for images in (task.x, points))  # in memory channels stay last
     strides = (1 if min(x.shape[2:]) < SMALL_SIDE else 2, 2, 1)
 
     def forward(weights: Sequence[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
@@ -145,16 +141,16 @@ def _by_convolutions(
         return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) @ last + bias
 
     def loss(batch: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(forward(weights, x[batch]), labels[batch])
+        return torch.nn.functional.cross_entropy(forward(weights, x[batch]), task.labels[batch])
 
     def predicted(batches: torch.Tensor) -> torch.Tensor:
-        weights = _convolutions(x.shape[1], num_classes, _generator(seed))
+        weights = _convolutions(x.shape[1], task.num_classes, _generator(seed))
         _fit(weights, batches, loss)
         with torch.no_grad():
             return torch.cat([forward(weights, part).argmax(-1) for part in points.split(ASKED)])
 
     with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
-        return torch.stack(list(pool.map(predicted, _batches(sides, CONVOLVED_UPDATES, seed).unbind(1))))
+        return torch.stack(list(pool.map(predicted, _batches(task.sides, CONVOLVED_UPDATES, seed).unbind(1))))
 
 
 def _convolutions(channels: int, num_classes: int, random: torch.Generator) -> list[torch.Tensor]:
