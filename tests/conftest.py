@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -49,16 +50,15 @@ def splits(digits: ImageSet) -> Splits:
     return split(digits, Data(), 0)
 
 
-@pytest.fixture(autouse=True)
-def _any_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests pack a few kilobytes: a disk that is nearly full is no failure."""
-    monkeypatch.setattr("ray_synth.data.packed.SPARED", 0.0)
-
-
-@pytest.fixture(autouse=True)
-def _short_second_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the updates: what they say is measured by RatioBench, and few tests ask about it."""
-    monkeypatch.setattr("ray_synth.bound.networks.CONVOLVED_UPDATES", 60)
+@pytest.fixture(scope="session", autouse=True)
+def _for_all_tests() -> Iterator[None]:
+    """Also for what fixtures of a module or a session make: one run is compared with another."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Tests pack a few kilobytes: a disk that is nearly full is no failure.
+        patch.setattr("ray_synth.data.packed.SPARED", 0.0)
+        # A tenth of a second look: what it says is measured by RatioBench, and few tests ask about it.
+        patch.setattr("ray_synth.bound.networks.CONVOLVED_UPDATES", 60)
+        yield
 
 
 @pytest.fixture

@@ -70,12 +70,12 @@ def here() -> Iterator[None]:
     known: dict[str, Any] = {}
     predict = Estimate._ranked
 
-    def ranked(self: Estimate, real: Any, synthetic: Any, **settings: Any) -> Any:
+    def ranked(self: Estimate, real: Any, synthetic: Any, *, reporter: Any = None, **settings: Any) -> Any:
         """Of the same images the same, without the ten seconds."""
         images = b"".join(one.images().tobytes() for one in (real, *synthetic.values()))
         key = f"{hashlib.sha256(images).hexdigest()} {settings}"
         if key not in known:
-            known[key] = predict(self, real, synthetic, **settings)
+            known[key] = predict(self, real, synthetic, reporter=reporter, **settings)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
