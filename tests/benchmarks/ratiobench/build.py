@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ray_synth.allocation import synthetic_counts
-from tests.benchmarks.ratiobench.cells import RATIOS, Cell, CellData, all_cells, asked_for, load_cell
+from tests.benchmarks.ratiobench.cells import RATIOS, Cell, CellData, all_cells, asked_for, at_hand, load_cell
 from tests.benchmarks.ratiobench.truth import FAMILIES, SCRATCH, SEEDS, accuracies
 
 TABLE = Path(__file__).with_name("truth.csv")
@@ -77,7 +77,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     start, done = time.monotonic(), measured(options.table)
     part, parts = map(int, options.part.split("/"))
-    chosen = [cell for cell in all_cells() if asked_for(cell, options.generators)]
+    chosen = [c for c in all_cells() if c.dataset in at_hand() and asked_for(c, options.generators)]
     chosen = [cell for start in range(TURNS) for cell in chosen[start::TURNS]]
     left = {
         c: [f for f in families_of(c) if f in options.families and (c.name, f) not in done] for c in chosen[part::parts]

@@ -17,7 +17,6 @@ import csv
 import functools
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import defaultdict
@@ -36,7 +35,17 @@ from ray_synth.bound.estimator import METRICS
 from ray_synth.bound.result import RatioEstimate
 from ray_synth.estimate import estimate_ratio
 from tests.benchmarks.ratiobench.build import TABLE
-from tests.benchmarks.ratiobench.cells import DRAWS, RATIOS, SIZES, Cell, asked_for, load_cell, pilot_of
+from tests.benchmarks.ratiobench.cells import (
+    DRAWS,
+    RATIOS,
+    SIZES,
+    WHERE_DATA_IS,
+    Cell,
+    asked_for,
+    at_hand,
+    load_cell,
+    pilot_of,
+)
 from tests.benchmarks.ratiobench.truth import PRETRAINED, SCRATCH
 
 FloatArray = NDArray[np.float64]
@@ -134,9 +143,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--worst", type=int, default=0, help="list this many worst cases of the estimate")
     options = parser.parse_args()
-    if not os.environ.get("RAY_SYNTH_DATA"):
-        options.datasets = ["digits"]
-        print("RAY_SYNTH_DATA is not set: digits only")
+    missing = sorted(set(options.datasets) - set(at_hand()))
+    if missing:
+        options.datasets = [name for name in options.datasets if name not in missing]
+        print(f"left out, not on this machine: {', '.join(missing)}; {WHERE_DATA_IS}")
     truth = {
         case: by
         for case, by in curves(options.table, "accuracy" if options.shares == "test" else "shared").items()
