@@ -1,9 +1,9 @@
-"""Real images of CIFAR-10 in, accuracy over the ratio for cleaner and noisier generators out: Figure 7 of Beyond Real
-Data, made small.
+"""Real images of CIFAR-10 in, `cifar10.csv` out: accuracy over the ratio for cleaner and noisier generators, all
+classes and each, as in Figure 7 and section I.2 of Beyond Real Data, made small. `cifar10_figures` shows it.
 
     RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --generator diffusion --out runs/cifar10
     RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --generator gaussians --out runs/cifar10
-    RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --table --plot docs/images/cifar10.png
+    RAY_SYNTH_DATA=DATA python -m tests.benchmarks.cifar10 --generator gaussians --updates 1200 --seeds 3
 
 50 real images a class of 250 that no generator sees, ratios 0 to 9, noise of variance 0, 0.5 and 1 on the synthetic
 ones (pixels in [-1, 1]), the paper's two-layer network, the same number of updates at every ratio, tested on 5,000
@@ -21,6 +21,7 @@ import functools
 import itertools
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from ray_synth.allocation import synthetic_counts
 from ray_synth.classifier.mixture import mix
+from ray_synth.classifier.predict import logits_of
 from ray_synth.classifier.train import fit
 from ray_synth.config import Augment, Classifier, Diffusion, Generate, PartitionSettings
 from ray_synth.data.images import ImageSet, first_per_class, rank_in_class
@@ -41,7 +43,21 @@ from ray_synth.seeding import derive_seed
 from ray_synth.torch_ops import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("cifar10.csv")
-COLUMNS = ("generator", "what", "noise_variance", "ratio", "seed", "value", "low", "high", "verdict")
+# updates: of a classifier; classes: of each its recall, or its predicted ratio, with a space between.
+COLUMNS = (
+    "generator",
+    "what",
+    "noise_variance",
+    "ratio",
+    "seed",
+    "updates",
+    "value",
+    "low",
+    "high",
+    "verdict",
+    "classes",
+)
+KEY = COLUMNS[:6]
 GENERATORS = ("diffusion", "gaussians")
 RATIOS, VARIANCES = (0.0, 0.5, 1.0, 3.0, 9.0), (0.0, 0.5, 1.0)
 SHOTS, PER_CLASS, FOR_GENERATOR = 50, 450, 750
@@ -167,8 +183,8 @@ def shots_of(pool: ImageSet, seed: int) -> ImageSet:
     return drawn.take(first_per_class(drawn.labels, np.full(drawn.num_classes, SHOTS)))
 
 
-def trained(real: ImageSet, synthetic: ImageSet, ratio: float, updates: int, seed: int) -> float:
-    """Test accuracy."""
+def trained(real: ImageSet, synthetic: ImageSet, ratio: float, updates: int, seed: int) -> dict[str, object]:
+    """Test accuracy, and the recall of each class."""
     data = mix(
         real,
         synthetic,
@@ -177,7 +193,15 @@ def trained(real: ImageSet, synthetic: ImageSet, ratio: float, updates: int, see
         seed=seed,
         features=np.zeros((len(real) + len(synthetic), 1), np.float32),  # without the two terms regions do nothing
     )
-    return fit(data, real_sets()["test"], SETTINGS.model_copy(update={"updates": updates}), seed=seed).accuracy
+    test = real_sets()["test"]
+    fitted = fit(data, test, SETTINGS.model_copy(update={"updates": updates}), seed=seed)
+    right = logits_of(fitted.model, test).argmax(1).numpy() == test.labels
+    recall = np.bincount(test.labels, weights=right) / test.counts
+    return {"value": round(fitted.accuracy, 4), "classes": listed(recall, ".3f")}
+
+
+def listed(values: Iterable[float], how: str) -> str:
+    return " ".join(f"{value:{how}}" for value in values)
 
 
 def estimated(real: ImageSet, synthetic: ImageSet, seed: int) -> dict[str, object]:
@@ -187,7 +211,8 @@ def estimated(real: ImageSet, synthetic: ImageSet, seed: int) -> dict[str, objec
         real.images(), real.labels, pilot.images(), pilot.labels, max_ratio=max(RATIOS), methods=METHODS, seed=seed
     )
     low, high = found.interval
-    return {"value": found.ratio, "low": low, "high": high, "verdict": found.verdict}
+    of_class = listed((each.ratio for each in found.classes), "g")
+    return {"value": found.ratio, "low": low, "high": high, "verdict": found.verdict, "classes": of_class}
 
 
 def rows() -> list[dict[str, str]]:
@@ -200,13 +225,13 @@ def rows() -> list[dict[str, str]]:
 def run(generator: str, out: Path, steps: int, updates: int, seeds: range) -> None:
     """Make what has no row yet, and write each row as it comes."""
 
-    def key(row: dict[str, object]) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in ("generator", "what", "noise_variance", "ratio", "seed"))
+    def key(row: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in KEY)
 
-    there = {key(dict(row)) for row in rows()}
+    there = {key(row) for row in rows()}
 
-    def add(what: str, variance: float, ratio: object, seed: int, found: dict[str, object]) -> None:
-        row = {"generator": generator, "what": what, "noise_variance": variance, "ratio": ratio, "seed": seed} | found
+    def add(what: str, variance: float, ratio: object, seed: int, found: dict[str, object], took: object = "") -> None:
+        row = dict(zip(KEY, (generator, what, variance, ratio, seed, took), strict=True)) | found
         new = not RESULTS.exists()
         with RESULTS.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -215,9 +240,8 @@ def run(generator: str, out: Path, steps: int, updates: int, seeds: range) -> No
             writer.writerow(row)
         print({name: value for name, value in row.items() if value != ""}, flush=True)
 
-    def missing(what: str, variance: float, ratio: object, seed: int) -> bool:
-        names = ("generator", "what", "noise_variance", "ratio", "seed")
-        return key(dict(zip(names, (generator, what, variance, ratio, seed), strict=True))) not in there
+    def missing(what: str, variance: float, ratio: object, seed: int, took: object = "") -> bool:
+        return key(dict(zip(KEY, (generator, what, variance, ratio, seed, took), strict=True))) not in there
 
     def both(variance: float, seed: int) -> tuple[ImageSet, ImageSet]:
         made = made_images(generator, out, steps, seed)
@@ -225,128 +249,20 @@ def run(generator: str, out: Path, steps: int, updates: int, seeds: range) -> No
 
     if missing("label fidelity", 0.0, "", 0):
         sets = real_sets()
-        found = dict(judged_fidelity(sets["generator"], sets["test"], made_images(generator, out, steps, 0), seed=0))
-        print({name: round(value, 3) for name, value in found.items()}, flush=True)
-        add("label fidelity", 0.0, "", 0, {"value": round(found["label_fidelity"], 4)})
-        add("judge accuracy", 0.0, "", 0, {"value": round(found["label_fidelity/judge_accuracy"], 4)})
+        told = dict(judged_fidelity(sets["generator"], sets["test"], made_images(generator, out, steps, 0), seed=0))
+        print({name: round(value, 3) for name, value in told.items()}, flush=True)
+        add("label fidelity", 0.0, "", 0, {"value": round(told["label_fidelity"], 4)})
+        add("judge accuracy", 0.0, "", 0, {"value": round(told["label_fidelity/judge_accuracy"], 4)})
     for seed, variance in itertools.product(seeds, VARIANCES):
         ratios = RATIOS if variance == 0 else RATIOS[1:]  # without synthetic images there is no noise
-        left = [ratio for ratio in ratios if missing("test accuracy", variance, ratio, seed)]
+        left = [ratio for ratio in ratios if missing("test accuracy", variance, ratio, seed, updates)]
         real, synthetic = both(variance, seed)
         for ratio in left:
-            accuracy = trained(real, synthetic, ratio, updates, seed)
-            add("test accuracy", variance, ratio, seed, {"value": round(accuracy, 4)})
+            found = trained(real, synthetic, ratio, updates, seed)
+            add("test accuracy", variance, ratio, seed, found, updates)
     for seed, variance in itertools.product(seeds, VARIANCES):
         if missing("estimate", variance, "", seed):
             add("estimate", variance, "", seed, estimated(*both(variance, seed), seed))
-
-
-def accuracies(generator: str, variance: float) -> np.ndarray:
-    """Test accuracy in %, [seeds, ratios], of the seeds that are complete."""
-    found: dict[str, dict[float, float]] = {}
-    for row in rows():
-        if row["generator"] == generator and row["what"] == "test accuracy":
-            ratio = float(row["ratio"])
-            if ratio == 0 or float(row["noise_variance"]) == variance:
-                found.setdefault(row["seed"], {})[ratio] = 100 * float(row["value"])
-    complete = [[of[ratio] for ratio in RATIOS] for of in found.values() if len(of) == len(RATIOS)]
-    return np.asarray(complete).reshape(-1, len(RATIOS))
-
-
-def estimates(generator: str, variance: float) -> list[dict[str, str]]:
-    return [
-        row
-        for row in rows()
-        if (row["generator"], row["what"], row["noise_variance"]) == (generator, "estimate", str(variance))
-    ]
-
-
-def middle(found: list[dict[str, str]]) -> tuple[float, float, float]:
-    """Medians over seeds of the predicted ratio and of the ends of its interval."""
-    ratio, low, high = (float(np.median([float(row[name]) for row in found])) for name in ("value", "low", "high"))
-    return ratio, low, high
-
-
-def error(values: np.ndarray) -> np.ndarray:
-    """Standard error of the mean over the first axis."""
-    spread: np.ndarray = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    return spread
-
-
-def table(generator: str) -> None:
-    fidelity, judge = (
-        next(float(row["value"]) for row in rows() if (row["generator"], row["what"]) == (generator, what))
-        for what in ("label fidelity", "judge accuracy")
-    )
-    print(f"\n{generator}: label fidelity {fidelity:.3f} under a judge of test accuracy {judge:.3f}")
-    print("test accuracy in %, mean ± standard error; gains over ratio 0 are paired")
-    best, tops, lasts = [], [], []
-    for variance in VARIANCES:
-        values = accuracies(generator, variance)
-        if len(values) < 2:
-            print("  fewer than two seeds are complete")
-            return
-        mean, gain = values.mean(axis=0), values - values[:, :1]
-        shown = "  ".join(f"{r:g}: {m:.1f} ± {e:.1f}" for r, m, e in zip(RATIOS, mean, error(values), strict=True))
-        top = int(mean.argmax())
-        best.append(RATIOS[top])
-        tops.append(gain[:, top].mean())
-        lasts.append(gain[:, -1].mean())
-        print(f"  variance {variance:g}  {shown}  (n={len(values)})")
-        print(
-            f"    best at {RATIOS[top]:g}, {gain[:, top].mean():+.1f} ± {error(gain)[top]:.1f}; "
-            f"at {RATIOS[-1]:g} {gain[:, -1].mean():+.1f} ± {error(gain)[-1]:.1f}"
-        )
-        found = estimates(generator, variance)
-        if not found:
-            continue
-        ratio, low, high = middle(found)
-        verdicts = ", ".join(row["verdict"] for row in found)
-        each = ", ".join(row["value"] for row in found)
-        print(f"    predicted {ratio:g} [{low:g}, {high:g}] (medians; seeds: {each}); {verdicts}")
-    for name, series in (("best ratio", best), ("gain there", tops), (f"gain at {RATIOS[-1]:g}", lasts)):
-        said = "never rises with noise" if series == sorted(series, reverse=True) else "rises with noise somewhere"
-        print(f"  {name} {said}: {', '.join(f'{value:.1f}' for value in series)}")
-
-
-def plot(path: str) -> None:
-    from matplotlib.figure import Figure
-
-    shown = [name for name in GENERATORS if len(accuracies(name, 0.0)) > 1]
-    figure = Figure(figsize=(max(6.0, 4.6 * len(shown)), 4.2), layout="constrained")
-    ticks = np.log2(1 + np.asarray(RATIOS))
-    for axes, generator in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
-        for variance, color in zip(VARIANCES, ("#d9822b", "#3d8b40", "#b3372f"), strict=True):
-            values = accuracies(generator, variance)
-            mean = values.mean(axis=0)
-            axes.errorbar(
-                ticks,
-                mean,
-                yerr=error(values),
-                fmt="o-",
-                ms=4,
-                capsize=2,
-                color=color,
-                label=f"noise variance {variance:g}",
-            )
-            found = estimates(generator, variance)
-            if not found:
-                continue
-            ratio, low, high = np.log2(1 + np.asarray(middle(found)))
-            height = np.interp(ratio, ticks, mean)
-            axes.plot([low, high], [height, height], color=color, lw=6, alpha=0.25, solid_capstyle="butt")
-            axes.plot(ratio, height, "D", color=color, ms=9, mec="white", zorder=4)
-        axes.set_xticks(ticks, [f"{ratio:g}" for ratio in RATIOS])
-        axes.set_xlabel("synthetic images per real image")
-        axes.set_title({"diffusion": "small diffusion model", "gaussians": "Gaussians of each class"}[generator])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.label_outer()
-        axes.grid(alpha=0.2)
-    axes = figure.axes[0]
-    axes.set_ylabel("test accuracy, %")
-    axes.plot([], [], "D", color="grey", ms=9, mec="white", label="predicted ratio, and its interval")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -355,24 +271,14 @@ def main() -> None:
     parser.add_argument("--generator", choices=GENERATORS, default="diffusion")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1500, help="of the diffusion model's training")
-    parser.add_argument(
-        "--updates", type=int, default=300, help="of each classifier; changed, it wants the rows removed"
-    )
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--updates", type=int, default=300, help="of each classifier")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    if not arguments.table:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        run(arguments.generator, arguments.out, arguments.steps, arguments.updates, range(arguments.seeds))
-        print(f"{time.perf_counter() - start:.0f} s")
-    for generator in GENERATORS:
-        if any(row["generator"] == generator for row in rows()):
-            table(generator)
-    if arguments.plot:
-        plot(arguments.plot)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    run(arguments.generator, arguments.out, arguments.steps, arguments.updates, range(arguments.seeds))
+    print(f"{time.perf_counter() - start:.0f} s; python -m tests.benchmarks.cifar10_figures shows them")
 
 
 if __name__ == "__main__":
