@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_synth.allocation import Allocation
+from ray_synth.bound.curve import AGAIN_BELOW
 from ray_synth.bound.estimator import METHODS, Question, predicted_from_features
 from ray_synth.bound.networks import one_thread
 from ray_synth.bound.ranking import best_probabilities
@@ -28,8 +29,6 @@ from ray_synth.features.reading import Read, read_set
 
 if TYPE_CHECKING:
     from ray_synth.progress import Reporter
-
-AGAIN_BELOW = 1000  # real images; what more of them leave uncertain is a near tie
 
 
 def estimate_ratio(

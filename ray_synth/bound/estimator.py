@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ray_synth.allocation import ALLOCATIONS, Allocation, uneven
 from ray_synth.bound.curve import (
+    AGAIN_SECONDS,
     FEWEST,
     NEAR,
     NOTICEABLE,
@@ -159,7 +160,8 @@ def _estimate(
     chosen = _predict(families, asked, asked.allocation or recommended, gather)
     if thumbnails is not None and _cannot_tell(samples, chosen):
         if say is not None:
-            say("the features cannot tell; convolutional networks are asked too (about 40 seconds of one core)")
+            took = f"about {AGAIN_SECONDS} seconds of one core"
+            say(f"the features cannot tell; convolutional networks are asked too ({took})")
         again = look_again(chosen.evidence, thumbnails, _mix(asked, chosen.allocation))
         chosen = _from_evidence(again, asked, chosen.allocation)
     verdict, reason, probabilities = _verdict(samples, chosen)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_synth.bound.curve import AGAIN_BELOW, AGAIN_SECONDS
 from ray_synth.config import digest, encoder_in
 from ray_synth.data.images import first_per_class, side_by_side
 from ray_synth.hardware.measure import Measure
@@ -97,7 +98,10 @@ class Estimate(Stage):
     def caveats(self) -> Sequence[str]:
         if self.complete:
             return ()
-        return (f"the predicted ratio is not known yet: {self.ratio:.3g} stands for it",)
+        unknown = f"the predicted ratio is not known yet: {self.ratio:.3g} stands for it"
+        if self.of(Generate).candidates or encoder_in(self.inputs.seen_through) or self._real >= AGAIN_BELOW:
+            return (unknown,)
+        return unknown, f"where features cannot tell, the estimate takes {AGAIN_SECONDS} seconds of a core more"
 
     def run(self, advance: Callable[[int], None]) -> None:
         images = self.of(Generate)

@@ -122,6 +122,23 @@ def test_it_looks_at_so_many_and_is_told_the_size_of_the_whole_set(
     assert more.digest != estimate.digest
 
 
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"data.shots": 4}, True),
+        ({"data.shots": 4, "estimate.features": "timm:tf_efficientnet_lite0"}, False),
+    ],
+    ids=["few", "pretrained"],
+)
+def test_a_plan_says_that_it_may_look_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], again: bool
+) -> None:
+    estimate = run_of(tmp_path, **changes).of(Estimate)
+    assert any("seconds of a core more" in said for said in estimate.caveats) == again
+    monkeypatch.setattr("ray_synth.stages.estimate.AGAIN_BELOW", 40)  # as it does not where it has so many
+    assert not any("seconds of a core more" in said for said in estimate.caveats)
+
+
 def test_features_that_are_not_there_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file at /nowhere\.safetensors"):
         run_of(tmp_path, **{"estimate.features": "open_clip:ViT-B-32:/nowhere.safetensors"})
