@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_synth.allocation import Allocation
-from ray_synth.bound.networks import MAX_THREADS, network_scores, stratified_folds, torch_on_one_thread
+from ray_synth.bound.networks import MAX_THREADS, Kind, network_scores, stratified_folds, torch_on_one_thread
 from ray_synth.bound.pilot import Pilot
 from ray_synth.bound.probe import PENALTIES, PENALTIES_LARGE, HeldOut, Ridge, scored_rows
 from ray_synth.bound.random_features import random_relu
@@ -22,8 +22,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Sets = list[FloatArray]  # features of the real, the synthetic and, if there is one, the target set
 
-NETWORK_SHARE = 0.5  # of the networks in the blended score
-NETWORK_INPUTS = ("raw", "patches", "features")
+WHOLE = "whole"  # as features.families names it, which nothing here imports; a test holds them equal
+NETWORK_INPUTS = ("raw", "patches", "features")  # of perceptrons
+MOST_WEIGHTS = 2**17  # of a linear layer: 1,280 features of 102 classes; beyond, random projections of them
 SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
 SIDE_ROWS = 500
@@ -43,18 +44,29 @@ class Draw(NamedTuple):
 class Families:
     """The samples, their features by family, and draws of random features of these. All questions share the first.
 
-    linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set.
+    linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set. whole: all
+    of a pretrained network's, or None.
     """
 
     def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int):
-        self.samples, self.linear, self.seed = samples, linear, seed
+        self.samples, self.seed = samples, seed
+        self.linear = {name: sets for name, sets in linear.items() if name != WHOLE}
+        self.whole = self._narrowed(linear[WHOLE]) if WHOLE in linear else None
         with ThreadPoolExecutor(MAX_THREADS) as pool:
-            self.shared = list(pool.map(self._draw, range(len(linear))))
+            self.shared = list(pool.map(self._draw, range(len(self.linear))))
 
     @property
     def first(self) -> Sets:
         """The family for questions that need one only: the encoder's, or raw pixels."""
         return next(iter(self.linear.values()))
+
+    def _narrowed(self, whole: Sets) -> Sets:
+        """Random projections of features, as many as a linear layer of so many classes can have."""
+        most, wide = max(1, MOST_WEIGHTS // self.samples.num_classes), whole[0].shape[1]
+        if wide <= most:
+            return whole
+        onto = np.random.default_rng([self.seed, 10]).normal(size=(wide, most)) / np.sqrt(wide)
+        return [features @ onto for features in whole]
 
     def draws(self, family: int, number: int) -> Iterator[Draw]:
         """So many, of the family at this place."""
@@ -120,36 +132,29 @@ def gather(families: Families, grid: FloatArray, mix: Mix, *, balanced: bool) ->
     n, rows = len(samples.real), scored_rows(samples.real_labels, seed)
     held = _held(samples, rows)
     fit = _Fit(10 if n < 30 else 3 if n < 1000 else 1, PENALTIES if n < 200 else PENALTIES_LARGE)
+    seeds = 2 if n < SMALL else 1
     # Each task is one thread's work whatever the machine: more cores, the same sums. Longest first.
     with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
-        training = [
-            pool.submit(
-                network_scores,
-                linear[name][0],
-                samples.real_labels,
-                linear[name][1],
-                pilot,
-                held(linear[name]),
-                real_weight=weight,
-                seeds=2 if n < SMALL else 1,
-                seed=seed,
-            )
-            for name in NETWORK_INPUTS
-            if name in linear
-        ]
+
+        def trained(kind: Kind, sets: Sets) -> Future[FloatArray]:
+            given = kind, sets, samples.real_labels, pilot, held(sets)
+            return pool.submit(network_scores, *given, real_weight=weight, seeds=seeds, seed=seed)
+
+        layers = [] if families.whole is None else [trained("linear", families.whole)]
+        perceptrons = [trained("perceptron", linear[name]) for name in NETWORK_INPUTS if name in linear]
         fitting = [pool.submit(_ridge, families, each, pilot, rows, weight, fit) for each in range(len(linear))]
         sizing = pool.submit(_scores_by_size, families, grid, weight, mix) if n >= MIN_HALVED else None
         free = mix.real_weight is None and mix.use_real
         weighing = pool.submit(_weighted_scores, families, grid, mix) if free else None
         try:
-            ridge, networks = (np.stack([task.result() for task in tasks]) for tasks in (fitting, training))
+            kinds = [np.stack([each.result() for each in of]) for of in (fitting, perceptrons, layers) if of]
             sizes = sizing.result() if sizing else None
             weighted = weighing.result() if weighing else None
         except BaseException:  # Ctrl-C must not wait for what has not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    scores = (1 - NETWORK_SHARE) * ridge.mean(axis=0) + NETWORK_SHARE * networks.mean(axis=0)
-    found = _evidence(families, grid, pilot, rows, scores, [ridge, networks], balanced=balanced)
+    scores = np.mean([kind.mean(axis=0) for kind in kinds], axis=0)
+    found = _evidence(families, grid, pilot, rows, scores, kinds, balanced=balanced)
     return replace(found, sizes=sizes, weighted=weighted)
 
 
@@ -172,9 +177,9 @@ def look_again(first: Evidence, thumbnails: Sets, mix: Mix) -> Evidence:
     pilot = Pilot(samples.synthetic_labels, samples.asked(first.grid, mix.allocation))
     held = _held(samples, scored_rows(samples.real_labels, families.seed))(thumbnails)
     convolved = network_scores(
-        thumbnails[0],
+        "convolutional",
+        thumbnails,
         samples.real_labels,
-        thumbnails[1],
         pilot,
         held,
         real_weight=mix.weights(first.grid),

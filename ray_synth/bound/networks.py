@@ -1,17 +1,20 @@
 """Features or thumbnails with labels in, held-out accuracy at every ratio out, by small networks.
 
-Ridge regression averages wrong labels away; a network learns them by heart. And a network on frozen features is not led
-astray by images that vary little, nor helped by shifted ones, as one is that learns its features from them. The
-classifiers that are asked about do all of that.
+Ridge regression averages wrong labels away; a network learns them by heart, and so does a linear layer on as many
+features as a pretrained network has. And a network on frozen features is not led astray by images that vary little, nor
+helped by shifted ones, as one is that learns its features from them. The classifiers that are asked about do all of
+that.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Side = tuple[IntArray, IntArray, FloatArray]  # real rows, synthetic rows, weights of the real ones
 Loss = Callable[[torch.Tensor, Sequence[torch.Tensor]], torch.Tensor]  # of rows and weights
+Kind = Literal["linear", "perceptron", "convolutional"]
 
 MAX_THREADS = 4
 FOLDS = 5
@@ -50,9 +54,9 @@ class _Task(NamedTuple):
 
 
 def network_scores(
-    real: FloatArray,
+    kind: Kind,
+    sets: Sequence[FloatArray],
     real_labels: IntArray,
-    synthetic: FloatArray,
     pilot: Pilot,
     held: HeldOut,
     *,
@@ -62,12 +66,13 @@ def network_scores(
 ) -> FloatArray:
     """Share of `seeds` networks, trained without the image's fold, that classify it right. [s,R]
 
-    Perceptrons on features, real [n,d] and synthetic [m,d]; convolutional networks on thumbnails [.,h,w,C] in [0, 1].
-    On a target domain's samples all folds' networks are asked. A class of the pilot that has too few images repeats
-    them, and the score of perceptrons is corrected as in `probe.Ridge`, with one quarter of the pilot. Arguments as
-    there.
+    Linear layers and perceptrons on features of the real and the synthetic set, [n,d] and [m,d]; convolutional networks
+    on thumbnails [.,h,w,C] in [0, 1]. On a target domain's samples all folds' networks are asked. A class of the pilot
+    that has too few images repeats them, and the score on features is corrected as in `probe.Ridge`, with one quarter
+    of the pilot. Arguments as there.
     """
-    n, convolved = len(real), real.ndim == 4
+    real, synthetic = sets[:2]
+    n, convolved = len(real), kind == "convolutional"
     folds = stratified_folds(real_labels, FOLDS, np.random.default_rng([seed, 5]))
     kept = [np.flatnonzero(folds != fold) for fold in range(FOLDS)]
     # What convolutions lose with a quarter of the pilot is mostly noise of their trainings, and would be made larger.
@@ -82,9 +87,8 @@ def network_scores(
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))
     task = _Task(x, labels, pilot.num_classes, sides)
     right = np.zeros((len(points), len(mixes)))
-    predictions = _by_convolutions if convolved else _by_perceptrons
     for repeat in range(seeds):
-        predicted = predictions(task, points, [seed, repeat])
+        predicted = _PREDICTIONS[kind](task, points, [seed, repeat])
         hit = (predicted.numpy() == held.labels).reshape(len(mixes), FOLDS, len(points))
         if held.rows is None:
             right += hit.mean(axis=1).T
@@ -110,12 +114,15 @@ def stratified_folds(labels: IntArray, folds: int, rng: np.random.Generator) -> 
     return fold
 
 
-def _by_perceptrons(task: _Task, points: torch.Tensor, seed: list[int]) -> torch.Tensor:
-    """Classes of `points` [s,d] by one network per side, all trained as one batch. All share starts and draws. [K,s]"""
+def _on_features(task: _Task, points: torch.Tensor, seed: list[int], hidden: tuple[int, ...]) -> torch.Tensor:
+    """Classes of `points` [s,d] by one network per side, all trained as one batch. All share starts and draws. [K,s]
+
+    hidden: widths of the layers between.
+    """
     x, labels, num_classes, sides = task
-    random = _generator(seed)
+    random, widths = _generator(seed), (x.shape[1], *hidden, num_classes)
     weights: list[torch.Tensor] = []
-    for fan_in, fan_out in ((x.shape[1], HIDDEN), (HIDDEN, num_classes)):
+    for fan_in, fan_out in itertools.pairwise(widths):
         start = torch.randn(fan_in, fan_out, generator=random) / math.sqrt(fan_in)
         weights += [start.repeat(len(sides), 1, 1), torch.zeros(len(sides), 1, fan_out)]
 
@@ -130,7 +137,7 @@ def _by_perceptrons(task: _Task, points: torch.Tensor, seed: list[int]) -> torch
 
 
 def _by_convolutions(task: _Task, points: torch.Tensor, seed: list[int]) -> torch.Tensor:
-    """As `_by_perceptrons`, of thumbnails [.,h,w,C]. As one batch they would take longer."""
+    """As `_on_features`, of thumbnails [.,h,w,C]. As one batch they would take longer."""
     x, points = (2 * images.permute(0, 3, 1, 2) - 1 for images in (task.x, points))  # in memory channels stay last
     strides = (1 if min(x.shape[2:]) < SMALL_SIDE else 2, 2, 1)
 
@@ -151,6 +158,13 @@ def _by_convolutions(task: _Task, points: torch.Tensor, seed: list[int]) -> torc
 
     with ThreadPoolExecutor(MAX_THREADS, initializer=torch_on_one_thread) as pool:
         return torch.stack(list(pool.map(predicted, _batches(task.sides, CONVOLVED_UPDATES, seed).unbind(1))))
+
+
+_PREDICTIONS: dict[Kind, Callable[[_Task, torch.Tensor, list[int]], torch.Tensor]] = {
+    "linear": functools.partial(_on_features, hidden=()),
+    "perceptron": functools.partial(_on_features, hidden=(HIDDEN,)),
+    "convolutional": _by_convolutions,
+}
 
 
 def _convolutions(channels: int, num_classes: int, random: torch.Generator) -> list[torch.Tensor]:
@@ -215,9 +229,10 @@ def _drawn(pick: FloatArray, real: IntArray, synthetic: IntArray, weights: Float
 
 def _forward(weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """[.., B,d] -> logits [.., B,C]."""
-    w1, b1, w2, b2 = weights
-    hidden = torch.relu(torch.baddbmm(b1, x, w1)) if x.dim() == 3 else torch.relu(x @ w1 + b1)
-    return torch.baddbmm(b2, hidden, w2) if x.dim() == 3 else hidden @ w2 + b2
+    for place, (kernel, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+        x = torch.relu(x) if place else x
+        x = torch.baddbmm(bias, x, kernel) if x.dim() == 3 else x @ kernel + bias
+    return x
 
 
 @contextmanager

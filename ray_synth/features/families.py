@@ -12,6 +12,7 @@ from ray_synth.features.encoders import Encoder
 
 FloatArray = NDArray[np.float64]
 
+WHOLE = "whole"  # the family that is no few components
 NUM_COMPONENTS = 64
 NUM_PATCHES = 40
 MAX_SIDE = 16
@@ -26,7 +27,7 @@ def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed
 
     Built in: `raw` (pixels in [-1, 1], not centred); `whitened` (pixels, half-whitened); `patches` (random whitened
     patches, rectified and pooled, then half-whitened; Coates & Ng, 2011). With an encoder: its `features`, plain, and
-    half-whitened. Bases are fitted on all sets together, without labels.
+    half-whitened, and the `whole` of them, of mean square 1. Bases are fitted on all sets together, without labels.
 
     Raises:
         InputError: an encoder whose features are not finite or not [N,d].
@@ -47,6 +48,7 @@ def families_of(sets: Sequence[FloatArray], *, seed: int) -> dict[str, list[Floa
     tasks: dict[str, Callable[[], FloatArray]] = {"whitened": lambda: _components(rows, sizes[0], 0.25)}
     if sets[0].ndim == 2:
         tasks = {"features": lambda: _components(rows, sizes[0], 0.0), **tasks}
+        tasks[WHOLE] = lambda: _whole(rows, sizes[0])
     else:
         tasks = {"raw": lambda: _raw(rows), **tasks}
         if min(sets[0].shape[1:3]) >= 3:
@@ -82,6 +84,14 @@ def _components(rows: FloatArray, n: int, power: float) -> FloatArray:
     norm = float((linear[:n] ** 2).sum(axis=1).mean())
     linear *= 3.0 / np.sqrt(max(norm, 1e-12))
     return linear
+
+
+def _whole(rows: FloatArray, n: int) -> FloatArray:
+    """All features, centred and scaled over the first n rows."""
+    centred = rows - rows[:n].mean(axis=0)
+    scale = float(np.sqrt((centred[:n] ** 2).mean()))
+    whole: FloatArray = (centred / max(scale, 1e-12)).astype(np.float32)
+    return whole
 
 
 def _raw(rows: FloatArray) -> FloatArray:
