@@ -46,7 +46,7 @@ from tests.benchmarks.ratiobench.cells import (
     load_cell,
     pilot_of,
 )
-from tests.benchmarks.ratiobench.truth import PRETRAINED, SCRATCH
+from tests.benchmarks.ratiobench.truth import FAMILIES, PRETRAINED, SCRATCH
 
 FloatArray = NDArray[np.float64]
 NEAR = 0.003  # accuracy within which a ratio counts as best
@@ -133,6 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=["tuning", "judging", "both"], default="both")
     parser.add_argument("--group", choices=list(GROUPS), default="scratch")
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="whose curves are the truth"
+    )
     parser.add_argument("--datasets", nargs="*", default=list(SIZES))
     parser.add_argument("--generators", default="", help="only generators whose name starts like this; !name: no such")
     parser.add_argument("--most-real", type=int, default=max(map(max, SIZES.values())), help="real images of a cell")
@@ -148,13 +151,14 @@ def main() -> None:
         options.datasets = [name for name in options.datasets if name not in missing]
         print(f"left out, not on this machine: {', '.join(missing)}; {WHERE_DATA_IS}")
     truth = {
-        case: by
+        case: {family: curve for family, curve in by.items() if family in options.families}
         for case, by in curves(options.table, "accuracy" if options.shares == "test" else "shared").items()
         if options.half in (case.half, "both")
         and case.group == options.group
         and case.cell.dataset in options.datasets
         and case.cell.num_real <= options.most_real
         and asked_for(case.cell, options.generators)
+        and set(by) & set(options.families)
     }
     if not truth:
         parser.error("no swept cell is of this half, group, data set and generator; leave some of these words out")
