@@ -24,7 +24,7 @@ from ray_synth.errors import InputError
 from ray_synth.features.automatic import automatic_encoder
 from ray_synth.features.cache import cached, features_folder
 from ray_synth.features.encoders import USAGE, Encoder, encoder_of
-from ray_synth.features.families import families_of
+from ray_synth.features.families import families_of, whole_features
 from ray_synth.features.reading import Read, read_set
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def rank_sources(
     # Of several generators those that were looked at again would be measured by another rule than the rest.
     again &= encoder is None and len(generators) == 1 and len(real_labels) < AGAIN_BELOW
     thumbnails = [each.taken for each in sets] if again else None
+    whole = None if encoder is None else whole_features([each.taken for each in sets])
     del sets
     if len(real_labels) < given:
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
@@ -197,9 +198,14 @@ def rank_sources(
             (stats[place], source.labels),
             None if target is None else (stats[-1], target.labels if target_labelled else None),
         )
-        own = {family: [rows[0], rows[place], *rows[1 + len(generators) :]] for family, rows in families.items()}
+        own = [0, place, *range(1 + len(generators), len(sources))]
         estimate, predicted = predicted_from_features(
-            samples, own, question, thumbnails, None if reporter is None else reporter.say
+            samples,
+            {family: [rows[i] for i in own] for family, rows in families.items()},
+            question,
+            None if whole is None else [whole[i] for i in own],
+            thumbnails,
+            None if reporter is None else reporter.say,
         )
         found[name] = replace(estimate, features=seen_through, warnings=(*notes, *estimate.warnings)), predicted
     shares = best_probabilities([predicted for _, predicted in found.values()], question.seed)

@@ -96,15 +96,17 @@ def predicted_from_features(
     samples: Samples,
     linear: Mapping[str, Sets],
     asked: Question,
+    whole: Sets | None = None,
     thumbnails: Sets | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[RatioEstimate, Predicted]:
     """The estimate on frozen features of every set, matrices [n_k,d] by family, and what it rests on. On one thread.
 
-    thumbnails: of every set, [n_k,h,w,C] in [0, 1], to look at again where features cannot tell, which is said.
+    Of one kind at most: whole: all features of an encoder, of mean square 1. thumbnails: [n_k,h,w,C] in [0, 1], to look
+    at again where features cannot tell, which is said.
     """
     with one_thread():
-        return _estimate(Families(samples, linear, asked.seed), asked, thumbnails, say)
+        return _estimate(Families(samples, linear, asked.seed, whole), asked, thumbnails, say)
 
 
 @dataclass(frozen=True, eq=False)

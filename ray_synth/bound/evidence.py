@@ -22,9 +22,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Sets = list[FloatArray]  # features of the real, the synthetic and, if there is one, the target set
 
-WHOLE = "whole"  # as features.families names it, which nothing here imports; a test holds them equal
 NETWORK_INPUTS = ("raw", "patches", "features")  # of perceptrons
-MOST_WEIGHTS = 2**17  # of a linear layer: 1,280 features of 102 classes; beyond, random projections of them
+MOST_WEIGHTS = 2**17  # of a linear layer: 1,280 features of 102 classes; of more classes, random projections of them
+FEWEST_PROJECTIONS = 128  # below which they say no more than the leading components
 SMALL = 100  # real images below which probes are repeated more often
 SIDE_PENALTIES = (0.1,)  # of the side questions (sizes, weights), asked of at most SIDE_ROWS images
 SIDE_ROWS = 500
@@ -45,26 +45,27 @@ class Families:
     """The samples, their features by family, and draws of random features of these. All questions share the first.
 
     linear: by family, the features [n_k,d] of the real, the synthetic and, if there is one, the target set. whole: all
-    of a pretrained network's, or None.
+    features of an encoder, of mean square 1, where these are more than the families'.
     """
 
-    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int):
-        self.samples, self.seed = samples, seed
-        self.linear = {name: sets for name, sets in linear.items() if name != WHOLE}
-        self.whole = self._narrowed(linear[WHOLE]) if WHOLE in linear else None
+    def __init__(self, samples: Samples, linear: Mapping[str, Sets], seed: int, whole: Sets | None = None):
+        self.samples, self.linear, self.seed = samples, linear, seed
+        self.whole = None if whole is None else self._narrowed(whole)
         with ThreadPoolExecutor(MAX_THREADS) as pool:
-            self.shared = list(pool.map(self._draw, range(len(self.linear))))
+            self.shared = list(pool.map(self._draw, range(len(linear))))
 
     @property
     def first(self) -> Sets:
         """The family for questions that need one only: the encoder's, or raw pixels."""
         return next(iter(self.linear.values()))
 
-    def _narrowed(self, whole: Sets) -> Sets:
-        """Random projections of features, as many as a linear layer of so many classes can have."""
-        most, wide = max(1, MOST_WEIGHTS // self.samples.num_classes), whole[0].shape[1]
+    def _narrowed(self, whole: Sets) -> Sets | None:
+        """As many as a linear layer of so many real classes can have: all, random projections, or none."""
+        most, wide = MOST_WEIGHTS // int((self.samples.real_counts > 0).sum()), whole[0].shape[1]
         if wide <= most:
             return whole
+        if most < FEWEST_PROJECTIONS:
+            return None
         onto = np.random.default_rng([self.seed, 10]).normal(size=(wide, most)) / np.sqrt(wide)
         return [features @ onto for features in whole]
 

@@ -82,7 +82,7 @@ def network_scores(
     # Those of a class that are kept weigh as much as all of it: the mix is that of the ratio.
     heavy = [_weight_of_all(real_labels, rows) for rows in kept]
     sides = [(kept[fold], n + rows, weight * heavy[fold]) for rows, weight in mixes for fold in range(FOLDS)]
-    x = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32))
+    x = torch.from_numpy(np.concatenate([real, synthetic]).astype(np.float32, copy=False))
     labels = torch.from_numpy(np.concatenate([real_labels, pilot.labels]))
     points = x[held.rows] if held.target is None else torch.from_numpy(held.target.astype(np.float32))
     task = _Task(x, labels, pilot.num_classes, sides)

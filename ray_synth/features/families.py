@@ -12,7 +12,6 @@ from ray_synth.features.encoders import Encoder
 
 FloatArray = NDArray[np.float64]
 
-WHOLE = "whole"  # the family that is no few components
 NUM_COMPONENTS = 64
 NUM_PATCHES = 40
 MAX_SIDE = 16
@@ -27,7 +26,7 @@ def linear_families(sets: Sequence[np.ndarray], *, encoder: Encoder | None, seed
 
     Built in: `raw` (pixels in [-1, 1], not centred); `whitened` (pixels, half-whitened); `patches` (random whitened
     patches, rectified and pooled, then half-whitened; Coates & Ng, 2011). With an encoder: its `features`, plain, and
-    half-whitened, and the `whole` of them, of mean square 1. Bases are fitted on all sets together, without labels.
+    half-whitened. Bases are fitted on all sets together, without labels.
 
     Raises:
         InputError: an encoder whose features are not finite or not [N,d].
@@ -48,7 +47,6 @@ def families_of(sets: Sequence[FloatArray], *, seed: int) -> dict[str, list[Floa
     tasks: dict[str, Callable[[], FloatArray]] = {"whitened": lambda: _components(rows, sizes[0], 0.25)}
     if sets[0].ndim == 2:
         tasks = {"features": lambda: _components(rows, sizes[0], 0.0), **tasks}
-        tasks[WHOLE] = lambda: _whole(rows, sizes[0])
     else:
         tasks = {"raw": lambda: _raw(rows), **tasks}
         if min(sets[0].shape[1:3]) >= 3:
@@ -58,6 +56,16 @@ def families_of(sets: Sequence[FloatArray], *, seed: int) -> dict[str, list[Floa
     with ThreadPoolExecutor(THREADS) as pool:  # each family is one thread's work: more cores, the same sums
         found = [pool.submit(task) for task in reversed(tasks.values())][::-1]  # the last takes longest
         return {name: np.split(each.result(), cuts) for name, each in zip(tasks, found, strict=True)}
+
+
+def whole_features(sets: Sequence[FloatArray]) -> list[NDArray[np.float32]] | None:
+    """All features [n_k,d] of an encoder, centred and of mean square 1 over the first set; None where the families'
+    leading components are all there is."""
+    if sets[0].shape[1] <= NUM_COMPONENTS:
+        return None
+    mean = sets[0].mean(axis=0)
+    scale = max(float(np.sqrt(((sets[0] - mean) ** 2).mean())), 1e-12)
+    return [((features - mean) / scale).astype(np.float32) for features in sets]
 
 
 def pooled(images: np.ndarray) -> FloatArray:
@@ -84,14 +92,6 @@ def _components(rows: FloatArray, n: int, power: float) -> FloatArray:
     norm = float((linear[:n] ** 2).sum(axis=1).mean())
     linear *= 3.0 / np.sqrt(max(norm, 1e-12))
     return linear
-
-
-def _whole(rows: FloatArray, n: int) -> FloatArray:
-    """All features, centred and scaled over the first n rows."""
-    centred = rows - rows[:n].mean(axis=0)
-    scale = float(np.sqrt((centred[:n] ** 2).mean()))
-    whole: FloatArray = (centred / max(scale, 1e-12)).astype(np.float32)
-    return whole
 
 
 def _raw(rows: FloatArray) -> FloatArray:

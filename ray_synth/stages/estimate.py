@@ -99,7 +99,8 @@ class Estimate(Stage):
         if self.complete:
             return ()
         unknown = f"the predicted ratio is not known yet: {self.ratio:.3g} stands for it"
-        if self.of(Generate).candidates or encoder_in(self.inputs.seen_through) or self._real >= AGAIN_BELOW:
+        several = len(self.of(Generate).candidates) > 1
+        if several or encoder_in(self.inputs.seen_through) or self._real >= AGAIN_BELOW:
             return (unknown,)
         return unknown, f"where features cannot tell, the estimate takes {AGAIN_SECONDS} seconds of a core more"
 
@@ -217,6 +218,7 @@ class Estimate(Stage):
 
     def published(self, gpu: Gpu) -> Mapping[str, Measure]:
         size = max(0.3, ((self._real + self._pilot) / IMAGES) ** POWER)
+        size *= 2 if encoder_in(self.inputs.seen_through) else 1  # linear layers on all features: as much as the rest
         return {"estimate": gpu.overheads["estimate"].times(size)}
 
     def calibrate(self, bench: Bench) -> None:

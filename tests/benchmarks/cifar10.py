@@ -211,7 +211,7 @@ def estimated(real: ImageSet, synthetic: ImageSet, seed: int) -> dict[str, objec
         real.images(), real.labels, pilot.images(), pilot.labels, max_ratio=max(RATIOS), methods=METHODS, seed=seed
     )
     low, high = found.interval
-    of_class = listed((each.ratio for each in found.classes), "g")
+    of_class = listed((each.ratio for each in sorted(found.classes, key=lambda each: each.label)), "g")
     return {"value": found.ratio, "low": low, "high": high, "verdict": found.verdict, "classes": of_class}
 
 

@@ -129,6 +129,10 @@ def _recall_lost(curves: np.ndarray, picked: np.ndarray) -> float:
 
 def plot_classes(path: str, generator: str, updates: int) -> None:
     """Recall of each class over the ratio, a panel for each variance."""
+    if not min(len(recalls(generator, variance, updates)) for variance in VARIANCES):
+        raise SystemExit(
+            f"no seed of {generator} has all its recalls after {updates} updates; run tests.benchmarks.cifar10"
+        )
     ticks = np.log2(1 + np.asarray(RATIOS))
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     panels = figure.subplots(1, len(VARIANCES), sharey=True)

@@ -120,7 +120,7 @@ def epoch(folder: Path, count: int) -> Measured:
 def estimate(folder: Path, classes: int) -> Measured:
     from ray_synth.bound.estimator import Question, predicted_from_features
     from ray_synth.bound.samples import numbered_samples
-    from ray_synth.features.families import families_of
+    from ray_synth.features.families import families_of, whole_features
     from ray_synth.metrics.spectrum import pixel_stats
 
     rng, labels, found = np.random.default_rng(0), np.repeat(np.arange(classes), 10), Measured()
@@ -131,7 +131,8 @@ def estimate(folder: Path, classes: int) -> Measured:
     with measuring(found):
         families = families_of([real, synthetic], seed=0)
         asked = Question(num_given=len(labels), num_real=130 * len(labels))
-        predicted_from_features(numbered_samples((stats, labels), (stats, labels)), families, asked)
+        samples, whole = numbered_samples((stats, labels), (stats, labels)), whole_features([real, synthetic])
+        predicted_from_features(samples, families, asked, whole)
     return found
 
 

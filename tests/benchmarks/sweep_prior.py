@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +33,7 @@ from ray_synth.sweep.prior import Prior
 from ray_synth.sweep.search import Search
 from ray_synth.sweep.space import Space
 from tests.benchmarks.ratiobench.build import TABLE
-from tests.benchmarks.ratiobench.cells import RATIOS, Cell
+from tests.benchmarks.ratiobench.cells import RATIOS, Cell, at_hand
 from tests.benchmarks.ratiobench.rules import Case, curves, estimates
 
 FloatArray = NDArray[np.float64]
@@ -179,12 +178,9 @@ def main() -> None:
     truth = {
         case: np.mean(list(by.values()), axis=0)
         for case, by in curves().items()
-        if options.half in (case.half, "both") and case.group == "scratch"
+        if options.half in (case.half, "both") and case.group == "scratch" and case.cell.dataset in at_hand()
     }
-    if not os.environ.get("RAY_SYNTH_DATA"):
-        truth = {case: curve for case, curve in truth.items() if case.cell.dataset == "digits"}
-        print("RAY_SYNTH_DATA is not set: digits only")
-    said, deviations = estimates(sorted(truth), options.estimates, options.processes), noise()
+    said, deviations = estimates(sorted(truth), None, options.estimates, options.processes), noise()
     tasks = [(c, truth[c], deviations[c.cell], said[c][0], options.repetitions) for c in sorted(truth)]
     with ProcessPoolExecutor(options.processes) as pool:
         results = list(pool.map(cell_trials, tasks))

@@ -1,4 +1,4 @@
-"""What the probe measures on all features of a pretrained network: a third kind that counts as the others do."""
+"""What the probe measures on all features of an encoder: a third kind that counts as the others do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import pytest
 
 from ray_synth.bound import evidence as room
 from ray_synth.bound.evidence import Families, Mix, gather
+from ray_synth.bound.networks import network_scores
+from ray_synth.bound.pilot import Pilot
+from ray_synth.bound.probe import HeldOut
 from ray_synth.bound.samples import numbered_samples
 from ray_synth.data.images import ImageSet
-from ray_synth.features import families as features_room
 from ray_synth.features.encoders import encoder_of
+from ray_synth.features.families import families_of, whole_features
 from ray_synth.features.reading import read_set
 
 GRID = np.array([0.0, 0.5, 1.0])  # no further than the synthetic images reach
@@ -24,7 +27,8 @@ def seen(digits: ImageSet, width: int) -> Families:
     sets = [digits.take(rows[:60]), digits.take(rows[60:300])]
     read = [read_set(source, encoder) for source in sets]
     samples = numbered_samples(*((each.stats, source.labels) for each, source in zip(read, sets, strict=True)), None)
-    return Families(samples, features_room.families_of([each.taken for each in read], seed=0), 0)
+    taken = [each.taken for each in read]
+    return Families(samples, families_of(taken, seed=0), 0, whole_features(taken))
 
 
 def whole(digits: ImageSet, width: int) -> list[np.ndarray]:
@@ -34,11 +38,22 @@ def whole(digits: ImageSet, width: int) -> list[np.ndarray]:
 
 
 def test_ridge_regression_perceptrons_and_linear_layers_count_alike(digits: ImageSet) -> None:
-    found = gather(seen(digits, 200), GRID, Mix("fill", None), balanced=False)
+    families = seen(digits, 200)
+    found = gather(families, GRID, Mix("fill", None), balanced=False)
     plain, whitened, perceptron, linear = found.probes
     kinds = [(plain + whitened) / 2, perceptron, linear]
     assert found.importance @ found.scores == pytest.approx(np.mean(kinds, axis=0), abs=1e-9)
-    assert (linear != perceptron).any()
+    samples = families.samples
+    pilot, held = Pilot(samples.synthetic_labels, samples.asked(GRID, "fill")), HeldOut(found.labels, np.arange(60))
+    asked = "linear", whole(digits, 200), samples.real_labels, pilot, held
+    alone = network_scores(*asked, real_weight=np.ones(3), seeds=2, seed=0)
+    assert found.importance @ alone == pytest.approx(linear)
+
+
+def test_few_features_are_no_third_kind(digits: ImageSet) -> None:
+    """Components are all that there is of them, and a linear layer would only tell less apart than the others."""
+    assert seen(digits, 64).whole is None
+    assert len(gather(seen(digits, 64), GRID, Mix("fill", None), balanced=False).probes) == 3
 
 
 def test_a_layer_of_many_classes_gets_fewer_projections_that_keep_distances(
@@ -50,7 +65,5 @@ def test_a_layer_of_many_classes_gets_fewer_projections_that_keep_distances(
     monkeypatch.setattr(room, "MOST_WEIGHTS", 10_000)
     apart, kept = (np.linalg.norm(x[:30] - x[30:], axis=1) for x in (whole(digits, 900)[0], narrowed))
     assert kept * np.sqrt(3) == pytest.approx(apart, rel=0.25)  # a third of the numbers, of one mean square
-
-
-def test_both_rooms_name_the_family_alike() -> None:
-    assert room.WHOLE == features_room.WHOLE
+    monkeypatch.setattr(room, "MOST_WEIGHTS", 1270)
+    assert seen(digits, 900).whole is None  # as many as there are components would say less than these

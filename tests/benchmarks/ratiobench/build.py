@@ -3,7 +3,8 @@
     python -m tests.benchmarks.ratiobench.build --minutes 30
     python -m tests.benchmarks.ratiobench.build --part 0/2 --table part-0.csv     # one of two processes
 
-Resumable cell by cell: stop it at any time and start it again.
+Resumable cell by cell: stop it at any time and start it again. Diffusion models whose samples are not there are
+trained, which takes hours without a GPU: leave them out with --generators '!diffusion'.
 """
 
 from __future__ import annotations

@@ -109,12 +109,12 @@ def dataset_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
         order = np.random.default_rng(derive_seed("ratiobench", "digits")).permutation(len(digits))
         train, test = order[:1200], order[1200:]
         return digits.images()[train], digits.labels[train], digits.images()[test], digits.labels[test]
-    folder = os.environ.get("RAY_SYNTH_DATA")
-    if not folder:
+    file = _measuring_file(name)
+    if file is None:
         if name in at_hand():
             return _official_fashion_mnist()
         raise SystemExit(f"{name} is not on this machine; {WHERE_DATA_IS}")
-    with np.load(Path(folder) / FILES[name], allow_pickle=False) as data:
+    with np.load(file, allow_pickle=False) as data:
         names = [str(n) for n in data["split_names"]]
         images, labels, split = data["images"], data["labels"], data["split"]
     train, test = split == names.index("train"), split == names.index("test")
@@ -123,9 +123,14 @@ def dataset_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def at_hand() -> tuple[str, ...]:
     """Data sets that this machine has."""
-    if os.environ.get("RAY_SYNTH_DATA"):
-        return tuple(SIZES)
-    return ("digits", "fashion_mnist") if OFFICIAL.is_dir() else ("digits",)
+    elsewhere = {"digits"} | ({"fashion_mnist"} if OFFICIAL.is_dir() else set())
+    return tuple(name for name in SIZES if name in elsewhere or _measuring_file(name) is not None)
+
+
+def _measuring_file(name: str) -> Path | None:
+    folder = os.environ.get("RAY_SYNTH_DATA")
+    file = Path(folder) / FILES[name] if folder else None
+    return file if file is not None and file.is_file() else None
 
 
 def _official_fashion_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
