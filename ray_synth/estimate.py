@@ -52,10 +52,11 @@ def estimate_ratio(
 ) -> RatioEstimate:
     """Predict the best synthetic ratio of a classifier before it is trained.
 
-    The ratio is the probe's: ridge classifiers and small networks on frozen features, of a pretrained network also
-    linear layers on all of them, scored on held-out real images over a grid of ratios, the curve smoothed by a Gaussian
-    process over log2(1 + ratio). Where these cannot tell, on fewer than 1,000 real images and built-in features,
-    convolutional networks on thumbnails are asked too. The theories' own answers stand beside it in `methods`.
+    The ratio is the probe's: ridge classifiers and small networks on frozen features, where an encoder has more than 64
+    also linear layers on all of them, scored on held-out real images over a grid of ratios, the curve smoothed by a
+    Gaussian process over log2(1 + ratio). Where these cannot tell, on fewer than 1,000 real images and built-in
+    features, convolutional networks on thumbnails are asked too. The theories' own answers stand beside it in
+    `methods`.
 
     Args:
         real_images, synthetic_images: uint8 [N,H,W,C] or [N,H,W] of one size. Larger ones are looked at in at most
