@@ -1,6 +1,6 @@
 """The rows of `cifar10.csv` in, tables and figures out: accuracy over the ratio, the prediction, recall of each class.
 
-python -m tests.benchmarks.cifar10_figures --plot docs/images/cifar10.png
+python -m tests.benchmarks.cifar10_figures --updates 1200 --plot docs/images/cifar10.png
 python -m tests.benchmarks.cifar10_figures --updates 1200 --plot-classes docs/images/cifar10-classes.png
 """
 
