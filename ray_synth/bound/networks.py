@@ -1,9 +1,8 @@
 """Features or thumbnails with labels in, held-out accuracy at every ratio out, by small networks.
 
 Ridge regression averages wrong labels away; a network learns them by heart, and so does a linear layer on hundreds of
-features. And a network on frozen features is not led astray by images that vary little, nor
-helped by shifted ones, as one is that learns its features from them. The classifiers that are asked about do all of
-that.
+features. And a network on frozen features is not led astray by images that vary little, nor helped by shifted ones, as
+one is that learns its features from them. The classifiers that are asked about do all of that.
 """
 
 from __future__ import annotations
