@@ -277,41 +277,34 @@ def _recommended(brief: Mapping[Allocation, Predicted], metric: str) -> Allocati
 def _of_allocations(
     chosen: Predicted, brief: Mapping[Allocation, Predicted], asked: Question
 ) -> dict[Allocation, AllocationEstimate]:
-    """What each would give: the chosen one as predicted in full, the others by how far they are from it in brief."""
-    here = _of_allocation(chosen, asked)
-    if not brief:
-        return dict.fromkeys(ALLOCATIONS, here)
-    found = {name: _of_allocation(each, asked) for name, each in brief.items()}
-    base = found[chosen.allocation]
-
-    def moved(value: float, by: float) -> float:
-        return round(float(np.clip(value + by, 0, 1)), 6)
-
-    return {
-        name: here
-        if name == chosen.allocation
-        else replace(
-            each,
-            accuracy=moved(here.accuracy, each.accuracy - base.accuracy),
-            balanced_accuracy=moved(here.balanced_accuracy, each.balanced_accuracy - base.balanced_accuracy),
-        )
-        for name, each in found.items()
-    }
+    """What each would give: the chosen one as predicted in full, the others by how far they are from it in brief at
+    each ratio; at ratio 0 all are one. (Each at its own best ratio in brief, ridge regression alone would answer many
+    images of wrong labels where all kinds of classifiers do not.)"""
+    here = _both_measures(chosen, asked)
+    found = dict.fromkeys(ALLOCATIONS, _of_allocation(chosen, here, asked))
+    for name, each in brief.items():
+        if name != chosen.allocation:
+            base = brief[chosen.allocation]
+            moved = replace(each, mean=each.mean + chosen.mean - base.mean, draws=each.draws + chosen.mean - base.mean)
+            apart = _both_measures(each, asked) - _both_measures(base, asked)
+            found[name] = _of_allocation(moved, here + apart if moved.best else here, asked)
+    return found
 
 
-def _of_allocation(found: Predicted, asked: Question) -> AllocationEstimate:
-    """Both measures at the allocation's own best ratio."""
-    evidence, grown = found.evidence, np.median(found.grown, axis=0)
-    points, fine = np.log2(1 + evidence.grid), np.log2(1 + found.ratios)
-    curve = 1 - (1 - Posterior(points, evidence.scores, fine, weights=evidence.under_other).mean) * grown
-    both = [float(each[found.best].clip(0, 1)) for each in (found.mean, curve)]
-    accuracy, balanced = both if asked.metric == "accuracy" else both[::-1]
+def _both_measures(found: Predicted, asked: Question) -> FloatArray:
+    """Curves of accuracy and of balanced accuracy, [2,G]."""
+    evidence, points, fine = found.evidence, np.log2(1 + found.evidence.grid), np.log2(1 + found.ratios)
+    other = Posterior(points, evidence.scores, fine, weights=evidence.under_other).mean
+    curves = [found.mean, 1 - (1 - other) * np.median(found.grown, axis=0)]
+    return np.stack(curves if asked.metric == "accuracy" else curves[::-1])
+
+
+def _of_allocation(found: Predicted, measures: FloatArray, asked: Question) -> AllocationEstimate:
+    """Both measures [2,G] at the allocation's own best ratio."""
+    accuracy, balanced = measures[:, found.best].clip(0, 1)
     ratio, interval = _picked(found, asked)
     return AllocationEstimate(
-        ratio=ratio,
-        interval=interval,
-        accuracy=round(accuracy, 6),
-        balanced_accuracy=round(balanced, 6),
+        ratio=ratio, interval=interval, accuracy=round(float(accuracy), 6), balanced_accuracy=round(float(balanced), 6)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ray_synth.bound import estimator
 from ray_synth.bound.estimator import METHODS, METRICS, SMALL_CLASS, _recommended
 from ray_synth.bound.evidence import class_balanced
 from ray_synth.bound.image_risk import excess_distance
@@ -191,12 +193,17 @@ def test_samples_of_one_distribution_are_no_distance_apart() -> None:
     assert shifted == pytest.approx(np.sqrt(8), rel=0.2)  # a shift of the mean by 1 in 8 dimensions
 
 
-def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
-    """One to twenty real digits a class: what fill gives is more, above all for the mean over classes."""
+def uneven(splits: Splits) -> tuple[np.ndarray, ...]:
+    """One to twenty real digits a class, and others as synthetic ones."""
     pool, many = splits.generator, [20, 1, 20, 2, 20, 3, 10, 20, 5, 2]
     rows = np.concatenate([np.flatnonzero(pool.labels == c)[:count] for c, count in enumerate(many)])
     real, synthetic = pool.take(rows), splits.test
-    images = (real.images(), real.labels, synthetic.images(), synthetic.labels)
+    return real.images(), real.labels, synthetic.images(), synthetic.labels
+
+
+def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
+    """What fill gives is more, above all for the mean over classes."""
+    images = uneven(splits)
     best = estimate_ratio(*images, max_ratio=1, methods=("probe",))
     assert (best.allocation, set(best.allocations)) == ("fill", {"fill", "equal", "proportional"})
     assert best.metric == "balanced_accuracy"  # classes are uneven, and nobody said which shares count
@@ -216,6 +223,24 @@ def test_rare_classes_are_worth_filling_first(splits: Splits) -> None:
     for wrong, words in (({"allocation": "rarest"}, "fill, equal, proportional"), ({"metric": "f1"}, "balanced_")):
         with pytest.raises(InputError, match=words):
             estimate_ratio(*images, **wrong)
+
+
+def test_allocations_are_compared_by_all_kinds_of_classifiers(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In brief by ridge regression alone: what the others say of a ratio is added. Here they say that none helps."""
+    images = uneven(splits)
+    before = estimate_ratio(*images, max_ratio=1, methods=("probe",))
+    assert min(before.allocations[name].ratio for name in ("fill", "equal")) > 0
+    gather = estimator.gather
+
+    def falling(*asked: Any, **how: Any) -> Any:
+        found = gather(*asked, **how)
+        return replace(found, scores=found.scores * (1 - found.grid / 2))
+
+    monkeypatch.setattr(estimator, "gather", falling)
+    told = estimate_ratio(*images, max_ratio=1, methods=("probe",))
+    assert (told.ratio, told.verdict) == (0, "hurts")
+    assert len(set(told.allocations.values())) == 1  # ratio 0, where there is nothing to allocate
+    assert told.allocations["equal"].ratio == 0
 
 
 def test_classes_count_alike_but_for_those_that_nothing_is_told_of() -> None:

@@ -233,6 +233,7 @@ def report(half: str, rows: list[tuple[Case, RatioEstimate, float]], truth: Curv
     if unsure:
         lines.append(_line("estimate, where it is uncertain", unsure, groups))
     lines += [_of_intervals(rows, pooled), _of_verdicts(rows, pooled), _of_allocations(rows, pooled)]
+    lines += [_of_other_allocations(rows, pooled)]
     seconds = [s for _, _, s in rows]
     lines.append(f"CPU seconds an estimate: median {np.median(seconds):.1f}, worst {max(seconds):.1f}")
     order = sorted(rows, key=lambda row: at(pooled[row[0]], row[1].ratio) - pooled[row[0]].max())
@@ -295,6 +296,18 @@ def _of_allocations(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dic
         f"allocation: best or within {NEAR_ALLOCATION} in {good:.0%} of {len(lost)} uneven cells, mean lost "
         f"{np.mean(lost):.4f}, worst {max(lost):.3f}"
     )
+
+
+def _of_other_allocations(rows: Iterable[tuple[Case, RatioEstimate, Any]], pooled: dict[Case, FloatArray]) -> str:
+    """What is lost by the ratio that an estimate for `fill` says of `proportional` beside its answer."""
+    lost = []
+    for case, estimate, _ in rows:
+        curve = pooled.get(Case(case.cell, case.group, "proportional"))
+        if case.allocation == "fill" and curve is not None:
+            lost.append(float(curve.max()) - at(curve, estimate.allocations["proportional"].ratio))
+    if not lost:
+        return "other allocation: no uneven cell"
+    return f"other allocation's ratio, said beside: mean regret {np.mean(lost):.4f}, worst {max(lost):.3f}"
 
 
 if __name__ == "__main__":
