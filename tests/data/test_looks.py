@@ -42,10 +42,12 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of the same names wherever the test runs: they say where parts are cut."""
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    found = [str(tmp_path / "images" / f"{number:03d}.png") for number in range(NUMBER)]
+    Path("images").mkdir()
+    found = [f"images/{number:03d}.png" for number in range(NUMBER)]
     for file in found:
         Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(file)
     return found
