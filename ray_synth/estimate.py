@@ -187,9 +187,9 @@ def rank_sources(
     stats, notes = [each.stats for each in sets], [f"real: {note}" for note in sets[0].notes]
     # Of several generators those that were looked at again would be measured by another rule than the rest.
     again &= encoder is None and len(generators) == 1 and len(real_labels) < AGAIN_BELOW
-    thumbnails = [each.taken for each in sets] if again else None
-    whole = None if encoder is None else whole_features([each.taken for each in sets])
-    del sets
+    taken = [each.taken for each in sets]
+    whole, thumbnails = None if encoder is None else whole_features(taken), taken if again else None
+    del sets, taken  # of a network: `whole` is half of it
     if len(real_labels) < given:
         question = replace(question, num_given=len(real_labels), num_real=len(real_labels) if size is None else size)
     found = {}

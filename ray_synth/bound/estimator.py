@@ -282,12 +282,15 @@ def _of_allocations(
     images of wrong labels where all kinds of classifiers do not.)"""
     here = _both_measures(chosen, asked)
     found = dict.fromkeys(ALLOCATIONS, _of_allocation(chosen, here, asked))
+    if not brief:
+        return found
+    base = brief[chosen.allocation]
+    by, both_by = chosen.mean - base.mean, here - _both_measures(base, asked)
     for name, each in brief.items():
         if name != chosen.allocation:
-            base = brief[chosen.allocation]
-            moved = replace(each, mean=each.mean + chosen.mean - base.mean, draws=each.draws + chosen.mean - base.mean)
-            apart = _both_measures(each, asked) - _both_measures(base, asked)
-            found[name] = _of_allocation(moved, here + apart if moved.best else here, asked)
+            moved = replace(each, mean=each.mean + by, draws=each.draws + by)
+            measures = _both_measures(each, asked) + both_by if moved.best else here
+            found[name] = _of_allocation(moved, measures, asked)
     return found
 
 

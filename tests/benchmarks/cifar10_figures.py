@@ -29,12 +29,10 @@ def recalls(generator: str, variance: float, updates: int) -> np.ndarray:
 def _over_ratios(generator: str, variance: float, updates: int, column: str) -> np.ndarray:
     found: dict[str, dict[float, list[float]]] = {}
     for row in rows():
-        if (row["generator"], row["what"], row["updates"]) == (generator, "test accuracy", str(updates)) and row[
-            column
-        ]:
-            ratio = float(row["ratio"])
-            if ratio == 0 or float(row["noise_variance"]) == variance:
-                found.setdefault(row["seed"], {})[ratio] = [100 * float(value) for value in row[column].split()]
+        asked = (row["generator"], row["what"], row["updates"]) == (generator, "test accuracy", str(updates))
+        ratio = float(row["ratio"] or "nan")
+        if asked and row[column] and (ratio == 0 or float(row["noise_variance"]) == variance):
+            found.setdefault(row["seed"], {})[ratio] = [100 * float(value) for value in row[column].split()]
     complete = [[of[ratio] for ratio in RATIOS] for of in found.values() if len(of) == len(RATIOS)]
     return np.asarray(complete) if complete else np.zeros((0, len(RATIOS), 1))
 
